@@ -1,0 +1,49 @@
+"""A reproducible study of slag-layer segmentation in RH vacuum degassing.
+
+The modules, in the order the data flows:
+
+profile       what to run: data, recipe, models, seeds; every path derives from it
+scenes        procedural RH scenes: image, annotators' polygons, exact mask, millimetres
+labelme       Labelme JSON: read, check, write, rasterise
+voc           VOC2007 tree: build, augment, split, verify
+datamodule    VOC tree -> uint8 tensors in memory -> batches
+models        the eight networks
+training      fit one model with one seed; exact resume
+evaluation    per-image confusion matrices and the files of a run
+metrics       IoU, mIoU, PA, mPA; bootstrap intervals; paired tests
+complexity    parameters, MiB, MACs, latency
+published     what the paper states, as data; the claim ledger
+plots         every figure and styled table
+runner        strict papermill call, HTML pages, index
+"""
+
+import os
+from functools import partial
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for its newest version on import
+
+IGNORE_INDEX = 255  # mask value that no loss and no metric counts
+
+
+class StudyError(Exception):
+    """A fault the user can mend: what is wrong, where, and what to do about it.
+
+    Parameters
+    ----------
+    what : str
+        The fault in one sentence.
+    where : object
+        File, cell, parameter or place.
+    mend : str
+        What the user can do.
+    """
+
+    def __init__(self, what: str, *, where: object, mend: str) -> None:
+        super().__init__(what, where, mend)
+        self.what, self.where, self.mend = what, where, mend
+
+    def __reduce__(self) -> tuple:  # so that it survives the way back from a worker process
+        return partial(StudyError, where=self.where, mend=self.mend), (self.what,)
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"

@@ -1,0 +1,102 @@
+"""What the networks are measured against: per-pixel classifiers below, two annotators' agreement above."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from rhseg_lib import IGNORE_INDEX, voc
+from rhseg_lib.labelme import label_ids, rasterize, read_annotation
+from rhseg_lib.metrics import Scores, confusion_matrices, scores
+from rhseg_lib.profile import Profile
+
+PIXEL_CLASSIFIERS = {"colour": False, "colour + place": True}  # name -> whether x and y are features
+
+
+def pixel_features(images: np.ndarray, *, place: bool) -> np.ndarray:
+    """One row per pixel of uint8 images (N, H, W, 3): R, G, B and, with ``place``, x and y as fractions of 1."""
+    count, height, width, _ = images.shape
+    rows = images.reshape(-1, 3).astype(np.float32)
+    if not place:
+        return rows
+    y, x = np.mgrid[:height, :width].reshape(2, -1) / np.array([[height], [width]])
+    return np.column_stack([rows, np.tile(x, count), np.tile(y, count)]).astype(np.float32)
+
+
+def pixel_classifier(profile: Profile, *, place: bool, pixels_per_image: int = 400, seed: int = 0) -> Scores:
+    """Score boosted trees that see one pixel at a time: what colour alone, or colour and place, can tell.
+
+    Trained on pixels drawn uniformly from the training originals, scored on every pixel of the test part.
+
+    Parameters
+    ----------
+    profile : Profile
+        Its VOC tree must be on disk.
+    place : bool
+        Whether the classifier also sees where in the frame the pixel stands.
+    pixels_per_image : int
+        Training pixels drawn from each original.
+    """
+    copies = voc.read_dataset(profile.voc)["copy_of"]
+    originals = [name for name in voc.read_split(profile.voc, "train") if name not in copies]
+    images, masks = voc.load_arrays(profile.voc, originals)
+    features, labels = pixel_features(images, place=place), masks.ravel()
+    pixels = masks[0].size
+    draw = np.random.default_rng(seed)
+    rows = [
+        i * pixels + draw.choice(pixels, min(pixels_per_image, pixels), replace=False)
+        for i in range(len(images))
+    ]
+    rows = np.concatenate(rows)
+    rows = rows[labels[rows] != IGNORE_INDEX]
+    model = HistGradientBoostingClassifier(random_state=seed).fit(features[rows], labels[rows])
+
+    images, truth = voc.load_arrays(profile.voc, voc.read_split(profile.voc, "test"))
+    prediction = model.predict(pixel_features(images, place=place)).reshape(truth.shape)
+    return _scores(truth, prediction, profile)
+
+
+def annotator_agreement(profile: Profile, names: list[str]) -> dict[str, Scores]:
+    """How far two simulated annotators agree, and each with the exact mask: the ceiling for any model.
+
+    Parameters
+    ----------
+    profile : Profile
+        With synthetic data on disk.
+    names : list of str
+        Scenes to compare.
+
+    Returns
+    -------
+    dict
+        Scores of "first and second annotator", "first annotator and exact mask", "second annotator and exact mask".
+    """
+    first = np.stack([drawn_mask(profile, profile.raw / f"{name}.json") for name in names])
+    second = np.stack([drawn_mask(profile, profile.raw / "second" / f"{name}.json") for name in names])
+    exact = np.stack([np.asarray(Image.open(profile.raw / "truth" / f"{name}.png")) for name in names])
+    return {
+        "first and second annotator": _scores(first, second, profile),
+        "first annotator and exact mask": _scores(exact, first, profile),
+        "second annotator and exact mask": _scores(exact, second, profile),
+    }
+
+
+def drawn_mask(profile: Profile, path: Path) -> np.ndarray:
+    """The mask (H, W) uint8 that a Labelme file of the raw folder describes."""
+    labels = label_ids(profile.data.classes, profile.data.ignore_label)
+    annotation = read_annotation(path, root=profile.raw, labels=labels)
+    height, width, _ = annotation.image.shape
+    priority = profile.data.class_priority
+    return rasterize(annotation.shapes, height, width, labels=labels, class_priority=priority)[0]
+
+
+def _scores(truth: np.ndarray, prediction: np.ndarray, profile: Profile) -> Scores:
+    import torch
+
+    classes = len(profile.data.class_names)
+    return scores(
+        confusion_matrices(torch.from_numpy(truth), torch.from_numpy(prediction), classes).sum(0).numpy()
+    )

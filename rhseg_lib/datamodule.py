@@ -1,0 +1,110 @@
+"""The VOC tree in memory as uint8, and batches formed from it where it lies (CPU or GPU)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from rhseg_lib import StudyError, voc
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """uint8 RGB (B, 3, H, W) -> float32 with ImageNet's mean and deviation, as the encoders expect."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - mean) / std
+
+
+def load_tensors(folder: Path, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode images once: uint8 (N, 3, H, W), and masks: uint8 (N, H, W)."""
+    images, masks = voc.load_arrays(folder, names)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(masks)
+
+
+class Batches:
+    """Shuffled batches of an in-memory set; the order of an epoch follows from (seed, epoch) alone.
+
+    Of several processes, each takes its share of every batch, so that together they see each sample once.
+    A last incomplete batch is left out, as the paper's training code does: every step has the same shape.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise StudyError(
+                f"a batch of {batch_size} cannot be shared by {world_size} processes",
+                where="batch_size",
+                mend="take a batch size that is a multiple of the number of devices",
+            )
+        if len(images) < batch_size:
+            raise StudyError(
+                f"{len(images)} training images do not fill one batch of {batch_size}",
+                where="the training split",
+                mend="add images or take a smaller batch_size",
+            )
+        self.images, self.masks = images, masks
+        self.batch_size, self.seed = batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
+        for step in range(len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            batch = batch[self.rank :: self.world_size]
+            yield self.images[batch], self.masks[batch]
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One number per (seed, epoch), so that a resumed run draws what an unbroken one would have drawn."""
+    return seed * 1_000_003 + epoch
+
+
+class SlagDataModule(L.LightningDataModule):
+    """Training part of a VOC tree, decoded once and kept on the training device.
+
+    Parameters
+    ----------
+    folder : Path
+        VOC tree as ``voc.build_voc`` writes it.
+    batch_size, seed : int
+    """
+
+    def __init__(self, folder: Path, *, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.folder, self.batch_size, self.seed = folder, batch_size, seed
+
+    def setup(self, stage: str) -> None:
+        self.images, self.masks = load_tensors(self.folder, voc.read_split(self.folder, "train"))
+
+    def train_dataloader(self) -> Batches:
+        strategy = self.trainer.strategy
+        return Batches(
+            self.images.to(strategy.root_device),
+            self.masks.to(strategy.root_device),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )

@@ -1,0 +1,362 @@
+"""Labelme JSON: read, check and write annotations; shapes -> mask.
+
+Masks agree with Labelme's own export: an embedded picture wins over the file it names, EXIF turns a picture
+read from a file, shapes are drawn by PIL with outline and fill, and paint over one another in file order.
+"""
+
+import base64
+import io
+import json
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from rhseg_lib import IGNORE_INDEX, StudyError
+from rhseg_lib.files import write_atomically
+
+BACKGROUND_LABELS = ("_background_", "__background__", "background")
+LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels; Labelme's
+MAX_POINTS = 100_000  # per shape
+POINT_COUNTS = {  # least and most points that make the shape
+    "polygon": (3, MAX_POINTS),
+    "oriented_rectangle": (4, 4),
+    "rectangle": (2, 2),
+    "circle": (2, 2),
+    "line": (2, 2),
+    "linestrip": (2, MAX_POINTS),
+    "point": (1, 1),
+    "mask": (2, 2),
+}
+WRITTEN_SHAPE = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
+REDRAW = "delete the shape in Labelme and draw it again"
+SAVE_AGAIN = "open the picture in Labelme and save it again"
+MOVE_OUT = "save it again in Labelme, or move it out of the folder"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One drawn shape; a group id joins shapes into one object and changes nothing in a semantic mask."""
+
+    label: str
+    points: np.ndarray  # (N, 2) float64, x and y in pixels
+    shape_type: str
+    group_id: int | None
+    mask: np.ndarray | None  # (h, w) bool, the patch of a mask shape
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A picture and what was drawn on it."""
+
+    path: Path
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a file, or with ``shapes[shape]`` of it, and how to mend it."""
+
+    file: str
+    shape: int | None
+    what: str
+    mend: str
+
+
+def write_annotation(
+    path: Path, *, image_path: str, shapes: list[tuple[str, np.ndarray]], height: int, width: int
+) -> None:
+    """Write polygons as Labelme 5 JSON that names its picture rather than embedding it.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file to write; replaced at once, never half-written.
+    image_path : str
+        The picture, relative to the folder of `path`, with forward slashes.
+    shapes : list of (str, (N, 2) float array)
+        Label and x, y corners in pixels, in painting order: later shapes lie on top.
+    height, width : int
+        Size of the picture in pixels.
+    """
+    document = {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": [
+            {"label": label, "points": np.asarray(points, float).round(2).tolist(), **WRITTEN_SHAPE}
+            for label, points in shapes
+        ],
+        "imagePath": image_path,
+        "imageData": None,
+        "imageHeight": int(height),
+        "imageWidth": int(width),
+    }
+    write_atomically(Path(path), json.dumps(document, indent=1).encode())
+
+
+def label_ids(classes: tuple[str, ...], ignore_label: str) -> dict[str, int]:
+    """Mask value of every known label: 1, 2, ... in the order of `classes`, 0 background, 255 ignore."""
+    ids = {label: index for index, label in enumerate(classes, 1)}
+    others = {ignore_label: IGNORE_INDEX} | dict.fromkeys(BACKGROUND_LABELS, 0)
+    if len(ids) < len(classes) or ids.keys() & others.keys():
+        mend = "name each class once, and neither background nor the ignore label"
+        raise StudyError(f"the classes {classes} do not fit", where="classes", mend=mend)
+    return ids | others
+
+
+def annotation_files(folder: Path) -> list[Path]:
+    """The JSON files directly in `folder`, sorted by name; StudyError if there are none."""
+    if not folder.is_dir():
+        raise StudyError("the folder of annotations is not there", where=folder, mend="correct its path")
+    files = [path for path in folder.iterdir() if path.suffix.lower() == ".json" and path.name[0] != "."]
+    if not files:
+        mend = "annotate its pictures in Labelme and save the JSON files beside them"
+        raise StudyError("no Labelme JSON in the folder", where=folder, mend=mend)
+    return sorted(files)
+
+
+def check_folder(folder: Path, *, labels: dict[str, int]) -> list[Fault]:
+    """All faults of all annotations directly in `folder`; `labels` as `label_ids` gives them."""
+    return [
+        fault for path in annotation_files(folder) for fault in examine(path, root=folder, labels=labels)[1]
+    ]
+
+
+def refuse(faults: list[Fault], where: Path) -> None:
+    """Raise one StudyError that lists the faults, if there are any."""
+    if faults:
+        lines = [f"\n  {_place(fault)}: {fault.what} -> {fault.mend}" for fault in faults[:50]]
+        more = f"\n  and {len(faults) - 50} more" if len(faults) > 50 else ""
+        what = f"{len(faults)} fault(s) in the annotations:{''.join(lines)}{more}"
+        raise StudyError(what, where=where, mend="mend each as its line says, then run again")
+
+
+def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annotation:
+    """Read one annotation with its picture.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file.
+    root : Path
+        The folder the user gave; a picture outside it is refused.
+    labels : dict of str to int
+        The known labels, as `label_ids` gives them.
+
+    Raises
+    ------
+    StudyError
+        With every fault of the file and how to mend it.
+    """
+    annotation, faults = examine(path, root=root, labels=labels)
+    refuse(faults, path)
+    return annotation
+
+
+def examine(path: Path, *, root: Path, labels: dict[str, int]) -> tuple[Annotation | None, list[Fault]]:
+    """`read_annotation` that returns the faults; the annotation is None if there are any."""
+    faults, shapes, image, size = [], [], None, None
+    try:
+        document = _read_document(path)
+    except StudyError as error:
+        return None, [Fault(path.name, None, error.what, error.mend)]
+    try:
+        image = _read_image(document, path, root)
+        size = image.shape[1::-1]
+    except StudyError as error:
+        faults.append(Fault(path.name, None, error.what, error.mend))
+    for index, item in enumerate(document["shapes"]):
+        try:
+            shapes.append(_read_shape(item, labels, size))
+        except StudyError as error:
+            faults.append(Fault(path.name, index, error.what, error.mend))
+    return (None if faults else Annotation(path, image, tuple(shapes))), faults
+
+
+def rasterize(
+    shapes: tuple[Shape, ...],
+    height: int,
+    width: int,
+    *,
+    labels: dict[str, int],
+    class_priority: tuple[str, ...] | None,
+) -> tuple[np.ndarray, Counter]:
+    """Paint shapes into a mask.
+
+    Parameters
+    ----------
+    shapes : tuple of Shape
+    height, width : int
+        Pixels.
+    labels : dict of str to int
+        Mask value of each label, as `label_ids` gives them.
+    class_priority : tuple of str or None
+        None paints in file order, as Labelme does. Otherwise classes are painted in this order, so that later
+        ones lie on top; ignore and background shapes come last, as they take away from the classes.
+
+    Returns
+    -------
+    mask : (H, W) uint8 array
+    overwritten : Counter
+        Pixels of a class that a later shape took, by (class that lost, label that took).
+    """
+    if class_priority is not None:
+        rank = {label: index for index, label in enumerate(class_priority)}
+        shapes = sorted(shapes, key=lambda shape: rank.get(shape.label, len(rank)))
+    mask = np.zeros((height, width), np.uint8)
+    overwritten = Counter()
+    for shape in shapes:
+        drawn, value = _draw(shape, height, width), labels[shape.label]
+        lost = np.bincount(mask[drawn], minlength=256)
+        for label, index in labels.items():
+            if index not in (0, IGNORE_INDEX, value) and lost[index]:
+                overwritten[label, shape.label] += int(lost[index])
+        mask[drawn] = value
+    return mask, overwritten
+
+
+def _draw(shape: Shape, height: int, width: int) -> np.ndarray:
+    """The pixels of one shape as Labelme draws it, (H, W) bool."""
+    canvas = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    points = [tuple(point) for point in shape.points.tolist()]
+    x, y = points[0]
+    match shape.shape_type:
+        case "polygon" | "oriented_rectangle":
+            draw.polygon(points, outline=1, fill=1)
+        case "rectangle":
+            draw.rectangle([*shape.points.min(0), *shape.points.max(0)], outline=1, fill=1)
+        case "line" | "linestrip":
+            draw.line(points, fill=1, width=LINE_WIDTH)
+        case "circle" | "point":
+            radius = math.dist(*points) if shape.shape_type == "circle" else POINT_RADIUS
+            draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=1, fill=1)
+        case "mask":
+            canvas.paste(Image.fromarray(shape.mask), tuple(shape.points.min(0).astype(int).tolist()))
+    return np.asarray(canvas)
+
+
+def _place(fault: Fault) -> str:
+    return fault.file if fault.shape is None else f"{fault.file} shapes[{fault.shape}]"
+
+
+def _fault(what: str, mend: str) -> StudyError:
+    """A fault whose place `examine` knows."""
+    return StudyError(what, where=None, mend=mend)
+
+
+def _read_document(path: Path) -> dict:
+    try:
+        document = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise _fault(f"not JSON in UTF-8 ({error})", MOVE_OUT) from error
+    if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
+        raise _fault("no list 'shapes', so not Labelme's", MOVE_OUT)
+    if not document["shapes"]:
+        raise _fault(
+            "no shapes", f"annotate it, or draw one '{BACKGROUND_LABELS[0]}' shape if all is background"
+        )
+    return document
+
+
+def _read_image(document: dict, path: Path, root: Path) -> np.ndarray:
+    """The picture the shapes were drawn on, (H, W, 3) uint8 RGB."""
+    embedded = document.get("imageData")
+    if embedded is None:
+        image = _decode(_find_image(document.get("imagePath"), path, root).read_bytes(), turn=True)
+    else:
+        image = _decode(_from_base64(embedded), turn=False)  # Labelme turned it before embedding it
+    stated = document.get("imageWidth"), document.get("imageHeight")
+    if stated not in ((None, None), image.size):
+        what = "the JSON says {}x{} pixels, the picture has {}x{}".format(*stated, *image.size)
+        raise _fault(what, "bring back the picture that was annotated, or annotate this one anew")
+    return _to_rgb(image)
+
+
+def _find_image(named: object, path: Path, root: Path) -> Path:
+    """The file that ``imagePath`` names, relative to the JSON, with either kind of slash, inside `root`."""
+    if not isinstance(named, str) or not named:
+        raise _fault("neither 'imageData' nor 'imagePath'", SAVE_AGAIN)
+    relative = PureWindowsPath(named)
+    if relative.anchor:
+        raise _fault(f"'imagePath' is absolute: {named}", "put the picture beside the JSON; name it alone")
+    found = (path.parent / relative.as_posix()).resolve()
+    if not found.is_relative_to(root.resolve()):
+        raise _fault(f"'imagePath' leads out of the folder: {named}", "put the picture beside the JSON")
+    if not found.is_file():
+        raise _fault(f"the picture is not there: {named}", "put it there, or correct 'imagePath'")
+    return found
+
+
+def _from_base64(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise _fault("embedded data that is not text", SAVE_AGAIN)
+    try:
+        return base64.b64decode(text)
+    except ValueError as error:
+        raise _fault(f"broken base64 ({error})", SAVE_AGAIN) from error
+
+
+def _decode(content: bytes, *, turn: bool) -> Image.Image:
+    """Decode a picture to its last pixel, so that a truncated one is found; `turn` it as its EXIF says."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+        image.load()
+        return ImageOps.exif_transpose(image) if turn else image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
+        raise _fault(what, "make the picture smaller, then annotate it") from error
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise on broken files
+        raise _fault(f"the picture cannot be read ({error})", "copy it again from its source") from error
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Any mode -> (H, W, 3) uint8; grey deeper than 8 bits is stretched from its least to its greatest value."""
+    if image.mode.startswith(("I", "F")):
+        grey = np.asarray(image, dtype=np.float64)
+        grey = (grey - grey.min()) / max(np.ptp(grey), 1e-9)
+        image = Image.fromarray((255 * grey).round().astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # a palette may hold transparency, which RGB alone warns of
+    return np.asarray(image.convert("RGB"))
+
+
+def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | None) -> Shape:
+    """One checked entry of ``shapes``; `size` is (width, height) of the picture if that could be read."""
+    if not isinstance(item, dict) or not {"label", "points"} <= item.keys():
+        raise _fault("no 'label' or no 'points'", REDRAW)
+    label, kind, mask = item["label"], item.get("shape_type") or "polygon", None
+    if not isinstance(label, str) or label not in labels:
+        raise _fault(f"unknown label {label!r}", f"use one of {', '.join(labels)}, or add it to the classes")
+    if kind not in POINT_COUNTS:
+        raise _fault(f"unknown shape type {kind!r}", "draw it as a polygon")
+    try:
+        points = np.array(item["points"], dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(points.shape)
+    except (TypeError, ValueError) as error:
+        raise _fault("'points' is not a list of x, y pairs", REDRAW) from error
+    least, most = POINT_COUNTS[kind]
+    if not least <= len(points) <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        raise _fault(f"a {kind} of {len(points)} point(s) instead of {wanted}", REDRAW)
+    if not np.isfinite(points).all():
+        raise _fault("a coordinate that is not a finite number", REDRAW)
+    if size is not None:
+        reach = max(size) / 2  # a little outside is a slip of the hand; this far is another picture
+        if (points < -reach).any() or (points > np.add(size, reach)).any():
+            what = "points far outside the picture of {}x{} pixels".format(*size)
+            raise _fault(what, "check that the JSON belongs to this picture, or draw the shape again")
+    if kind == "mask":
+        mask = np.asarray(_decode(_from_base64(item.get("mask")), turn=False).convert("L")) > 0
+        box = np.ptp(points, axis=0).astype(int)[::-1] + 1  # both corners belong to it
+        if np.abs(box - mask.shape).max() > 1:
+            raise _fault(f"a mask of {mask.shape[::-1]} pixels in a box of {(*box[::-1].tolist(),)}", REDRAW)
+    return Shape(label, points, kind, item.get("group_id"), mask)

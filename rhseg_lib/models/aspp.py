@@ -1,0 +1,42 @@
+"""Atrous spatial pyramid pooling (Chen et al. 2018, arXiv 1802.02611; paper section 2.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from rhseg_lib.models.blocks import conv_bn_relu
+
+DILATIONS = (6, 12, 18)  # for output stride 16
+
+
+class ASPP(nn.Module):
+    """One map seen at five scales: a 1x1, three dilated 3x3 and an image-pooling branch, fused by a 1x1.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the encoder's deepest features.
+    out_channels : int
+        Channels of every branch and of the output.
+    separable : bool
+        Depthwise-separable 3x3 convolutions (the paper's text) in place of standard ones (its tables).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int = 256, *, separable: bool = False) -> None:
+        super().__init__()
+        self.pointwise = conv_bn_relu(in_channels, out_channels, 1)
+        self.dilated = nn.ModuleList(
+            conv_bn_relu(in_channels, out_channels, 3, dilation=dilation, separable=separable)
+            for dilation in DILATIONS
+        )
+        self.pooled = conv_bn_relu(in_channels, out_channels, 1)
+        self.project = conv_bn_relu((2 + len(DILATIONS)) * out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features `(B, C, H/16, W/16)` to `(B, out_channels, H/16, W/16)`."""
+        image = self.pooled(x.mean(dim=(2, 3), keepdim=True))  # (B, 256, 1, 1)
+        branches = [
+            self.pointwise(x),
+            *(branch(x) for branch in self.dilated),
+            image.expand(-1, -1, *x.shape[2:]),
+        ]
+        return self.project(torch.cat(branches, dim=1))  # (B, 5 * 256, H/16, W/16) -> (B, 256, H/16, W/16)

@@ -1,0 +1,69 @@
+"""DeepLabv3+ (Chen et al. 2018, arXiv 1802.02611) and the paper's variants of it (section 2.1, Figure 1)."""
+
+import torch
+from torch import Tensor, nn
+
+from rhseg_lib.models.aspp import ASPP
+from rhseg_lib.models.base import SegmentationModel, imagenet_encoder
+from rhseg_lib.models.blocks import conv_bn_relu, resize
+from rhseg_lib.models.ema import EMA
+
+
+class DeepLabV3Plus(SegmentationModel):
+    """Encoder at output stride 16, attention, ASPP, and a decoder that joins features of stride 4.
+
+    Parameters
+    ----------
+    num_classes : int
+        Number of classes K.
+    pretrained : bool
+        ImageNet weights in the encoder.
+    backbone : str
+        Encoder name: `tu-xception65` (the original) or `tu-mobilenetv2_100` (section 2.2).
+    attention : bool
+        Efficient multi-scale attention on the deepest features (section 2.4).
+    separable_aspp, separable_decoder : bool
+        Depthwise-separable 3x3 convolutions there (section 2.3).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        pretrained: bool,
+        backbone: str = "tu-mobilenetv2_100",
+        attention: bool = False,
+        separable_aspp: bool = False,
+        separable_decoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = imagenet_encoder(backbone, depth=5, output_stride=16, pretrained=pretrained)
+        fine, deep = self.encoder.out_channels[2], self.encoder.out_channels[-1]
+        self.attention = EMA(deep, groups=8) if attention else nn.Identity()
+        self.aspp = ASPP(deep, 256, separable=separable_aspp)
+        self.decoder = Decoder(fine, 256, separable=separable_decoder)
+        self.classifier = nn.Conv2d(256, num_classes, 1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores `(B, K, H/4, W/4)` of images `(B, 3, H, W)`."""
+        features = self.encoder(images)
+        fine, deep = features[2], features[-1]  # (B, 24 or 256, H/4, W/4), (B, 320 or 2048, H/16, W/16)
+        context = self.aspp(self.attention(deep))  # (B, 256, H/16, W/16)
+        return self.classifier(self.decoder(fine, context))
+
+
+class Decoder(nn.Module):
+    """Sharpen the ASPP's context by the encoder's fine features: two 3x3 convolutions at a quarter of the size."""
+
+    def __init__(self, fine_channels: int, channels: int, *, separable: bool) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(fine_channels, 48, 1)  # few, lest they outweigh the context
+        self.fuse = nn.Sequential(
+            conv_bn_relu(channels + 48, channels, 3, separable=separable, dropout=0.5),
+            conv_bn_relu(channels, channels, 3, separable=separable, dropout=0.1),
+        )
+
+    def forward(self, fine: Tensor, context: Tensor) -> Tensor:
+        """Join `(B, C, H/4, W/4)` and `(B, 256, H/16, W/16)` to `(B, 256, H/4, W/4)`."""
+        context = resize(context, fine.shape[-2:])  # (B, 256, H/4, W/4)
+        return self.fuse(torch.cat([context, self.reduce(fine)], dim=1))  # (B, 256 + 48, H/4, W/4) -> 256

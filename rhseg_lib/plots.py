@@ -1,0 +1,355 @@
+"""Every figure and every styled table; one colour per class and per model on all pages."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import HTML, display
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Patch
+
+from rhseg_lib import IGNORE_INDEX
+from rhseg_lib.files import write_atomically
+from rhseg_lib.published import SHORT
+
+CLASS_COLOURS = ("#6e7781", "#0ea5e9", "#f59e0b", "#10b981", "#a855f7", "#ef4444")  # background first
+MODEL_COLOURS = dict(zip(SHORT, sns.color_palette("deep", len(SHORT)).as_hex(), strict=True))
+RIGHT, WRONG = "#e6e9ed", "#d1242f"
+
+sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc={"axes.titlesize": "medium"})
+
+
+def show(figure: Figure, path: Path, *, alt: str, caption: str) -> HTML:
+    """Keep a figure as WebP at `path` and show it with its caption; `alt` says it to who cannot see it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".partial.webp")
+    figure.savefig(draft, dpi=130, bbox_inches="tight", pil_kwargs={"quality": 88})
+    draft.replace(path)
+    plt.close(figure)
+    return show_file(path, alt=alt, caption=caption)
+
+
+def show_file(path: Path, *, alt: str, caption: str) -> HTML:
+    """Show a figure that an earlier notebook kept."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    source = f"data:image/{path.suffix[1:]};base64,{data}"
+    return HTML(
+        f'<figure><img src="{source}" alt="{html.escape(alt, quote=True)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def show_table(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML:
+    """Show a table, its text escaped, numbers as they are formatted; keep it as CSV where `path` is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
+    shown = frame.reset_index() if not isinstance(frame.index, pd.RangeIndex) else frame
+    head = "".join(f"<th{_align(shown[name])}>{html.escape(str(name))}</th>" for name in shown)
+    rows = (
+        "".join(f"<td{_align(shown[name])}>{_cell(name, value)}</td>" for name, value in row.items())
+        for _, row in shown.iterrows()
+    )
+    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
+    return HTML(
+        f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _align(column: pd.Series) -> str:
+    return "" if pd.api.types.is_numeric_dtype(column) else ' class="text"'
+
+
+def _cell(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return "–" if np.isnan(value) else f"{value:,.2f}"
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = html.escape(str(value))
+    if name == "verdict":
+        style = (
+            "inconsistent" if value.startswith("inconsistent") else value.split(" with")[0].replace(" ", "-")
+        )
+        return f'<span class="verdict {style}">{text}</span>'
+    return text
+
+
+def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.ndarray:
+    """Lay class colours over a picture, background left bare: (H, W, 3) and (H, W) uint8 -> (H, W, 3) uint8."""
+    painted = image.astype(float)
+    for index, colour in enumerate(CLASS_COLOURS):
+        if index:
+            rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+            painted[mask == index] = (1 - opacity) * painted[mask == index] + opacity * rgb
+    return painted.round().astype(np.uint8)
+
+
+def contact_sheet(pictures: list[np.ndarray], *, columns: int, titles: list[str] | None = None) -> Figure:
+    """A grid of pictures (H, W, 3) uint8, without gaps wider than a hair."""
+    rows = -(-len(pictures) // columns)
+    height = 12 / columns * (1.08 if titles is None else 1.2)
+    figure, axes = plt.subplots(rows, columns, figsize=(12, rows * height), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        axis.imshow(picture)
+        if titles is not None:
+            axis.set_title(titles[number], fontsize=9, pad=3)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """Distribution of red, green, blue and brightness in each class: what colour alone can tell."""
+    figure, axes = plt.subplots(1, 4, figsize=(12, 2.7), sharey=True)
+    channels = {
+        "red": images[..., 0],
+        "green": images[..., 1],
+        "blue": images[..., 2],
+        "mean": images.mean(-1),
+    }
+    for axis, (title, values) in zip(axes, channels.items(), strict=True):
+        for index, name in enumerate(class_names):
+            axis.hist(
+                values[masks == index], bins=64, range=(0, 256), density=True, histtype="step", lw=1.8,
+                color=CLASS_COLOURS[index], label=name,
+            )  # fmt: skip
+        axis.set(title=title, xlabel="value", yticks=[])
+    axes[0].set_ylabel("density")
+    axes[-1].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def place_maps(masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """How often each pixel of the frame belongs to each class: what place alone can tell."""
+    figure, axes = plt.subplots(1, len(class_names), figsize=(3.2 * len(class_names), 3), squeeze=False)
+    for index, (axis, name) in enumerate(zip(axes.flat, class_names, strict=True)):
+        shown = axis.imshow((masks == index).mean(0), vmin=0, vmax=1, cmap="viridis")
+        axis.set(title=name, xticks=[], yticks=[])
+    figure.colorbar(shown, ax=axes, label="share of the images", shrink=0.8)
+    return figure
+
+
+def training_curves(history: pd.DataFrame, *, label: str) -> Figure:
+    """Loss, training mIoU and learning rate, epoch by epoch."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3))
+    columns = {
+        "loss": "cross-entropy",
+        "train_miou": "mIoU of the training batches",
+        "learning_rate": "learning rate",
+    }
+    for axis, (column, title) in zip(axes, columns.items(), strict=True):
+        axis.plot(history["epoch"], history[column], marker="o", ms=3.5, color="#9a3412")
+        axis.set(title=title, xlabel="epoch", ylim=(0, None))
+    figure.suptitle(label, y=1.02)
+    figure.tight_layout()
+    return figure
+
+
+def forest(table: pd.DataFrame, *, value: str, low: str, high: str, xlabel: str) -> Figure:
+    """One line per row of `table` (its index names them): the value and its interval."""
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1))
+    for place, (_, row) in enumerate(table.iterrows()):
+        axis.plot([row[low], row[high]], [place, place], color="#57606a", lw=2, solid_capstyle="round")
+        axis.plot(row[value], place, "o", color="#9a3412", ms=7)
+    axis.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    figure.tight_layout()
+    return figure
+
+
+def mark_levels(axis: Axes, levels: dict[str, float]) -> None:
+    """Vertical lines with their names above, for floors and ceilings."""
+    for name, value in levels.items():
+        axis.axvline(value, color="#1f2328", lw=1, ls=":")
+        axis.annotate(
+            name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+            rotation=30, fontsize=8, ha="left", va="bottom",
+        )  # fmt: skip
+
+
+def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
+    """Mean IoU against each cost column (logarithmic), one dot per model, the dots named.
+
+    `table` is indexed by model, with ``miou`` in per cent; `costs` maps a column to its axis label.
+    """
+    figure, axes = plt.subplots(1, len(costs), figsize=(12, 4.2), sharey=True)
+    for axis, (column, label) in zip(axes, costs.items(), strict=True):
+        for model, row in table.iterrows():
+            axis.scatter(
+                row[column], row["miou"], s=60, color=MODEL_COLOURS[model], label=SHORT[model], zorder=3
+            )
+        axis.set(xscale="log", xlabel=label)
+    axes[0].set_ylabel("mIoU, %")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="lower center",
+        ncols=4,
+        frameon=False,
+        bbox_to_anchor=(0.5, -0.13),
+    )
+    figure.tight_layout()
+    return figure
+
+
+def pairwise_matrix(pairs: pd.DataFrame) -> Figure:
+    """Differences of mIoU, row minus column, in points; bold where Holm's p is below 0.05.
+
+    `pairs` has ``first``, ``second``, ``difference`` (fractions) and ``p_holm``.
+    """
+    models = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
+    grid = pd.DataFrame(np.nan, index=models, columns=models)
+    bold = set()
+    for row in pairs.itertuples():
+        grid.loc[row.first, row.second] = 100 * row.difference
+        grid.loc[row.second, row.first] = -100 * row.difference
+        if row.p_holm < 0.05:
+            bold |= {(row.first, row.second), (row.second, row.first)}
+    figure, axis = plt.subplots(figsize=(9, 5.4))
+    limit = max(float(np.nanmax(np.abs(grid.to_numpy()))), 1.0)
+    sns.heatmap(
+        grid, cmap="RdBu_r", vmin=-limit, vmax=limit, annot=True, fmt="+.1f", ax=axis,
+        linewidths=1, cbar_kws={"label": "points of mIoU, row − column"},
+    )  # fmt: skip
+    cells = [(r, c) for r in models for c in models if r != c]
+    for text, cell in zip(axis.texts, cells, strict=True):
+        text.set_fontweight("bold" if cell in bold else "normal")
+    names = [SHORT[model] for model in models]
+    axis.set_xticklabels(names, rotation=30, ha="right")
+    axis.set_yticklabels(names, rotation=0)
+    figure.tight_layout()
+    return figure
+
+
+def segmentation_grid(
+    images: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray], *, row_titles: list[str],
+    class_names: tuple[str, ...],
+) -> Figure:  # fmt: skip
+    """Figure 5: picture, truth, every model's segmentation and, below each, where it errs.
+
+    Parameters
+    ----------
+    images : (N, H, W, 3) uint8
+    truth : (N, H, W) uint8
+    predictions : dict
+        Model -> (N, H, W) uint8.
+    row_titles : list of str
+        One per image.
+    class_names : tuple of str
+    """
+    columns = 2 + len(predictions)
+    figure, axes = plt.subplots(
+        2 * len(images), columns, figsize=(1.32 * columns, 2.72 * len(images)), squeeze=False,
+        gridspec_kw={"wspace": 0.04, "hspace": 0.05},
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(visible=False)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    for number, (image, true) in enumerate(zip(images, truth, strict=True)):
+        top, bottom = axes[2 * number], axes[2 * number + 1]
+        top[0].imshow(image)
+        top[0].set_ylabel(row_titles[number], fontsize=8)
+        top[1].imshow(blend(image, true))
+        bottom[0].set_visible(False)
+        bottom[1].set_visible(False)
+        for place, (model, masks) in enumerate(predictions.items(), start=2):
+            top[place].imshow(blend(image, masks[number]))
+            bottom[place].imshow(error_map(true, masks[number]))
+            if number == 0:
+                top[place].set_title(SHORT[model], fontsize=8)
+    axes[0, 0].set_title("picture", fontsize=8)
+    axes[0, 1].set_title("annotation", fontsize=8)
+    handles = [Patch(color=CLASS_COLOURS[i], label=name) for i, name in enumerate(class_names) if i]
+    handles += [Patch(color=WRONG, label="wrong pixel (lower rows)")]
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9,
+                  bbox_to_anchor=(0.5, 0.07 / len(images) - 0.02))  # fmt: skip
+    return figure
+
+
+def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Wrong pixels red, right ones pale, ignored ones white: (H, W) uint8 twice -> (H, W, 3) uint8."""
+    wrong = (truth != prediction) & (truth != IGNORE_INDEX)
+    index = np.where(truth == IGNORE_INDEX, 2, wrong.astype(int))
+    return (ListedColormap([RIGHT, WRONG, "#ffffff"])(index)[..., :3] * 255).astype(np.uint8)
+
+
+def block_diagram(boxes: list[tuple[str, str]], *, highlight: set[int] = frozenset()) -> Figure:
+    """Boxes from left to right, each a name over a detail (shape, parameters), wrapped in rows of six."""
+    per_row = 6
+    rows = -(-len(boxes) // per_row)
+    figure, axis = plt.subplots(figsize=(12, 1.45 * rows))
+    for number, (name, detail) in enumerate(boxes):
+        x, y = 2 * (number % per_row), -1.5 * (number // per_row)
+        face = "#fff1e6" if number in highlight else "#f6f8fa"
+        edge = "#9a3412" if number in highlight else "#57606a"
+        axis.add_patch(FancyBboxPatch((x, y), 1.6, 1, boxstyle="round,pad=0.04", fc=face, ec=edge, lw=1.2))
+        axis.text(x + 0.8, y + 0.7, name, ha="center", va="center", fontsize=9, weight="bold")
+        axis.text(x + 0.8, y + 0.28, detail, ha="center", va="center", fontsize=7.5)
+        if number + 1 < len(boxes) and (number + 1) % per_row:
+            axis.annotate("", (x + 1.95, y + 0.5), (x + 1.65, y + 0.5), arrowprops={"arrowstyle": "->"})
+    axis.set(xlim=(-0.1, 2 * per_row - 0.3), ylim=(-1.5 * (rows - 1) - 0.1, 1.1))
+    axis.set_axis_off()
+    figure.tight_layout(pad=0.2)
+    return figure
+
+
+def verdict_bar(ledger: pd.DataFrame) -> Figure:
+    """How many claims got which verdict."""
+    colours = {"reproduced": "#2da44e", "not reproduced": "#cf222e", "inconsistent in the paper": "#d4a72c"}
+    counts = ledger["verdict"].value_counts()
+    order = [*(v for v in colours if v in counts), *(v for v in counts.index if v not in colours)]
+    figure, axis = plt.subplots(figsize=(11, 1.3))
+    left = 0
+    for verdict in order:
+        axis.barh(0, counts[verdict], left=left, color=colours.get(verdict, "#8c959f"), edgecolor="white")
+        axis.text(
+            left + counts[verdict] / 2,
+            0,
+            counts[verdict],
+            ha="center",
+            va="center",
+            color="white",
+            weight="bold",
+        )
+        left += counts[verdict]
+    axis.legend([Patch(color=colours.get(v, "#8c959f")) for v in order], order, loc="upper center", ncols=4,
+                frameon=False, bbox_to_anchor=(0.5, 0.02))  # fmt: skip
+    axis.set_axis_off()
+    return figure
+
+
+def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
+    """EMA's weight maps over a picture: (H, W, 3) uint8 and (G, h, w) in (0, 1), one panel per group."""
+    groups = len(maps)
+    figure, axes = plt.subplots(1, groups + 1, figsize=(12, 12 / (groups + 1) + 0.35))
+    height, width, _ = image.shape
+    axes[0].imshow(image)
+    axes[0].set_title("picture", fontsize=8)
+    for group, (axis, weights) in enumerate(zip(axes[1:], maps, strict=True)):
+        axis.imshow(image)
+        axis.imshow(weights, extent=(0, width, height, 0), cmap="magma", alpha=0.65, interpolation="bilinear")
+        axis.set_title(f"group {group + 1}\n{weights.min():.2f}–{weights.max():.2f}", fontsize=7)
+    for axis in axes:
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def say(text: str) -> None:
+    """Show a paragraph of Markdown whose numbers were computed."""
+    from IPython.display import Markdown
+
+    display(Markdown(text))

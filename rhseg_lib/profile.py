@@ -1,0 +1,204 @@
+"""What to run: a typed profile read from ``profiles/<name>.yaml``; every path of the study derives from it."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from rhseg_lib import StudyError
+
+MODEL_NAMES = (
+    "fcn_resnet50",
+    "unet_vgg16",
+    "deeplabv3plus_xception",
+    "deeplabv3plus_mobilenetv2",
+    "deeplabv3plus_mobilenetv2_ema",
+    "deeplabv3plus_mobilenetv2_ds",
+    "deeplabv3plus_mobilenetv2_ds_ema",
+    "deeplabv3plus_mobilenetv2_lite",
+)
+ModelName = Literal[MODEL_NAMES]
+PROPOSED = "deeplabv3plus_mobilenetv2_ds_ema"  # the paper's model as its text describes it
+
+
+def _number(value: object) -> object:
+    """YAML 1.1 reads ``1e-4`` as a string; take it as the number it looks like."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[Number, Field(gt=0)]
+
+
+class Strict(BaseModel):
+    """Reject unknown keys and wrong types; never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Strict):
+    """Where the pictures come from and how they become a VOC tree (paper, section 3.1)."""
+
+    source: Literal["synthetic", "labelme"] = "synthetic"
+    folder: str | None = None  # source: labelme; a folder of images and Labelme JSON
+    seed: int = 2024
+    num_scenes: int = Field(500, ge=10)
+    scene_size: int = Field(512, ge=64)  # pixels, side of a rendered scene
+    image_size: int = Field(512, ge=32)  # pixels, side of the study's images
+    classes: tuple[str, ...] = ("immersion_tube", "slag_layer")  # ids 1, 2, ...; 0 is background
+    class_priority: tuple[str, ...] | None = ("immersion_tube", "slag_layer")  # later paints over earlier
+    ignore_label: str = "__ignore__"
+    augmented_copies: int = Field(
+        1, ge=0, le=4
+    )  # per original, round robin: flip, contrast, brightness, blur
+    split: Literal["grouped", "as_described"] = "grouped"
+    test_fraction: Number = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if (self.source == "labelme") != (self.folder is not None):
+            raise ValueError("'folder' belongs to source 'labelme', and that source needs it")
+        if self.class_priority is not None and set(self.class_priority) != set(self.classes):
+            raise ValueError("'class_priority' must name each of 'classes' once")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return ("background", *self.classes)
+
+
+class Recipe(Strict):
+    """How a model is trained (paper, Table 1)."""
+
+    epochs: int = Field(150, ge=1)
+    batch_size: int = Field(4, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Positive = 7e-3
+    min_learning_rate: Number = Field(7e-5, ge=0)
+    warmup_epochs: Number = Field(3, ge=0)  # linear; our assumption, the paper names none
+    momentum: Number = Field(0.9, ge=0, lt=1)
+    weight_decay: Number = Field(1e-4, ge=0)
+    precision: Literal["32", "bf16"] = "32"
+    recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation
+    pretrained: bool = False  # ImageNet encoder weights
+
+
+class Profile(Strict):
+    """One study: its data, its recipe, its models and seeds."""
+
+    name: str
+    title: str
+    kind: Literal["demonstration", "result"]
+    data: Data
+    recipe: Recipe
+    recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = {}  # what differs, per model
+    models: tuple[ModelName, ...] = MODEL_NAMES
+    seeds: tuple[int, ...] = (0,)
+    bootstrap_samples: int = Field(2000, ge=100)
+    root: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "data" / self.name / "raw"
+
+    @property
+    def voc(self) -> Path:
+        return self.root / "data" / self.name / "voc"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports" / self.name
+
+    @property
+    def tables(self) -> Path:
+        return self.reports / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.reports / "figures"
+
+    def run_folder(self, model: str, seed: int) -> Path:
+        return self.reports / "runs" / model / f"seed{seed}"
+
+    def recipe_of(self, model: str) -> Recipe:
+        """The common recipe with what this model's entry in ``recipe_for`` changes."""
+        return Recipe.model_validate({**self.recipe.model_dump(), **self.recipe_for.get(model, {})})
+
+    @property
+    def banner(self) -> str:
+        """One line for the head of every page: which data and which recipe made it."""
+        data = "synthetic scenes" if self.data.source == "synthetic" else f"images of {self.data.folder}"
+        r = self.recipe
+        kind = (
+            "a demonstration, not a result" if self.kind == "demonstration" else "a result on synthetic data"
+        )
+        if self.data.source != "synthetic" and self.kind == "result":
+            kind = "a result"
+        return (
+            f"Profile {self.name}: {kind}. Data: {data}, {self.data.image_size}×{self.data.image_size} px. "
+            f"Recipe: {r.epochs} epochs, batch {r.batch_size}, {r.optimizer.upper()}, "
+            f"learning rate {r.learning_rate:g} → {r.min_learning_rate:g}."
+        )
+
+
+def load_profile(name: str, *, root: Path | str = ".") -> Profile:
+    """Read and check ``<root>/profiles/<name>.yaml``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the profile: the file's name without ``.yaml``.
+    root : Path
+        The study's top folder; data and reports stand below it.
+
+    Raises
+    ------
+    StudyError
+        Unknown profile, unreadable YAML, unknown key or a value of the wrong type.
+    """
+    root = Path(root)
+    path = root / "profiles" / f"{name}.yaml"
+    known = sorted(p.stem for p in (root / "profiles").glob("*.yaml"))
+    if name not in known:
+        raise StudyError(
+            f"unknown profile '{name}'", where=path, mend=f"take one of: {', '.join(known) or 'none'}"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as fault:
+        raise StudyError("the profile is not valid YAML", where=path, mend=str(fault)) from fault
+    try:
+        # Through JSON: a YAML list becomes a tuple under strict validation.
+        profile = Profile.model_validate_json(json.dumps({"name": name, **(content or {})}))
+        for model in profile.recipe_for:
+            profile.recipe_of(model)
+    except (ValidationError, TypeError) as fault:
+        raise StudyError("the profile does not fit", where=path, mend=_explain(fault)) from fault
+    if profile.name != name:
+        raise StudyError("the profile's name is its file's name", where=path, mend="remove the key 'name'")
+    return profile.model_copy(update={"root": root})
+
+
+def _explain(fault: ValidationError | TypeError) -> str:
+    if isinstance(fault, TypeError):
+        return str(fault)
+    lines = (
+        f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}, got {e['input']!r:.60}"
+        for e in fault.errors()
+    )
+    return "; ".join(lines)
+
+
+def fingerprint(*parts: object) -> str:
+    """Short digest of JSON-able settings: equal settings, equal digest, on any machine."""
+    return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

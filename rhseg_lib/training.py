@@ -1,0 +1,218 @@
+"""Fit one model with one seed (paper, Table 1); exact resume after any interruption."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+from tqdm import tqdm
+
+from rhseg_lib import IGNORE_INDEX, StudyError
+from rhseg_lib.datamodule import SlagDataModule, epoch_seed, normalize
+from rhseg_lib.files import write_atomically
+from rhseg_lib.metrics import confusion_matrices, scores
+from rhseg_lib.models import build_model
+from rhseg_lib.profile import Recipe, fingerprint
+
+
+class SegmentationTask(L.LightningModule):
+    """A model, its loss and its schedule.
+
+    Parameters
+    ----------
+    model_name : str
+        A key of ``rhseg_lib.models.MODELS``.
+    num_classes : int
+    recipe : Recipe
+    seed : int
+        Decides the initial weights, the order of every epoch and every dropout mask.
+    """
+
+    def __init__(self, model_name: str, *, num_classes: int, recipe: Recipe, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.model = build_model(model_name, num_classes=num_classes, pretrained=recipe.pretrained)
+        self.model_name, self.num_classes = model_name, num_classes
+        self.recipe, self.seed = recipe, seed
+        self.history: list[dict[str, float]] = []
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        images, masks = batch  # (B, 3, H, W) uint8, (B, H, W) uint8
+        logits = self.model(normalize(images))  # (B, K, H, W)
+        loss = F.cross_entropy(logits.float(), masks.long(), ignore_index=IGNORE_INDEX)
+        with torch.no_grad():
+            self.loss_sum += loss
+            self.matrix += confusion_matrices(masks, logits.argmax(1), self.num_classes).sum(0)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self.trainer.train_dataloader.set_epoch(self.current_epoch)
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch) * 64 + self.global_rank)
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        loss = self.trainer.strategy.reduce(
+            self.loss_sum / self.trainer.num_training_batches, reduce_op="mean"
+        ).item()
+        matrix = self.trainer.strategy.reduce(self.matrix, reduce_op="sum").cpu().numpy()
+        if not math.isfinite(loss):
+            raise StudyError(
+                f"the training loss of {self.model_name} is {loss} in epoch {self.current_epoch + 1}",
+                where=f"learning_rate {self.recipe.learning_rate:g}, {self.recipe.optimizer}",
+                mend=f"lower the learning rate for this model: recipe_for: {{{self.model_name}: {{learning_rate: …}}}}",
+            )
+        row = {
+            "epoch": self.current_epoch + 1,
+            "loss": loss,
+            "train_miou": scores(matrix).miou,
+            "learning_rate": self.optimizers().param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self.started,
+        }
+        self.history.append(row)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        r = self.recipe
+        if r.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                self.parameters(), lr=r.learning_rate, momentum=r.momentum, weight_decay=r.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay)
+        steps = self.trainer.estimated_stepping_batches
+        warmup = round(r.warmup_epochs * steps / r.epochs)
+        floor = r.min_learning_rate / r.learning_rate
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
+            return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+
+class SaveProgress(Checkpoint):
+    """After an epoch: one progress line, and, at most every ``every_seconds``, what a resumed run needs."""
+
+    def __init__(self, path: Path, *, signature: str, every_seconds: float) -> None:
+        self.path, self.signature, self.every_seconds = path, signature, every_seconds
+        self.saved = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar = tqdm(
+            total=trainer.max_epochs, initial=trainer.current_epoch, desc=pl_module.model_name, unit="epoch"
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        last = pl_module.history[-1]
+        self.bar.set_postfix(
+            loss=f"{last['loss']:.3f}", train_miou=f"{last['train_miou']:.3f}", refresh=False
+        )
+        self.bar.update()
+        if time.monotonic() - self.saved >= self.every_seconds:
+            trainer.save_checkpoint(self.path)  # Lightning writes to a temporary name and renames
+            self.saved = time.monotonic()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["signature"] = self.signature
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar.close()
+
+
+def fit(
+    model_name: str,
+    *,
+    voc_folder: Path,
+    dataset_hash: str,
+    num_classes: int,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    checkpoint_seconds: float = 60.0,
+) -> SegmentationTask:
+    """Train one model, going on from ``folder/last.ckpt`` where an interrupted run left one.
+
+    Parameters
+    ----------
+    model_name : str
+    voc_folder, dataset_hash : Path, str
+        The VOC tree and its hash: a checkpoint made from other data is not continued.
+    num_classes : int
+    recipe : Recipe
+    seed : int
+    folder : Path
+        The run's folder; ``last.ckpt`` and ``history.csv`` are written there.
+    checkpoint_seconds : float
+        Shortest time between two checkpoints, seconds; they are written at the end of an epoch.
+
+    Returns
+    -------
+    SegmentationTask
+        Trained, on the training device, in evaluation mode; ``history`` holds one row per epoch.
+
+    Raises
+    ------
+    StudyError
+        Non-finite loss, unreadable checkpoint, too few images.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    signature = fingerprint(model_name, num_classes, recipe.model_dump(), seed, dataset_hash)
+    checkpoint = folder / "last.ckpt"
+    task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
+    data = SlagDataModule(voc_folder, batch_size=recipe.batch_size, seed=seed)
+    trainer = L.Trainer(
+        max_epochs=recipe.epochs,
+        devices=1,
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        callbacks=[SaveProgress(checkpoint, signature=signature, every_seconds=checkpoint_seconds)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    resume = checkpoint if continues(checkpoint, signature) else None
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    task.to(trainer.strategy.root_device)
+    if recipe.recompute_batchnorm:
+        # After a short training the running statistics still remember the first weights.
+        batches = data.train_dataloader()
+        update_bn(((normalize(images),) for images, _ in batches), task.model)
+    write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
+    return task.eval()
+
+
+def continues(checkpoint: Path, signature: str) -> bool:
+    """Whether a checkpoint is there and is of this very run: same model, recipe, seed and data."""
+    if not checkpoint.exists():
+        return False
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["signature"]
+    except Exception as fault:  # torch raises a dozen types for a damaged file
+        raise StudyError(
+            f"the checkpoint cannot be read ({type(fault).__name__}: {fault})"[:300],
+            where=checkpoint,
+            mend="delete it: the run then starts from its first epoch",
+        ) from fault
+    if saved != signature:
+        print(f"{checkpoint} is of another recipe or data set: starting from the first epoch")
+    return saved == signature

@@ -1,0 +1,505 @@
+"""A folder of Labelme JSON -> VOC2007 tree with materialised augmentation and split (paper, section 3.1).
+
+    JPEGImages/*.jpg                    quality 95, image_size x image_size
+    SegmentationClass/*.png             palette mode: 0 background, 1... classes, 255 ignore
+    ImageSets/Segmentation/train.txt    trainval.txt holds the same names: no part is set aside for validation,
+    ImageSets/Segmentation/test.txt     and in VOC2007, too, trainval and test have no image in common
+    dataset.json                        classes, counts, pixels, settings, and one hash over all files
+
+The tree is built in a folder beside it and renamed when whole; its bytes do not depend on the number of workers.
+"""
+
+import errno
+import io
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import version
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+import yaml
+from PIL import Image
+from tqdm import tqdm
+
+from rhseg_lib import IGNORE_INDEX, StudyError, labelme
+from rhseg_lib.files import write_atomically
+
+if TYPE_CHECKING:  # every worker imports this module, and pandas takes longer than the rest
+    import pandas as pd
+
+FORMAT = 1  # of dataset.json; raised when its meaning changes
+OPERATIONS = ("flip", "contrast", "brightness", "blur")
+MARGIN_GREY = 128
+REBUILD = "run notebook 01 again"
+
+
+def _voc_palette() -> np.ndarray:
+    """VOC's colour of every mask value, (256, 3) uint8: the bits of the value dealt to R, G, B, highest first."""
+    bits = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8), lowest bit first
+    weights = 128 >> np.arange(8) // 3
+    return np.stack([(bits * weights)[:, channel::3].sum(1) for channel in range(3)], axis=1).astype(np.uint8)
+
+
+VOC_PALETTE = _voc_palette()
+
+
+def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
+    """Render the profile's scenes, if it asks for synthetic ones, and build its VOC tree; see `build_voc`."""
+    data = profile.data
+    if data.source == "synthetic":
+        from rhseg_lib.scenes import write_scenes
+
+        wanted = {"seed": data.seed, "size": data.scene_size, "num_scenes": data.num_scenes}
+        note = profile.raw / "scenes.yaml"
+        if profile.raw.exists() and (not note.exists() or yaml.safe_load(note.read_text()) != wanted):
+            print(f"{profile.raw} holds scenes of other settings: rendering anew")
+            shutil.rmtree(profile.raw)  # nothing is lost: scenes follow from their settings
+        profile.raw.mkdir(parents=True, exist_ok=True)
+        write_atomically(note, yaml.safe_dump(wanted).encode())
+        write_scenes(
+            profile.raw, num_scenes=data.num_scenes, size=data.scene_size, seed=data.seed, workers=workers
+        )
+    return build_voc(
+        profile.raw if data.source == "synthetic" else profile.root / data.folder,
+        profile.voc,
+        classes=data.classes,
+        ignore_label=data.ignore_label,
+        class_priority=data.class_priority,
+        image_size=data.image_size,
+        split=data.split,
+        test_fraction=data.test_fraction,
+        copies=data.augmented_copies,
+        seed=data.seed,
+        workers=workers,
+        settings=data.model_dump(mode="json"),
+    )
+
+
+def build_voc(
+    raw: Path,
+    voc: Path,
+    *,
+    classes: tuple[str, ...],
+    ignore_label: str,
+    class_priority: tuple[str, ...] | None,
+    image_size: int,
+    split: Literal["grouped", "as_described"],
+    test_fraction: float,
+    copies: int,
+    seed: int,
+    workers: int,
+    settings: dict,
+) -> dict:
+    """Build the tree `voc` from the Labelme JSON directly in `raw`.
+
+    Parameters
+    ----------
+    raw, voc : Path
+    classes : tuple of str
+        Labels of classes 1, 2, ...
+    ignore_label : str
+        Label of regions that do not count (255).
+    class_priority : tuple of str or None
+        Painting order of the classes; None is file order. See `labelme.rasterize`.
+    image_size : int
+        Side of the square images in pixels; pictures keep their aspect, the margin is ignored.
+    split : {"grouped", "as_described"}
+        "grouped" splits the originals, augments the training part and tests on originals only. "as_described"
+        augments first and splits all images, so that copies of one original stand on both sides.
+    test_fraction : float
+    copies : int
+        Augmented copies of each original, 0 to 4. Copy j of original i is made by operation (i + j) mod 4.
+    seed : int
+    workers : int
+        Processes; 0 takes one per processor, 1 works in this one.
+    settings : dict
+        What the caller wants on record, as JSON types.
+
+    Returns
+    -------
+    dict
+        The content of ``dataset.json``. ``classes`` includes background: its index is the mask value.
+
+    Raises
+    ------
+    StudyError
+        For faults in the annotations, all at once; names that collide; too few images; a full disk.
+    """
+    voc = voc.resolve()  # a link to another disk stays a link
+    labels = labelme.label_ids(classes, ignore_label)
+    paths = labelme.annotation_files(raw)
+    if not 0 <= copies <= len(OPERATIONS):
+        raise StudyError(f"{copies} copies of each original", where="copies", mend="choose 0 to 4")
+    if voc.exists() and any(voc.iterdir()) and not (voc / "dataset.json").is_file():
+        raise StudyError("a folder not made here is in the way", where=voc, mend="move it elsewhere")
+    plan, parts = _plan(
+        [path.stem for path in paths], split=split, test_fraction=test_fraction, copies=copies, seed=seed
+    )
+    copy_of = {f"{name}_{operation}": name for name, operations in plan.items() for operation in operations}
+    draft = voc.with_name(f"{voc.name}.unfinished")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with _processes(workers) as run:
+            found = run(partial(_faults, root=raw, labels=labels), paths)
+            faults = [fault for some in tqdm(found, "checking", total=len(paths)) for fault in some]
+            labelme.refuse(faults, raw)
+            for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+                (draft / folder).mkdir(parents=True)
+            write = partial(
+                _write_pictures,
+                root=raw,
+                draft=draft,
+                labels=labels,
+                class_priority=class_priority,
+                image_size=image_size,
+                seed=seed,
+            )
+            written = list(tqdm(run(write, paths, plan.values()), "writing", total=len(paths)))
+        for part, names in parts.items():
+            _split_file(draft, part).write_text("".join(f"{name}\n" for name in names), newline="\n")
+        pixels = {name: counts for done, _ in written for name, counts in done.items()}
+        overwritten = sum((counts for _, counts in written), Counter())
+        columns = ("background", *classes, "ignore")
+        totals = {part: np.sum([pixels[name] for name in names], axis=0) for part, names in parts.items()}
+        absent = [name for name, count in zip(columns[:-1], totals["test"], strict=False) if count == 0]
+        dataset = {
+            "format": FORMAT,
+            "classes": list(columns[:-1]),
+            "ignore_index": IGNORE_INDEX,
+            "image_size": image_size,
+            "split": split,
+            "copies": copies,
+            "seed": seed,
+            "settings": settings,
+            "counts": {part: len(names) for part, names in parts.items()},
+            "originals": {part: len(set(names) - copy_of.keys()) for part, names in parts.items()},
+            "copy_of": copy_of,
+            "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
+            "absent_test_classes": absent,
+            "overwritten_pixels": [
+                {"class": lost, "by": taker, "pixels": overwritten[lost, taker]}
+                for lost, taker in sorted(overwritten)
+            ],
+            "hash": _tree_hash(draft, parts),
+            "versions": {name: version(name) for name in ("pillow", "albumentations", "numpy")},
+        }
+        (draft / "dataset.json").write_text(json.dumps(dataset, indent=1), encoding="utf-8", newline="\n")
+        _replace_folder(draft, voc)
+    except BrokenProcessPool as error:
+        mend = "run again with one worker: most often memory ran out"
+        raise StudyError("a worker process died", where=raw, mend=mend) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StudyError("no space left on the disk", where=voc.parent, mend="free space there") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return dataset
+
+
+def read_dataset(voc: Path) -> dict:
+    """The content of ``dataset.json``; StudyError if the tree is not there or of another format."""
+    path = voc / "dataset.json"
+    if not path.is_file():
+        raise StudyError("no finished data set", where=voc, mend="run notebook 01 first")
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"not JSON ({error})", where=path, mend=REBUILD) from error
+    if dataset.get("format") != FORMAT:
+        raise StudyError("a data set of another format", where=path, mend=REBUILD)
+    return dataset
+
+
+def read_split(voc: Path, part: str) -> list[str]:
+    """Names of the images in part "train", "test" or "trainval"; any line ends."""
+    path = _split_file(voc, part)
+    if not path.is_file():
+        raise StudyError(f"no list of the part '{part}'", where=path, mend=REBUILD)
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def load_arrays(voc: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, 3) uint8 RGB and masks (N, H, W) uint8."""
+    images = [np.asarray(Image.open(_image_file(voc, name)).convert("RGB")) for name in names]
+    masks = [np.asarray(Image.open(_mask_file(voc, name))) for name in names]
+    return np.stack(images), np.stack(masks)
+
+
+def verify_voc(voc: Path) -> None:
+    """Check lists, pairs, sizes, modes, mask values and the hash; StudyError names the first that is wrong."""
+
+    def check(fits: bool, what: str, where: Path = voc) -> None:
+        if not fits:
+            raise StudyError(what, where=where, mend=REBUILD)
+
+    dataset = read_dataset(voc)
+    parts = {part: read_split(voc, part) for part in dataset["counts"]}
+    counts, names = {part: len(listed) for part, listed in parts.items()}, parts["train"] + parts["test"]
+    check(len(set(names)) == len(names), "an image is listed twice", voc / "ImageSets")
+    check(parts["trainval"] == parts["train"], "trainval differs from train", voc / "ImageSets")
+    check(counts == dataset["counts"], f"{counts} images instead of {dataset['counts']}", voc / "ImageSets")
+    for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+        odd = {path.name for path in (voc / folder).glob("[!.]*")} ^ {name + suffix for name in names}
+        check(not odd, f"files missing or not listed: {', '.join(sorted(odd)[:5])}", voc / folder)
+    size, known, seen = (dataset["image_size"],) * 2, {*range(len(dataset["classes"])), IGNORE_INDEX}, set()
+    for name in names:
+        image_file, mask_file = _image_file(voc, name), _mask_file(voc, name)
+        try:
+            with Image.open(image_file) as image, Image.open(mask_file) as mask:
+                values = set(np.unique(mask).tolist())
+        except (OSError, SyntaxError) as error:  # SyntaxError is what PIL raises on a broken PNG
+            raise StudyError(f"cannot be read ({error})", where=mask_file, mend=REBUILD) from error
+        check(image.size == size, f"{image.size} pixels instead of {size}", image_file)
+        check(mask.size == size, f"{mask.size} pixels instead of {size}", mask_file)
+        kind = (mask.format, mask.mode)
+        check(kind == ("PNG", "P"), f"a mask of kind {kind}, not a palette PNG", mask_file)
+        check(values <= known, f"mask values {sorted(values - known)[:8]} belong to no class", mask_file)
+        seen |= values
+    check(not seen <= {0, IGNORE_INDEX}, f"the masks hold no class, only {sorted(seen)}")
+    check(_tree_hash(voc, parts) == dataset["hash"], "files changed since the build")
+
+
+def class_pixels(voc: Path) -> "pd.DataFrame":
+    """Pixels of each class in every image: columns name, part, original, the classes, ignore."""
+    import pandas as pd
+
+    dataset, rows = read_dataset(voc), []
+    for part in ("train", "test"):
+        for name in read_split(voc, part):
+            counts = _count(np.asarray(Image.open(_mask_file(voc, name))), len(dataset["classes"]))
+            rows.append([name, part, dataset["copy_of"].get(name, name), *counts])
+    return pd.DataFrame(rows, columns=["name", "part", "original", *dataset["classes"], "ignore"])
+
+
+def leakage(voc: Path) -> "pd.DataFrame":
+    """Pairs of a training and a test image that show the same: what the test cannot tell from memory.
+
+    Pairs are of kind "same original" or, by a 64-bit difference hash, "near duplicate" (at most 2 bits differ).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns kind, original (of the test image), train, test, distance in bits.
+    """
+    import pandas as pd
+
+    copy_of = read_dataset(voc)["copy_of"]
+    train, test = read_split(voc, "train"), read_split(voc, "test")
+    sides = pd.MultiIndex.from_product([train, test], names=["train", "test"]).to_frame(index=False)
+    origin = {name: copy_of.get(name, name) for name in train + test}
+    same = sides.train.map(origin) == sides.test.map(origin)
+    signs = [np.stack([_difference_hash(_image_file(voc, name)) for name in part]) for part in (train, test)]
+    pairs = sides.assign(
+        kind=np.where(same, "same original", "near duplicate"),
+        original=sides.test.map(origin),
+        distance=((64 - signs[0] @ signs[1].T) / 2).astype(int).ravel(),  # signs are -1 or 1
+    )
+    columns = ["kind", "original", "train", "test", "distance"]
+    return pairs.loc[same | (pairs.distance <= 2), columns].reset_index(drop=True)
+
+
+def palette_png(mask: np.ndarray) -> bytes:
+    """Encode a (H, W) uint8 mask as a palette-mode PNG in VOC's colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(VOC_PALETTE.tobytes())
+    return _encode(image, "PNG")
+
+
+def write_palette_png(path: Path, mask: np.ndarray) -> None:
+    """Write a (H, W) uint8 mask as a palette-mode PNG; never half-written."""
+    write_atomically(path, palette_png(mask))
+
+
+def _plan(
+    names: list[str], *, split: str, test_fraction: float, copies: int, seed: int
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The operations that copy each original, and the names in each part."""
+    plan = {name: [OPERATIONS[(i + j) % 4] for j in range(copies)] for i, name in enumerate(names)}
+    if split == "grouped":
+        test = _draw_test(names, test_fraction, seed)
+        plan |= {name: [] for name in test}
+    everything = sorted([*names, *(f"{name}_{operation}" for name in names for operation in plan[name])])
+    twice = [name for name, count in Counter(map(str.casefold, everything)).items() if count > 1]
+    if twice:
+        mend = "rename the original that is named like a copy"
+        raise StudyError(f"two images would be named {twice[0]}", where="names of the JSON files", mend=mend)
+    if split == "as_described":
+        test = _draw_test(everything, test_fraction, seed)
+    train = [name for name in everything if name not in test]
+    return plan, {"train": train, "test": sorted(test), "trainval": train}
+
+
+def _draw_test(names: list[str], fraction: float, seed: int) -> list[str]:
+    """A random part by hash, not by a generator: the same in any version, and a new picture moves few others."""
+    if len(names) < 2:
+        raise StudyError("one image cannot be split", where=names[0], mend="annotate at least two pictures")
+    count = min(max(round(len(names) * fraction), 1), len(names) - 1)
+    return sorted(names, key=lambda name: sha256(f"{seed}/{name}".encode()).digest())[:count]
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Callable]:
+    """`map`, here or over processes. They are spawned: forking a notebook's threads may lock up."""
+    if workers == 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(
+        workers or os.cpu_count(), mp_context=get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        yield partial(pool.map, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread per process, and no torch: albumentations would load it, for seconds and not for pictures."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+    sys.modules.setdefault("torch", None)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would otherwise wait for work for ever."""
+    parent_process().join()
+    os._exit(1)
+
+
+def _faults(path: Path, *, root: Path, labels: dict[str, int]) -> list[labelme.Fault]:
+    return labelme.examine(path, root=root, labels=labels)[1]
+
+
+def _write_pictures(
+    path: Path,
+    operations: list[str],
+    *,
+    root: Path,
+    draft: Path,
+    labels: dict[str, int],
+    class_priority: tuple[str, ...] | None,
+    image_size: int,
+    seed: int,
+) -> tuple[dict[str, list[int]], Counter]:
+    """Write one original and its copies; class pixels by name, and the overwritten pixels of the original."""
+    annotation = labelme.read_annotation(path, root=root, labels=labels)
+    height, width = annotation.image.shape[:2]
+    mask, overwritten = labelme.rasterize(
+        annotation.shapes, height, width, labels=labels, class_priority=class_priority
+    )
+    original = _fit(annotation.image, mask, image_size)
+    pixels = {}
+    for operation in (None, *operations):
+        name = path.stem if operation is None else f"{path.stem}_{operation}"
+        image, mask = original if operation is None else _augment(*original, operation, f"{seed}/{name}")
+        image, mask = _pad(image, image_size, MARGIN_GREY), _pad(mask, image_size, IGNORE_INDEX)
+        _image_file(draft, name).write_bytes(_encode(Image.fromarray(image), "JPEG"))
+        _mask_file(draft, name).write_bytes(palette_png(mask))
+        pixels[name] = _count(mask, 1 + max(set(labels.values()) - {IGNORE_INDEX}))
+    return pixels, overwritten
+
+
+def _fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scale both so that the longer side is `size` pixels.
+
+    A pixel of the smaller mask takes the value with most area in it, and the nearest one's at a tie. Nearest
+    alone would tear thin bands of slag; scaled polygons would thicken, as their outline stays a pixel wide.
+    """
+    scale = size / max(mask.shape)
+    target = tuple(max(1, round(side * scale)) for side in mask.shape[::-1])  # (width, height)
+    nearest = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST)
+    if scale >= 1:
+        return cv2.resize(image, target, interpolation=cv2.INTER_LINEAR), nearest
+    values = np.unique(mask)
+    shares = [
+        cv2.resize((mask == v).astype(np.float32), target, interpolation=cv2.INTER_AREA) for v in values
+    ]
+    ties = [1e-3 * (nearest == v) for v in values]
+    most = np.add(shares, ties).argmax(0)  # (H, W), index into values
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA), values[most]
+
+
+def _augment(image: np.ndarray, mask: np.ndarray, operation: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """One operation of the paper's section 3.1, whose strength follows from `key` alone."""
+    import albumentations as A  # seconds to import, and reading a finished tree needs none of it
+
+    none, spans = (0, 0), ((-0.3, -0.1), (0.1, 0.3))  # less than 0.1 would make a copy that is none
+    transform = {
+        "flip": A.HorizontalFlip(p=1),
+        "contrast": A.OneOf([A.RandomBrightnessContrast(none, span, p=1) for span in spans], p=1),
+        "brightness": A.OneOf([A.RandomBrightnessContrast(span, none, p=1) for span in spans], p=1),
+        "blur": A.GaussianBlur(sigma_limit=(0.5, 2.0), p=1),
+    }[operation]
+    seed = int.from_bytes(sha256(key.encode()).digest()[:4])
+    done = A.Compose([transform], seed=seed)(image=image, mask=mask)
+    return done["image"], done["mask"]
+
+
+def _pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
+    """Centre (h, w, ...) in a square of `size`, filled with `value`."""
+    height, width = array.shape[:2]
+    top, left = (size - height) // 2, (size - width) // 2
+    square = np.full((size, size, *array.shape[2:]), value, np.uint8)
+    square[top : top + height, left : left + width] = array
+    return square
+
+
+def _encode(image: Image.Image, file_format: str) -> bytes:
+    """In memory first: PIL, writing to a full disk itself, does not say that it is full."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=file_format, quality=95)  # PNG knows no quality
+    return buffer.getvalue()
+
+
+def _image_file(voc: Path, name: str) -> Path:
+    return voc / "JPEGImages" / f"{name}.jpg"
+
+
+def _mask_file(voc: Path, name: str) -> Path:
+    return voc / "SegmentationClass" / f"{name}.png"
+
+
+def _split_file(voc: Path, part: str) -> Path:
+    return voc / "ImageSets" / "Segmentation" / f"{part}.txt"
+
+
+def _count(mask: np.ndarray, num_classes: int) -> list[int]:
+    """Pixels of each class, then of ignore."""
+    return np.bincount(mask.ravel(), minlength=256)[[*range(num_classes), IGNORE_INDEX]].tolist()
+
+
+def _tree_hash(voc: Path, parts: dict[str, list[str]]) -> str:
+    """SHA-256 over the lists and the content of every image and mask they name; line ends do not matter."""
+    digest = sha256(json.dumps(parts, sort_keys=True).encode())
+    for name in sorted(parts["train"] + parts["test"]):
+        for path in (_image_file(voc, name), _mask_file(voc, name)):
+            digest.update(sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _replace_folder(draft: Path, target: Path) -> None:
+    old = target.with_name(f"{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _difference_hash(path: Path) -> np.ndarray:
+    """(64,) float32 of -1 and 1: whether brightness rises from each cell of a 9x8 thumbnail to its right one."""
+    thumbnail = np.asarray(Image.open(path).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    return np.where(np.diff(thumbnail, axis=1) > 0, 1, -1).astype(np.float32).ravel()

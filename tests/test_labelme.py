@@ -1,0 +1,340 @@
+"""Labelme JSON: what is read, what is refused and how it is said, and which pixels a shape makes."""
+
+import base64
+import io
+import json
+import struct
+import warnings
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rhseg_lib import StudyError, labelme
+
+LABELS = labelme.label_ids(("immersion_tube", "slag_layer"), "__ignore__")
+TRIANGLE = [[0, 0], [4, 0], [0, 4]]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def in_base64(pixels: np.ndarray) -> str:
+    return base64.b64encode(png(pixels)).decode()
+
+
+def item(label="slag_layer", points=TRIANGLE, shape_type="polygon", **others):
+    return {"label": label, "points": points, "shape_type": shape_type, **others}
+
+
+def write(folder: Path, *shapes: dict, **changes) -> Path:
+    """One scene of 20x10 pixels with its JSON; `changes` overwrite keys of the document."""
+    Image.new("RGB", (20, 10), (10, 20, 30)).save(folder / "scene.png")
+    document = {
+        "shapes": list(shapes) or [item()],
+        "imagePath": "scene.png",
+        "imageData": None,
+        "imageHeight": 10,
+        "imageWidth": 20,
+        **changes,
+    }
+    path = folder / "scene.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def read(path: Path) -> labelme.Annotation:
+    return labelme.read_annotation(path, root=path.parent, labels=LABELS)
+
+
+def paint(*shapes: labelme.Shape, class_priority=None, height=40, width=60):
+    return labelme.rasterize(shapes, height, width, labels=LABELS, class_priority=class_priority)
+
+
+def shape(label, points, shape_type="polygon", mask=None) -> labelme.Shape:
+    return labelme.Shape(label, np.array(points, dtype=float), shape_type, None, mask)
+
+
+@pytest.mark.parametrize(
+    ("shape_type", "points", "pixels"),
+    [
+        ("polygon", [[10, 10], [19, 10], [19, 19], [10, 19]], 100),  # both borders belong to it
+        ("polygon", TRIANGLE, 15),  # 5 + 4 + 3 + 2 + 1
+        ("oriented_rectangle", [[10, 10], [19, 10], [19, 19], [10, 19]], 100),
+        ("rectangle", [[10, 10], [19, 14]], 50),
+        ("rectangle", [[19, 14], [10, 10]], 50),  # drawn from the lower right
+        ("circle", [[20, 20], [20, 21]], 5),  # centre and its four neighbours
+        ("line", [[10, 20], [30, 20]], 21 * 10),
+        ("linestrip", [[10, 20], [20, 20], [30, 20]], 21 * 10),
+        ("rectangle", [[-5, -5], [4, 4]], 25),  # clipped
+    ],
+)
+def test_shape_covers_known_pixels(shape_type, points, pixels):
+    mask, _ = paint(shape("slag_layer", points, shape_type))
+    assert np.count_nonzero(mask == 2) == pixels
+    assert set(np.unique(mask)) == {0, 2}
+
+
+def test_point_is_a_disc_of_radius_five():
+    mask, _ = paint(shape("slag_layer", [[20, 20]], "point"))
+    rows, columns = np.nonzero(mask)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (15, 25, 15, 25)
+    assert abs(np.count_nonzero(mask) - np.pi * 5.5**2) < 5
+
+
+@pytest.mark.parametrize(
+    ("corner", "covered"), [((5, 6), [(6, 5), (7, 6)]), ((-1, -1), [(0, 0)]), ((59, 38), [(38, 59)])]
+)
+def test_mask_shape_lies_in_its_box_and_is_clipped(corner, covered):
+    x, y = corner
+    patch = np.eye(2, dtype=bool)
+    mask, _ = paint(shape("slag_layer", [[x, y], [x + 1, y + 1]], "mask", patch))
+    assert list(map(tuple, np.argwhere(mask == 2))) == covered
+
+
+def test_mask_shape_is_read_from_base64(tmp_path):
+    patch = np.array([[255, 0, 255], [0, 255, 0]], np.uint8)
+    path = write(tmp_path, item(points=[[4, 2], [6, 3]], shape_type="mask", mask=in_base64(patch)))
+    mask, _ = paint(*read(path).shapes, height=10, width=20)
+    assert list(map(tuple, np.argwhere(mask))) == [(2, 4), (2, 6), (3, 5)]
+
+
+SQUARES = {
+    "tube": shape("immersion_tube", [[0, 0], [9, 9]], "rectangle"),
+    "slag": shape("slag_layer", [[5, 0], [14, 9]], "rectangle"),
+    "ignore": shape("__ignore__", [[0, 0], [0, 9]], "rectangle"),
+    "hole": shape("_background_", [[2, 0], [2, 9]], "rectangle"),
+}
+
+
+@pytest.mark.parametrize(
+    ("order", "priority", "row", "overwritten"),
+    [
+        (["tube", "slag"], None, "111112222222222", {("immersion_tube", "slag_layer"): 50}),
+        (["slag", "tube"], None, "111111111122222", {("slag_layer", "immersion_tube"): 50}),
+        (["slag", "tube"], ("immersion_tube", "slag_layer"), "111112222222222", {("immersion_tube", "slag_layer"): 50}),
+        (["tube", "slag"], ("slag_layer", "immersion_tube"), "111111111122222", {("slag_layer", "immersion_tube"): 50}),
+        (["tube", "tube"], None, "111111111100000", {}),
+        (["ignore", "tube"], None, "111111111100000", {}),
+        (["ignore", "tube"], ("immersion_tube", "slag_layer"), "i11111111100000", {("immersion_tube", "__ignore__"): 10}),
+        (["hole", "tube"], ("immersion_tube", "slag_layer"), "110111111100000", {("immersion_tube", "_background_"): 10}),
+    ],
+)  # fmt: skip
+def test_painting_order(order, priority, row, overwritten):
+    mask, counted = paint(*(SQUARES[name] for name in order), class_priority=priority, height=10, width=15)
+    assert mask[4].tolist() == [255 if value == "i" else int(value) for value in row]
+    assert counted == Counter(overwritten)
+
+
+def test_group_ids_do_not_change_the_mask(tmp_path):
+    one = read(write(tmp_path, item(group_id=1), item("immersion_tube", group_id=1)))
+    other = read(write(tmp_path, item(group_id=7), item("immersion_tube", group_id=None)))
+    assert np.array_equal(paint(*one.shapes)[0], paint(*other.shapes)[0])
+
+
+def test_ids_follow_the_class_list_and_not_first_sight():
+    labels = labelme.label_ids(("slag_layer", "immersion_tube"), "skip")
+    assert (labels["slag_layer"], labels["immersion_tube"], labels["skip"], labels["_background_"]) == (
+        1,
+        2,
+        255,
+        0,
+    )
+    for classes in (("background", "slag_layer"), ("slag_layer", "slag_layer"), ("skip",)):
+        with pytest.raises(StudyError, match="do not fit"):
+            labelme.label_ids(classes, "skip")
+
+
+def test_written_annotation_is_read_back(tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg")
+    points = np.array([[1.234, 2], [15, 2], [15, 8.5]])
+    path = tmp_path / "a.json"
+    labelme.write_annotation(path, image_path="a.jpg", shapes=[("slag_layer", points)], height=10, width=20)
+    (read_back,) = read(path).shapes
+    assert read_back.label == "slag_layer"
+    assert read_back.points == pytest.approx(points, abs=0.005)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jpg", "a.json"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    monkeypatch.setattr(labelme.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("stopped")))
+    with pytest.raises(OSError, match="stopped"):
+        labelme.write_annotation(path, image_path="a.jpg", shapes=[], height=1, width=1)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "old"
+
+
+def test_embedded_picture_wins_over_the_named_file(tmp_path):
+    embedded = np.full((10, 20, 3), 77, np.uint8)
+    annotation = read(write(tmp_path, imageData=in_base64(embedded)))
+    assert np.array_equal(annotation.image, embedded)
+
+
+def test_exif_turns_a_file_but_not_an_embedded_picture(tmp_path):
+    stored = np.zeros((20, 10, 3), np.uint8)
+    stored[:10] = 255  # the upper half becomes the right half
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    path = write(tmp_path, imagePath="turned.png")
+    image = read(path).image
+    assert image.shape == (10, 20, 3)
+    assert image[:, 10:].min() == 255
+    assert image[:, :10].max() == 0
+    embedded = base64.b64encode((tmp_path / "turned.png").read_bytes()).decode()
+    path = write(tmp_path, imageData=embedded, imageHeight=20, imageWidth=10)
+    assert np.array_equal(read(path).image, stored)
+
+
+@pytest.mark.parametrize("named", ["../scene.png", "..\\scene.png", "..\\second\\..\\scene.png"])
+def test_path_inside_the_root_with_either_slash(tmp_path, named):
+    (tmp_path / "second").mkdir()
+    path = write(tmp_path, imagePath=named).rename(tmp_path / "second" / "scene.json")
+    assert labelme.read_annotation(path, root=tmp_path, labels=LABELS).image.shape == (10, 20, 3)
+    with pytest.raises(StudyError, match="leads out of the folder"):
+        labelme.read_annotation(path, root=tmp_path / "second", labels=LABELS)
+
+
+def test_link_out_of_the_root_is_refused(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    Image.new("RGB", (20, 10)).save(tmp_path / "outside.png")
+    (root / "link.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(StudyError, match="leads out of the folder"):
+        read(write(root, imagePath="link.png"))
+
+
+DEEP = np.linspace(1000, 3000, 200).reshape(10, 20)
+GREY = np.round((DEEP - 1000) * 255 / 2000)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("L", (20, 10), 90), (90, 90, 90)),
+        (Image.new("1", (20, 10), 1), (255, 255, 255)),
+        (Image.new("LA", (20, 10), (90, 10)), (90, 90, 90)),
+        (Image.new("RGBA", (20, 10), (1, 2, 3, 0)), (1, 2, 3)),
+        (Image.new("RGB", (20, 10), (1, 2, 3)).quantize(4), (1, 2, 3)),
+        (Image.new("CMYK", (20, 10), (0, 255, 255, 0)), (255, 0, 0)),
+        (Image.fromarray(DEEP.astype(np.uint16)), GREY[..., None]),
+        (Image.fromarray(DEEP.astype(np.float32)), GREY[..., None]),
+    ],
+    ids=lambda value: getattr(value, "mode", ""),
+)
+def test_any_mode_becomes_rgb(tmp_path, image, expected):
+    image.save(tmp_path / "scene.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_back = read(write(tmp_path, imagePath="scene.tif")).image
+    assert read_back.dtype == np.uint8
+    assert read_back.shape == (10, 20, 3)
+    assert np.abs(read_back.astype(float) - expected).max() <= 1
+
+
+def huge_png() -> bytes:
+    """A PNG of a few bytes that states 60000x60000 pixels."""
+    head = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    body = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+NOISE = np.random.default_rng(0).integers(0, 255, (10, 20, 3), dtype=np.uint8)
+FAULTS = {
+    # name: (shapes, changes of the document, index of the faulty shape, part of what, part of mend)
+    "no shapes": ([], {"shapes": []}, None, "no shapes", "_background_"),
+    "shapes missing": ([], {"shapes": None}, None, "not Labelme's", "move it out"),
+    "no picture named": ([], {"imagePath": None}, None, "neither 'imageData' nor 'imagePath'", "Labelme"),
+    "absolute": ([], {"imagePath": "/etc/scene.png"}, None, "absolute", "beside the JSON"),
+    "absolute, Windows": ([], {"imagePath": "C:\\data\\scene.png"}, None, "absolute", "beside the JSON"),
+    "network share": ([], {"imagePath": "\\\\host\\share\\scene.png"}, None, "absolute", "beside the JSON"),
+    "outside": ([], {"imagePath": "..\\scene.png"}, None, "leads out of the folder", "beside the JSON"),
+    "picture missing": ([], {"imagePath": "other.png"}, None, "not there: other.png", "correct 'imagePath'"),
+    "a folder": ([], {"imagePath": "."}, None, "not there", "correct 'imagePath'"),
+    "size": ([], {"imageHeight": 20, "imageWidth": 10}, None, "says 10x20 pixels, the picture has 20x10", "anew"),
+    "truncated": ([], {"imageData": encoded(png(NOISE)[:-200])}, None, "cannot be read", "copy it again"),
+    "no picture": ([], {"imageData": encoded(b"text")}, None, "cannot be read", "copy it again"),
+    "bad base64": ([], {"imageData": "a"}, None, "broken base64", "save it again"),
+    "data not text": ([], {"imageData": 7}, None, "not text", "save it again"),
+    "bomb": ([], {"imageData": encoded(huge_png())}, None, "million pixels", "smaller"),
+    "unknown label": ([item(), item("slag")], {}, 1, "unknown label 'slag'", "immersion_tube, slag_layer, __ignore__"),
+    "no label": ([{"points": TRIANGLE}], {}, 0, "no 'label'", "draw it again"),
+    "no points": ([{"label": "slag_layer"}], {}, 0, "no 'points'", "draw it again"),
+    "not a shape": ([7], {}, 0, "no 'label'", "draw it again"),
+    "two points": ([item(points=[[0, 0], [1, 1]])], {}, 0, "polygon of 2 point(s) instead of 3", "draw it again"),
+    "three-point circle": ([item(shape_type="circle")], {}, 0, "circle of 3 point(s) instead of 2", "draw it again"),
+    "NaN": ([item(points=[[0, 0], [1, float("nan")], [1, 1]])], {}, 0, "not a finite number", "draw it again"),
+    "infinite": ([item(points=[[0, 0], [1, float("inf")], [1, 1]])], {}, 0, "not a finite number", "draw it again"),
+    "flat points": ([item(points=[0, 0, 1, 1, 2, 2])], {}, 0, "x, y pairs", "draw it again"),
+    "ragged points": ([item(points=[[0, 0], [1], [2, 2]])], {}, 0, "x, y pairs", "draw it again"),
+    "too many": ([item(points=[[0, 0]] * 100_001)], {}, 0, "100001 point(s)", "draw it again"),
+    "far outside": ([item(points=[[0, 0], [31, 0], [5, 5]])], {}, 0, "far outside the picture of 20x10", "belongs to"),
+    "unknown type": ([item(shape_type="spline")], {}, 0, "unknown shape type 'spline'", "polygon"),
+    "mask missing": ([item(points=[[0, 0], [3, 3]], shape_type="mask")], {}, 0, "not text", "save it again"),
+    "mask size": (
+        [item(points=[[0, 0], [9, 3]], shape_type="mask", mask=in_base64(np.ones((4, 4), np.uint8)))],
+        {}, 0, "a mask of (4, 4) pixels in a box of (10, 4)", "draw it again",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_named_with_its_mend(tmp_path, name):
+    shapes, changes, index, what, mend = FAULTS[name]
+    path = write(tmp_path, *shapes, **changes)
+    (fault,) = labelme.check_folder(tmp_path, labels=LABELS)
+    assert (fault.file, fault.shape) == ("scene.json", index)
+    assert what in fault.what
+    assert mend in fault.mend
+    with pytest.raises(StudyError, match=r"scene\.json" if index is None else rf"shapes\[{index}\]"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe\x00", b"[" * 100_000, b""], ids=["cut", "bytes", "deep", "empty"]
+)
+def test_not_json(tmp_path, content):
+    (tmp_path / "scene.json").write_bytes(content)
+    (fault,) = labelme.check_folder(tmp_path, labels=LABELS)
+    assert "not JSON in UTF-8" in fault.what
+
+
+def test_all_faults_of_all_files_at_once(tmp_path):
+    write(tmp_path, item("slag"), item(), item("tube"), imagePath="gone.png").rename(tmp_path / "b.json")
+    (tmp_path / "a.json").write_text("no JSON")
+    (tmp_path / "._b.json").write_text("what a Mac leaves beside a file")
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "c.json").write_text("not part of the folder")
+    faults = labelme.check_folder(tmp_path, labels=LABELS)
+    assert [(fault.file, fault.shape) for fault in faults] == [
+        ("a.json", None),
+        ("b.json", None),
+        ("b.json", 0),
+        ("b.json", 2),
+    ]
+    with pytest.raises(StudyError) as raised:
+        labelme.refuse(faults, tmp_path)
+    assert raised.value.what.startswith("4 fault(s)")
+    assert "b.json shapes[2]: unknown label 'tube' -> use one of" in raised.value.what
+
+
+@pytest.mark.parametrize(("name", "what"), [("", "no Labelme JSON"), ("missing", "is not there")])
+def test_folder_without_annotations(tmp_path, name, what):
+    with pytest.raises(StudyError, match=what):
+        labelme.check_folder(tmp_path / name, labels=LABELS)

@@ -1,0 +1,184 @@
+import filecmp
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
+
+from rhseg_lib import StudyError
+from rhseg_lib.scenes import CLASSES, render_scene, write_scenes
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [render_scene(3, index, SIZE) for index in range(80)]
+
+
+def intersection_over_union(truth, guess):
+    counts = np.bincount(3 * truth.ravel().astype(int) + guess.ravel(), minlength=9).reshape(3, 3)
+    hits = np.diag(counts)
+    return hits / (counts.sum(0) + counts.sum(1) - hits)
+
+
+def rasterize(shapes, size):
+    mask = Image.new("L", (size, size))
+    for label, points in shapes:
+        value = CLASSES.index(label)
+        ImageDraw.Draw(mask).polygon([tuple(point) for point in points], fill=value, outline=value)
+    return np.asarray(mask)
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def assert_same_tree(left, right):
+    assert files(left) == files(right)
+    for name in files(left):
+        assert filecmp.cmp(left / name, right / name, shallow=False), name
+
+
+def test_the_same_scene_twice():
+    first, again, other = render_scene(5, 2, 64), render_scene(5, 2, 64), render_scene(5, 3, 64)
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.mask, again.mask)
+    assert first.thickness_mm == again.thickness_mm
+    for drawn, redrawn in zip(first.annotations, again.annotations, strict=True):
+        assert all(np.array_equal(p, q) for (_, p), (_, q) in zip(drawn, redrawn, strict=True))
+    assert not np.array_equal(first.image, other.image)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_geometry_does_not_depend_on_size(index):
+    small, large = render_scene(1, index, 128), render_scene(1, index, 256)
+    shrunk = cv2.resize(large.mask, (128, 128), interpolation=cv2.INTER_NEAREST)
+    assert intersection_over_union(small.mask, shrunk).mean() > 0.9
+    assert small.mm_per_pixel == pytest.approx([2 * mm for mm in large.mm_per_pixel])
+    assert small.thickness_mm == pytest.approx(large.thickness_mm)
+    likeness = cv2.resize(large.image, (128, 128), interpolation=cv2.INTER_AREA).astype(float) - small.image
+    assert np.abs(likeness).mean() < 16  # grey levels
+
+
+def test_types_and_shares(scenes):
+    for scene in scenes:
+        assert scene.image.shape == (SIZE, SIZE, 3)
+        assert scene.image.dtype == scene.mask.dtype == np.uint8
+        assert len(scene.thickness_mm) == len(scene.mm_per_pixel) in (1, 2)
+        assert np.bincount(scene.mask.ravel(), minlength=3).min() > 0.004 * SIZE**2
+        assert scene.image.std() > 8  # never blank
+    shares = np.mean([np.bincount(scene.mask.ravel(), minlength=3) for scene in scenes], axis=0) / SIZE**2
+    assert 0.2 < shares[1] < 0.36
+    assert 0.06 < shares[2] < 0.12
+
+
+def test_thickness_agrees_with_the_mask():
+    errors = []
+    for index in range(40):
+        scene = render_scene(7, index, 192)
+        slag = (scene.mask == 2).astype(np.uint8)
+        contours = cv2.findContours(slag, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+        band = max(contours, key=cv2.contourArea)
+        cut = sum(map(cv2.contourArea, contours)) > 1.03 * cv2.contourArea(band)
+        if len(scene.thickness_mm) == 2 or cut or band.min() < 2 or band.max() > 189:
+            continue
+        rows = np.unique(band[:, 0, 1])
+        width = np.median((scene.mask[rows] > 0).sum(1))  # along a row: a roll cancels in area over width
+        area = cv2.drawContours(slag, [band], 0, 1, cv2.FILLED).sum()
+        errors.append(area / width * scene.mm_per_pixel[0] / scene.thickness_mm[0] - 1)
+    assert len(errors) >= 5
+    assert np.abs(np.median(errors)) < 0.04
+    assert (
+        np.quantile(np.abs(errors), 0.8) < 0.12
+    )  # bands frayed by flakes, or half behind the ladle, lie above
+
+
+def test_annotators_differ_and_agree(scenes):
+    first, second = (np.stack([rasterize(scene.annotations[k], SIZE) for scene in scenes]) for k in range(2))
+    truth = np.stack([scene.mask for scene in scenes])
+    assert 0.86 < intersection_over_union(first, second).mean() < 0.96
+    assert intersection_over_union(truth, first).mean() > 0.85
+    assert (first > 0).sum() > (second > 0).sum()  # one draws outside, the other inside
+    for scene in scenes:
+        for shapes in scene.annotations:
+            labels = [CLASSES.index(label) for label, _ in shapes]
+            assert labels == sorted(labels)  # slag is painted over the tube
+            assert set(labels) == {1, 2}
+            assert all(3 <= len(points) <= 40 for _, points in shapes)
+            assert all(points.min() >= 0 and points.max() <= SIZE for _, points in shapes)
+
+
+@pytest.mark.parametrize(("columns", "bound"), [((0, 1, 2), 0.60), ((0, 1, 2, 3, 4), 0.70)])
+def test_colour_and_place_alone_do_not_find_the_slag(scenes, columns, bound):
+    y, x = np.indices((SIZE, SIZE))
+    table = np.stack([np.dstack((scene.image, x, y)).reshape(-1, 5) for scene in scenes])[..., columns]
+    truth = np.stack([scene.mask.ravel() for scene in scenes])
+    pixels = np.random.default_rng(0).choice(SIZE**2, 400, replace=False)
+    classifier = HistGradientBoostingClassifier(max_iter=40, random_state=0)
+    with threadpool_limits(1):
+        classifier.fit(table[:60, pixels].reshape(-1, len(columns)), truth[:60, pixels].ravel())
+        guess = classifier.predict(table[60:, ::3].reshape(-1, len(columns)))
+    assert intersection_over_union(truth[60:, ::3], guess).mean() < bound
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, num_scenes=3, size=64, seed=4, workers=1, first_index=2)
+    return folder
+
+
+def test_files(folder):
+    scene = render_scene(4, 2, 64)
+    with Image.open(folder / "truth/scene_0002.png") as mask:
+        assert mask.mode == "P"
+        assert np.array_equal(np.asarray(mask), scene.mask)
+    table = pd.read_parquet(folder / "truth.parquet")
+    assert list(table.columns) == ["scene", "tube", "mm_per_pixel", "thickness_mm"]
+    assert sorted(set(table["scene"])) == ["scene_0002", "scene_0003", "scene_0004"]
+    assert tuple(table[table["scene"] == "scene_0002"]["thickness_mm"]) == scene.thickness_mm
+    drawn = json.loads((folder / "second/scene_0002.json").read_text())
+    assert drawn["imagePath"] == "../scene_0002.jpg"
+    assert drawn["imageData"] is None
+    assert [shape["label"] for shape in drawn["shapes"]] == [label for label, _ in scene.annotations[1]]
+
+
+def test_the_number_of_workers_changes_nothing(folder, tmp_path):
+    write_scenes(tmp_path, num_scenes=3, size=64, seed=4, workers=2, first_index=2)
+    assert_same_tree(folder, tmp_path)
+
+
+def test_what_a_kill_left_undone_is_done(folder, tmp_path):
+    killed = shutil.copytree(folder, tmp_path / "killed")
+    for name in ("truth.parquet", "truth/scene_0003.png", "scene_0004.jpg", "second/scene_0004.json"):
+        (killed / name).unlink()
+    written = (killed / "scene_0002.jpg").stat().st_mtime_ns
+    write_scenes(killed, num_scenes=3, size=64, seed=4, workers=1, first_index=2)
+    assert_same_tree(folder, killed)
+    assert (killed / "scene_0002.jpg").stat().st_mtime_ns == written
+
+
+def test_scenes_of_another_seed_are_not_mixed_in(folder):
+    with pytest.raises(StudyError, match="seed 4 and size 64"):
+        write_scenes(folder, num_scenes=3, size=64, seed=5, workers=1, first_index=2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": 63}, {"num_scenes": 0}, {"seed": -1}, {"workers": -1}, {"first_index": -1}]
+)
+def test_parameters_out_of_range(tmp_path, change):
+    asked = {"num_scenes": 1, "size": 64, "seed": 0, "workers": 1} | change
+    with pytest.raises(StudyError, match=f"{next(iter(change)).removeprefix('first_')}="):
+        write_scenes(tmp_path, **asked)
+    assert files(tmp_path) == []
+
+
+def test_render_rejects_a_small_size():
+    with pytest.raises(StudyError, match="size=32"):
+        render_scene(0, 0, 32)

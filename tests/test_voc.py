@@ -1,0 +1,415 @@
+"""VOC tree: what is in it, how it is split, what verification finds, and that only whole trees are left behind."""
+
+import errno
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rhseg_lib import StudyError, labelme, voc
+
+TUBE = np.array([[20, 0], [39, 0], [39, 79], [20, 79]])
+SLAG = np.array([[20, 60], [39, 60], [39, 69], [20, 69]])
+SETTINGS = {
+    "classes": ("immersion_tube", "slag_layer"),
+    "ignore_label": "__ignore__",
+    "class_priority": ("immersion_tube", "slag_layer"),
+    "image_size": 32,
+    "split": "grouped",
+    "test_fraction": 0.1,
+    "copies": 1,
+    "seed": 3,
+    "workers": 1,
+    "settings": {"source": "test"},
+}
+
+
+def write_scenes(folder: Path, count: int, width: int = 64, height: int = 80) -> Path:
+    """Scenes no two of which look alike, each with a tube and a band of slag on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    for index in range(count):
+        cells = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        name = f"scene_{index:04}"
+        cells.resize((width, height), Image.Resampling.NEAREST).save(folder / f"{name}.png")
+        shapes = [("slag_layer", SLAG), ("immersion_tube", TUBE)]
+        path = folder / f"{name}.json"
+        labelme.write_annotation(path, image_path=f"{name}.png", shapes=shapes, height=height, width=width)
+    return folder
+
+
+def build(raw: Path, tree: Path, **changes) -> dict:
+    return voc.build_voc(raw, tree, **{**SETTINGS, **changes})
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("data") / "raw", 20)
+
+
+@pytest.fixture(scope="module")
+def grouped(raw, tmp_path_factory):
+    tree = tmp_path_factory.mktemp("grouped") / "voc"
+    return tree, build(raw, tree)
+
+
+@pytest.fixture
+def own(grouped, tmp_path):
+    """A copy of the tree that a test may spoil."""
+    shutil.copytree(grouped[0], tmp_path / "voc")
+    return tmp_path / "voc"
+
+
+def files(tree: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(tree.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_palette_is_that_of_voc():
+    expected = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    assert list(map(tuple, voc.VOC_PALETTE[:5].tolist())) == expected
+    assert voc.VOC_PALETTE[255].tolist() == [224, 224, 192]
+
+
+def test_palette_png_keeps_values_and_shows_colours(tmp_path):
+    mask = np.array([[0, 1], [2, 255]], np.uint8)
+    voc.write_palette_png(tmp_path / "mask.png", mask)
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), mask)
+        assert image.convert("RGB").getpixel((1, 1)) == (224, 224, 192)
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_tree_and_its_record(grouped):
+    tree, dataset = grouped
+    assert dataset == voc.read_dataset(tree)
+    assert dataset["classes"] == ["background", "immersion_tube", "slag_layer"]
+    assert dataset["counts"] == {"train": 36, "test": 2, "trainval": 36}
+    assert dataset["originals"] == {"train": 18, "test": 2, "trainval": 18}
+    assert dataset["absent_test_classes"] == []
+    assert dataset["overwritten_pixels"] == [
+        {"class": "immersion_tube", "by": "slag_layer", "pixels": 20 * 20 * 10}
+    ]
+    assert dataset["settings"] == {"source": "test"}
+    images, masks = voc.load_arrays(tree, voc.read_split(tree, "test"))
+    assert (images.shape, images.dtype) == ((2, 32, 32, 3), np.uint8)
+    assert (masks.shape, masks.dtype) == ((2, 32, 32), np.uint8)
+    voc.verify_voc(tree)
+    assert not tree.with_name("voc.unfinished").exists()
+
+
+def test_picture_keeps_its_aspect_and_the_margin_is_ignored(grouped):
+    tree, dataset = grouped
+    names = voc.read_split(tree, "test")
+    images, masks = voc.load_arrays(tree, names)
+    assert set(np.unique(masks)) == {0, 1, 2, 255}  # 64x80 -> 26x32, three columns of margin on either side
+    assert (masks[:, :, :3] == 255).all()
+    assert (masks[:, :, -3:] == 255).all()
+    assert (masks[:, :, 3:-3] != 255).all()
+    assert np.abs(images[:, :, 0].astype(int) - voc.MARGIN_GREY).max() < 40
+    assert (masks[0, 26] == 2).sum() == 8  # 20 of 64 columns -> 8 of 26
+    assert dataset["class_pixels"]["test"]["ignore"] == (masks == 255).sum()
+
+
+def test_one_copy_each_by_operations_in_turn(grouped):
+    tree, dataset = grouped
+    for name, original in dataset["copy_of"].items():
+        assert name == f"{original}_{voc.OPERATIONS[int(original[-4:]) % 4]}"
+        images, masks = voc.load_arrays(tree, [original, name])
+        assert not np.array_equal(images[0], images[1])
+        flipped = masks[0, :, ::-1] if name.endswith("flip") else masks[0]
+        assert np.array_equal(masks[1], flipped)
+
+
+def test_grouped_split_keeps_an_original_on_one_side(grouped):
+    tree, dataset = grouped
+    train, test = voc.read_split(tree, "train"), voc.read_split(tree, "test")
+    assert not {dataset["copy_of"].get(name, name) for name in train} & set(test)
+    assert not set(test) & set(dataset["copy_of"])
+    assert voc.leakage(tree).empty
+
+
+def test_as_described_leaks_and_the_report_finds_it(raw, tmp_path):
+    dataset = build(raw, tmp_path / "voc", split="as_described", copies=4)
+    assert dataset["counts"] == {"train": 90, "test": 10, "trainval": 90}
+    pairs = voc.leakage(tmp_path / "voc")
+    assert set(pairs.kind) == {"same original"}
+    assert pairs.test.nunique() == 10
+    voc.verify_voc(tmp_path / "voc")
+
+
+def test_near_duplicates_across_the_split_are_found(raw, tmp_path):
+    own_raw = tmp_path / "raw"
+    shutil.copytree(raw, own_raw)
+    build(own_raw, tmp_path / "first", test_fraction=0.05)
+    (copied,) = voc.read_split(tmp_path / "first", "test")
+    Image.open(own_raw / f"{copied}.png").resize((60, 75)).resize((64, 80)).save(own_raw / "again.png")
+    document = json.loads((own_raw / f"{copied}.json").read_text())
+    (own_raw / "again.json").write_text(json.dumps({**document, "imagePath": "again.png"}))
+    build(own_raw, tmp_path / "second", test_fraction=0.05, copies=0)
+    pairs = voc.leakage(tmp_path / "second")
+    assert pairs[["kind", "original", "train", "test"]].values.tolist() == [
+        ["near duplicate", copied, "again", copied]
+    ]
+
+
+def test_same_bytes_with_two_workers(grouped, raw, tmp_path):
+    tree, dataset = grouped
+    again = build(raw, tmp_path / "voc", workers=2)
+    assert again["hash"] == dataset["hash"]
+    assert files(tmp_path / "voc") == files(tree)
+
+
+def test_hash_follows_the_seed_and_the_content(grouped, raw, tmp_path):
+    assert build(raw, tmp_path / "voc", seed=4)["hash"] != grouped[1]["hash"]
+
+
+def test_annotations_in_subfolders_are_not_input(raw, tmp_path):
+    own_raw = tmp_path / "raw"
+    shutil.copytree(raw, own_raw)
+    (own_raw / "second").mkdir()
+    (own_raw / "second" / "scene_0000.json").write_text("{}")
+    assert build(own_raw, tmp_path / "voc")["originals"] == {"train": 18, "test": 2, "trainval": 18}
+
+
+def test_class_absent_from_the_test_part_is_said(tmp_path):
+    raw = write_scenes(tmp_path / "raw", 3)
+    for path in raw.glob("*.json"):
+        labelme.write_annotation(
+            path, image_path=f"{path.stem}.png", shapes=[("immersion_tube", TUBE)], height=80, width=64
+        )
+    assert build(raw, tmp_path / "voc")["absent_test_classes"] == ["slag_layer"]
+
+
+def test_class_pixels_by_image(grouped):
+    tree, dataset = grouped
+    table = voc.class_pixels(tree)
+    assert len(table) == 38
+    assert (table[[*dataset["classes"], "ignore"]].sum(axis=1) == 32 * 32).all()
+    totals = table[table.part == "test"][dataset["classes"]].sum().to_dict()
+    assert totals == {name: dataset["class_pixels"]["test"][name] for name in dataset["classes"]}
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_smaller_mask_takes_the_class_with_most_area(offset):
+    mask = np.zeros((120, 120), np.uint8)
+    mask[30 + offset : 33 + offset] = 2  # three rows thick, at a third of the size one row
+    _, small = voc._fit(np.zeros((120, 120, 3), np.uint8), mask, 40)
+    assert (small == 2).sum() == 40
+
+
+def test_halving_neither_thins_nor_thickens_a_band():
+    covered = 0
+    for top in range(20, 28):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[top : top + 9] = 2
+        covered += (voc._fit(np.zeros((64, 64, 3), np.uint8), mask, 32)[1] == 2).sum() / 32
+    assert covered / 8 == 4.5
+
+
+def test_enlarged_picture(raw, tmp_path):
+    build(raw, tmp_path / "voc", image_size=100)
+    voc.verify_voc(tmp_path / "voc")
+
+
+def spoil_value(tree):
+    path = next((tree / "SegmentationClass").glob("*.png"))
+    voc.write_palette_png(path, np.full((32, 32), 7, np.uint8))
+
+
+def spoil_size(tree):
+    path = next((tree / "SegmentationClass").glob("*.png"))
+    voc.write_palette_png(path, np.zeros((32, 31), np.uint8))
+
+
+def spoil_mode(tree):
+    path = next((tree / "SegmentationClass").glob("*.png"))
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(path)
+
+
+def spoil_pair(tree):
+    next((tree / "SegmentationClass").glob("*.png")).unlink()
+
+
+def spoil_extra(tree):
+    (tree / "SegmentationClass" / "mask.jpg").write_bytes(b"")
+
+
+def spoil_binary(tree):
+    for path in (tree / "SegmentationClass").glob("*.png"):
+        voc.write_palette_png(path, np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
+
+
+def spoil_content(tree):
+    path = next((tree / "SegmentationClass").glob("*.png"))
+    voc.write_palette_png(path, np.ones((32, 32), np.uint8))
+
+
+def spoil_list(tree):
+    path = tree / "ImageSets" / "Segmentation" / "test.txt"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+
+
+def spoil_both(tree):
+    lists = tree / "ImageSets" / "Segmentation"
+    (lists / "test.txt").write_text("\n".join((lists / "train.txt").read_text().splitlines()[:2]))
+
+
+def spoil_missing_list(tree):
+    (tree / "ImageSets" / "Segmentation" / "test.txt").unlink()
+
+
+def spoil_record(tree):
+    (tree / "dataset.json").unlink()
+
+
+def spoil_json(tree):
+    (tree / "dataset.json").write_text("{")
+
+
+def spoil_image_folder(tree):
+    shutil.rmtree(tree / "JPEGImages")
+
+
+def spoil_png(tree):
+    path = next((tree / "SegmentationClass").glob("*.png"))
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def spoil_format(tree):
+    (tree / "dataset.json").write_text('{"format": 0}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (spoil_value, r"mask values \[7\] belong to no class"),
+        (spoil_size, r"\(31, 32\) pixels instead of \(32, 32\)"),
+        (spoil_mode, r"a mask of kind \('PNG', 'L'\)"),
+        (spoil_pair, r"files missing or not listed: scene_\d+"),
+        (spoil_extra, r"files missing or not listed: mask.jpg"),
+        (spoil_binary, r"the masks hold no class, only \[0, 255\]"),
+        (spoil_content, "files changed since the build"),
+        (spoil_list, "images instead of"),
+        (spoil_both, "an image is listed twice"),
+        (spoil_missing_list, "no list of the part 'test'"),
+        (spoil_record, "no finished data set"),
+        (spoil_format, "another format"),
+        (spoil_json, "not JSON"),
+        (spoil_image_folder, "files missing"),
+        (spoil_png, "cannot be read"),
+    ],
+)
+def test_verification_finds(own, spoil, what):
+    spoil(own)
+    with pytest.raises(StudyError, match=what) as raised:
+        voc.verify_voc(own)
+    assert "run notebook 01" in raised.value.mend
+
+
+def test_windows_line_ends_are_read(own):
+    for path in (own / "ImageSets" / "Segmentation").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    voc.verify_voc(own)
+
+
+def test_all_faults_are_told_and_nothing_is_written(tmp_path):
+    raw = write_scenes(tmp_path / "raw", 4)
+    (raw / "scene_0001.json").write_text("{")
+    (raw / "scene_0002.json").write_text("{}")
+    with pytest.raises(StudyError, match=r"2 fault\(s\)") as raised:
+        build(raw, tmp_path / "voc")
+    assert "scene_0001.json" in raised.value.what
+    assert "scene_0002.json" in raised.value.what
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+class FullDisk:
+    """Stands for `Path.write_bytes` on a disk that fills up at the fifth file."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.files, self.write = error, 0, Path.write_bytes
+
+    def __get__(self, path, _):
+        self.files += 1
+        if self.files > 4:
+            raise self.error
+        return lambda content: self.write(path, content)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "what"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StudyError, "no space left on the disk"),
+        (PermissionError(errno.EACCES, "denied"), PermissionError, "denied"),
+        (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
+    ],
+)
+def test_failed_build_leaves_the_old_tree_alone(own, raw, monkeypatch, error, expected, what):
+    before = files(own)
+    monkeypatch.setattr(Path, "write_bytes", FullDisk(error))
+    with pytest.raises(expected, match=what):
+        build(raw, own, seed=5)
+    assert files(own) == before
+    assert [path.name for path in own.parent.iterdir()] == ["voc"]
+
+
+def test_left_over_of_a_killed_build_is_replaced(own, raw):
+    draft = own.with_name("voc.unfinished")
+    draft.mkdir()
+    (draft / "dataset.json").write_text("{}")
+    before = voc.read_dataset(own)["hash"]
+    assert build(raw, own, seed=5)["hash"] != before
+    voc.verify_voc(own)
+    assert [path.name for path in own.parent.iterdir()] == ["voc"]
+
+
+def test_link_to_another_disk_stays_a_link(own, raw):
+    link = own.parent / "link"
+    link.symlink_to(own)
+    build(raw, link, seed=5)
+    assert link.is_symlink()
+    assert voc.read_dataset(link)["seed"] == 5
+    assert sorted(path.name for path in own.parent.iterdir()) == ["link", "voc"]
+
+
+def test_folder_not_made_here_is_not_replaced(raw, tmp_path):
+    (tmp_path / "voc").mkdir()
+    (tmp_path / "voc" / "thesis.tex").write_text("years")
+    with pytest.raises(StudyError, match="not made here"):
+        build(raw, tmp_path / "voc")
+    assert (tmp_path / "voc" / "thesis.tex").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    ("scenes", "renamed", "changes", "what"),
+    [
+        (0, None, {}, "no Labelme JSON"),
+        (1, None, {}, "one image cannot be split"),
+        (2, "scene_0000_flip", {"copies": 4, "split": "as_described"}, "two images would be named"),
+        (2, None, {"copies": 5}, "5 copies"),
+        (2, None, {"classes": ("background", "slag_layer")}, "do not fit"),
+    ],
+)
+def test_what_cannot_be_built(tmp_path, scenes, renamed, changes, what):
+    raw = write_scenes(tmp_path / "raw", scenes)
+    if renamed:
+        (raw / "scene_0001.json").rename(raw / f"{renamed}.json")
+    with pytest.raises(StudyError, match=what):
+        build(raw, tmp_path / "voc", **changes)
+    assert not (tmp_path / "voc").exists()
+
+
+def test_unfinished_tree_is_no_data_set(tmp_path):
+    (tmp_path / "voc" / "JPEGImages").mkdir(parents=True)
+    with pytest.raises(StudyError, match="no finished data set") as raised:
+        voc.read_dataset(tmp_path / "voc")
+    assert "run notebook 01" in raised.value.mend

@@ -46,10 +46,7 @@ def pixel_classifier(profile: Profile, *, place: bool, pixels_per_image: int = 4
     features, labels = pixel_features(images, place=place), masks.ravel()
     pixels = masks[0].size
     draw = np.random.default_rng(seed)
-    rows = [
-        i * pixels + draw.choice(pixels, min(pixels_per_image, pixels), replace=False)
-        for i in range(len(images))
-    ]
+    rows = [i * pixels + draw.choice(pixels, min(pixels_per_image, pixels), replace=False) for i in range(len(images))]
     rows = np.concatenate(rows)
     rows = rows[labels[rows] != IGNORE_INDEX]
     model = HistGradientBoostingClassifier(random_state=seed).fit(features[rows], labels[rows])
@@ -97,6 +94,4 @@ def _scores(truth: np.ndarray, prediction: np.ndarray, profile: Profile) -> Scor
     import torch
 
     classes = len(profile.data.class_names)
-    return scores(
-        confusion_matrices(torch.from_numpy(truth), torch.from_numpy(prediction), classes).sum(0).numpy()
-    )
+    return scores(confusion_matrices(torch.from_numpy(truth), torch.from_numpy(prediction), classes).sum(0).numpy())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import lightning as L
 import torch
 
 from rhseg_lib import StudyError, voc
@@ -79,32 +78,3 @@ class Batches:
 def epoch_seed(seed: int, epoch: int) -> int:
     """One number per (seed, epoch), so that a resumed run draws what an unbroken one would have drawn."""
     return seed * 1_000_003 + epoch
-
-
-class SlagDataModule(L.LightningDataModule):
-    """Training part of a VOC tree, decoded once and kept on the training device.
-
-    Parameters
-    ----------
-    folder : Path
-        VOC tree as ``voc.build_voc`` writes it.
-    batch_size, seed : int
-    """
-
-    def __init__(self, folder: Path, *, batch_size: int, seed: int) -> None:
-        super().__init__()
-        self.folder, self.batch_size, self.seed = folder, batch_size, seed
-
-    def setup(self, stage: str) -> None:
-        self.images, self.masks = load_tensors(self.folder, voc.read_split(self.folder, "train"))
-
-    def train_dataloader(self) -> Batches:
-        strategy = self.trainer.strategy
-        return Batches(
-            self.images.to(strategy.root_device),
-            self.masks.to(strategy.root_device),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )

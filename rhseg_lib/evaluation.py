@@ -8,20 +8,22 @@ import subprocess
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
+from shutil import which
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save
 from torch import nn
 
 from rhseg_lib import StudyError, voc
-from rhseg_lib.files import write_atomically
 from rhseg_lib.datamodule import load_tensors, normalize
-from rhseg_lib.metrics import bootstrap_interval, confusion_matrices, scores
-from rhseg_lib.models import build_model
+from rhseg_lib.files import write_atomically
+from rhseg_lib.metrics import bootstrap_interval, compare, confusion_matrices, holm, mean_iou, scores
 from rhseg_lib.profile import Profile
 
 
@@ -43,9 +45,7 @@ def predict(model: nn.Module, images: torch.Tensor, *, batch_size: int = 8) -> t
     return torch.cat(parts)
 
 
-def finish_run(
-    model: nn.Module, *, profile: Profile, model_name: str, seed: int, history: list[dict]
-) -> dict:
+def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int, history: list[dict]) -> dict:
     """Evaluate a trained model on the test part and write its run folder; ``metrics.json`` comes last.
 
     Returns
@@ -55,6 +55,7 @@ def finish_run(
     """
     dataset = voc.read_dataset(profile.voc)
     folder = profile.run_folder(model_name, seed)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not vouch for these weights
     names = voc.read_split(profile.voc, "test")
     images, masks = load_tensors(profile.voc, names)
     predictions = predict(model, images)
@@ -62,9 +63,7 @@ def finish_run(
     matrices = confusion_matrices(masks, predictions.cpu(), num_classes).numpy()
 
     columns = [f"{i}{j}" for i in range(num_classes) for j in range(num_classes)]
-    table = pd.DataFrame(
-        matrices.reshape(len(names), -1), columns=columns, index=pd.Index(names, name="name")
-    )
+    table = pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=pd.Index(names, name="name"))
     write_atomically(folder / "per_image.parquet", table.to_parquet())
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     write_atomically(folder / "weights.safetensors", save(weights))
@@ -89,15 +88,18 @@ def finish_run(
         **provenance(profile.root, next(model.parameters()).device),
     }
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
-    (folder / "last.ckpt").unlink(missing_ok=True)
+    for checkpoint in folder.glob("last.ckpt*"):
+        checkpoint.unlink()
     return metrics
 
 
 def provenance(root: Path, device: torch.device) -> dict[str, str]:
     """What made a result: device, versions, commit and the digest of the lock."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    git = ["git", "-C", root, "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, check=False, capture_output=True, text=True)
+    git, commit = which("git"), ""
+    if git:  # a container may have none
+        command = [git, "-C", root, "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
     lock = root / "requirements.lock"
     return {
         "device": name,
@@ -106,7 +108,7 @@ def provenance(root: Path, device: torch.device) -> dict[str, str]:
         "torch": version("torch"),
         "lightning": version("lightning"),
         "segmentation_models_pytorch": version("segmentation-models-pytorch"),
-        "commit": commit.stdout.strip() or "not in a git repository",
+        "commit": commit or "not in a git repository",
         "lock": sha256(lock.read_bytes()).hexdigest()[:12] if lock.exists() else "no lock",
     }
 
@@ -147,8 +149,78 @@ def finished_runs(profile: Profile) -> list[Run]:
     return done
 
 
+def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
+    """Per-image matrices of each model, its seeds stacked: model -> (R, N, K, K)."""
+    models = dict.fromkeys(run.model for run in runs)
+    return {model: np.stack([run.matrices for run in runs if run.model == model]) for model in models}
+
+
+def summarise(runs: list[Run], *, samples: int) -> pd.DataFrame:
+    """One row per model: seeds, mIoU with its interval, mPA and each class's IoU, all in per cent.
+
+    With several seeds the figures are means over them, and ``seed_deviation`` is the standard deviation of mIoU.
+    """
+    rows = {}
+    for model, matrices in stacked(runs).items():
+        each = [scores(matrix) for matrix in matrices.sum(1)]
+        low, high = bootstrap_interval(matrices, samples=samples)
+        names = next(run.metrics["class_names"] for run in runs if run.model == model)
+        rows[model] = {
+            "seeds": len(each),
+            "miou": np.mean([s.miou for s in each]),
+            "low": low,
+            "high": high,
+            "mpa": np.mean([s.mpa for s in each]),
+            **dict(zip(names, np.mean([s.iou for s in each], axis=0), strict=True)),
+            "seed_deviation": np.std([s.miou for s in each], ddof=1) if len(each) > 1 else np.nan,
+            "train_minutes": np.mean([r.metrics["train_seconds"] for r in runs if r.model == model]) / 60,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    scaled = table.columns.difference(["seeds", "train_minutes"])
+    table[scaled] *= 100
+    return table
+
+
+def compare_models(runs: list[Run], *, samples: int) -> pd.DataFrame:
+    """Every pair of models on the same test images: difference of mIoU, interval, p-value, and p after Holm."""
+    matrices = stacked(runs)
+    pairs = [
+        {"first": a, "second": b, **asdict(compare(matrices[a], matrices[b], samples=samples))}
+        for a, b in combinations(matrices, 2)
+    ]
+    table = pd.DataFrame(pairs, columns=["first", "second", "difference", "low", "high", "p_value"])
+    return table.assign(p_holm=holm(table["p_value"]))
+
+
+def image_scores(run: Run) -> np.ndarray:
+    """mIoU of each test image over the classes in its annotation or prediction, (N,), 0 to 1."""
+    return mean_iou(run.matrices)
+
+
+def choose_pictures(reference: Run, others: list[Run]) -> dict[str, str]:
+    """Pick test pictures by rule: title -> name.
+
+    The reference's best, middle and worst picture, and the one on which the runs differ most.
+    """
+    order = np.argsort(image_scores(reference), kind="stable")
+    chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
+    if len(others) > 1:
+        spread = np.ptp([image_scores(run) for run in others], axis=0)
+        spread[list(chosen.values())] = -1
+        chosen["models differ"] = int(np.argmax(spread))
+    return {title: reference.names[place] for title, place in chosen.items()}
+
+
+def read_predictions(profile: Profile, model: str, seed: int, names: list[str]) -> np.ndarray:
+    """Masks (N, H, W) uint8 that a finished run predicted for images of the test part."""
+    folder = profile.run_folder(model, seed) / "predictions"
+    return np.stack([np.asarray(Image.open(folder / f"{name}.png")) for name in names])
+
+
 def load_model(profile: Profile, model: str, seed: int) -> nn.Module:
     """A finished run's network with its weights, in evaluation mode on the CPU."""
+    from rhseg_lib.models import build_model  # pages that only read results need not wait for the architectures
+
     network = build_model(model, num_classes=len(profile.data.class_names))
     network.load_state_dict(load_file(profile.run_folder(model, seed) / "weights.safetensors"))
     return network.eval()

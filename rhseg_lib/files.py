@@ -22,8 +22,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as fault:
         if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise StudyError(
-            "no space left on the disk", where=path, mend="free space there, then run again"
-        ) from fault
+        raise StudyError("no space left on the disk", where=path, mend="free space there, then run again") from fault
     finally:
         draft.unlink(missing_ok=True)

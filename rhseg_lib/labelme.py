@@ -122,9 +122,7 @@ def annotation_files(folder: Path) -> list[Path]:
 
 def check_folder(folder: Path, *, labels: dict[str, int]) -> list[Fault]:
     """All faults of all annotations directly in `folder`; `labels` as `label_ids` gives them."""
-    return [
-        fault for path in annotation_files(folder) for fault in examine(path, root=folder, labels=labels)[1]
-    ]
+    return [fault for path in annotation_files(folder) for fault in examine(path, root=folder, labels=labels)[1]]
 
 
 def refuse(faults: list[Fault], where: Path) -> None:
@@ -258,9 +256,7 @@ def _read_document(path: Path) -> dict:
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
         raise _fault("no list 'shapes', so not Labelme's", MOVE_OUT)
     if not document["shapes"]:
-        raise _fault(
-            "no shapes", f"annotate it, or draw one '{BACKGROUND_LABELS[0]}' shape if all is background"
-        )
+        raise _fault("no shapes", f"annotate it, or draw one '{BACKGROUND_LABELS[0]}' shape if all is background")
     return document
 
 

@@ -137,9 +137,7 @@ def compare(first: np.ndarray, second: np.ndarray, *, samples: int, seed: int = 
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"paired models need the same images: {first.shape[1]} and {second.shape[1]}")
     difference = float(mean_iou(first.sum(1)).mean() - mean_iou(second.sum(1)).mean())
-    drawn = resampled_miou(first, samples=samples, seed=seed) - resampled_miou(
-        second, samples=samples, seed=seed
-    )
+    drawn = resampled_miou(first, samples=samples, seed=seed) - resampled_miou(second, samples=samples, seed=seed)
     low, high = np.percentile(drawn, (2.5, 97.5))
 
     # With several runs a swap exchanges the models' mean matrices, which need not be whole numbers.

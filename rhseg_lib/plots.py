@@ -1,23 +1,24 @@
-"""Every figure and every styled table; one colour per class and per model on all pages."""
+"""Every figure; one colour per class and per model on all pages."""
 
 from __future__ import annotations
 
 import base64
 import html
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import HTML, display
-from matplotlib.axes import Axes
+import torch
+from IPython.display import HTML
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
+from torch import nn
 
 from rhseg_lib import IGNORE_INDEX
-from rhseg_lib.files import write_atomically
 from rhseg_lib.published import SHORT
 
 CLASS_COLOURS = ("#6e7781", "#0ea5e9", "#f59e0b", "#10b981", "#a855f7", "#ef4444")  # background first
@@ -45,42 +46,6 @@ def show_file(path: Path, *, alt: str, caption: str) -> HTML:
         f'<figure><img src="{source}" alt="{html.escape(alt, quote=True)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
-
-
-def show_table(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML:
-    """Show a table, its text escaped, numbers as they are formatted; keep it as CSV where `path` is given."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
-    shown = frame.reset_index() if not isinstance(frame.index, pd.RangeIndex) else frame
-    head = "".join(f"<th{_align(shown[name])}>{html.escape(str(name))}</th>" for name in shown)
-    rows = (
-        "".join(f"<td{_align(shown[name])}>{_cell(name, value)}</td>" for name, value in row.items())
-        for _, row in shown.iterrows()
-    )
-    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
-    return HTML(
-        f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _align(column: pd.Series) -> str:
-    return "" if pd.api.types.is_numeric_dtype(column) else ' class="text"'
-
-
-def _cell(name: str, value: object) -> str:
-    if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:,.2f}"
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return f"{value:,}"
-    text = html.escape(str(value))
-    if name == "verdict":
-        style = (
-            "inconsistent" if value.startswith("inconsistent") else value.split(" with")[0].replace(" ", "-")
-        )
-        return f'<span class="verdict {style}">{text}</span>'
-    return text
 
 
 def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.ndarray:
@@ -156,27 +121,19 @@ def training_curves(history: pd.DataFrame, *, label: str) -> Figure:
     return figure
 
 
-def forest(table: pd.DataFrame, *, value: str, low: str, high: str, xlabel: str) -> Figure:
-    """One line per row of `table` (its index names them): the value and its interval."""
+def forest(table: pd.DataFrame, *, value: str, low: str, high: str, xlabel: str, zero: bool = False) -> Figure:
+    """One line per row of `table` (its index names them): the value and its interval; `zero` marks no effect."""
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1))
     for place, (_, row) in enumerate(table.iterrows()):
         axis.plot([row[low], row[high]], [place, place], color="#57606a", lw=2, solid_capstyle="round")
         axis.plot(row[value], place, "o", color="#9a3412", ms=7)
+    if zero:
+        axis.axvline(0, color="#1f2328", lw=1, ls=":")
     axis.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure
-
-
-def mark_levels(axis: Axes, levels: dict[str, float]) -> None:
-    """Vertical lines with their names above, for floors and ceilings."""
-    for name, value in levels.items():
-        axis.axvline(value, color="#1f2328", lw=1, ls=":")
-        axis.annotate(
-            name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
-            rotation=30, fontsize=8, ha="left", va="bottom",
-        )  # fmt: skip
 
 
 def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
@@ -187,9 +144,7 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
     figure, axes = plt.subplots(1, len(costs), figsize=(12, 4.2), sharey=True)
     for axis, (column, label) in zip(axes, costs.items(), strict=True):
         for model, row in table.iterrows():
-            axis.scatter(
-                row[column], row["miou"], s=60, color=MODEL_COLOURS[model], label=SHORT[model], zorder=3
-            )
+            axis.scatter(row[column], row["miou"], s=60, color=MODEL_COLOURS[model], label=SHORT[model], zorder=3)
         axis.set(xscale="log", xlabel=label)
     axes[0].set_ylabel("mIoU, %")
     figure.legend(
@@ -348,8 +303,153 @@ def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
     return figure
 
 
-def say(text: str) -> None:
-    """Show a paragraph of Markdown whose numbers were computed."""
-    from IPython.display import Markdown
+def one_per_operation(copies: list[str], copy_of: dict[str, str]) -> list[tuple[str, str]]:
+    """The first (original, copy) of each augmentation."""
+    found = {}
+    for copy in copies:
+        found.setdefault(copy.removeprefix(copy_of[copy]), (copy_of[copy], copy))
+    return list(found.values())
 
-    display(Markdown(text))
+
+def histogram(values: pd.Series, *, xlabel: str) -> Figure:
+    """Distribution of one measured quantity."""
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    axis.hist(values, bins=30, color="#9a3412", edgecolor="white")
+    axis.set(xlabel=xlabel, ylabel="count")
+    figure.tight_layout()
+    return figure
+
+
+def stage_diagram(stages: pd.DataFrame, *, changed: set[str]) -> Figure:
+    """Figure 1: the parts of a network with what they put out, hold and compute."""
+    boxes = [("picture", "3 × 512 × 512")]
+    for row in stages.itertuples():
+        shape = " × ".join(map(str, row.output_shape))
+        boxes.append((row.stage, f"{shape}\n{row.parameters:,} parameters\n{row.macs / 1e9:.2f} GMAC"))
+    places = {number for number, (name, _) in enumerate(boxes) if name in changed}
+    return block_diagram(boxes, highlight=places)
+
+
+def work_bars(work: dict[str, dict[str, int]]) -> Figure:
+    """Multiply-accumulates of each part, stacked, one bar per model; `work` maps module path -> count."""
+    parts = ("encoder", "attention", "aspp", "decoder", "classifier")
+    table = pd.DataFrame(
+        {SHORT[model]: [counts.get(part, 0) / 1e9 for part in parts] for model, counts in work.items()}, index=parts
+    )
+    figure, axis = plt.subplots(figsize=(10, 0.55 * len(work) + 1.3))
+    table.T.plot.barh(stacked=True, ax=axis, color=sns.color_palette("flare", len(parts)), width=0.7)
+    for place, total in enumerate(table.sum()):
+        axis.text(total, place, f" {total:.1f}", va="center", fontsize=9)
+    axis.invert_yaxis()
+    axis.set(xlabel="GMAC at 512×512", xlim=(0, 1.1 * table.sum().max()))
+    axis.legend(ncols=len(parts), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.tight_layout()
+    return figure
+
+
+def residual_boxes(encoder: nn.Module, side: int) -> list[tuple[str, str]]:
+    """Figure 2: the steps of the encoder's first inverted residual that keeps its shape, read off the live block."""
+    block = next(m for m in encoder.modules() if type(m).__name__ == "InvertedResidual" and m.has_skip)
+    channels = block.conv_pw.in_channels
+    steps = {"1×1 widens": block.conv_pw, "3×3 depthwise": block.conv_dw, "1×1 narrows": block.conv_pwl}
+    boxes = [("input", f"{channels} × {side} × {side}")]
+    for (name, conv), activation in zip(steps.items(), ("BN, ReLU6", "BN, ReLU6", "BN, linear"), strict=True):
+        count = sum(p.numel() for p in conv.parameters())
+        boxes.append((name, f"{conv.out_channels} × {side} × {side}\n{count:,} weights\n{activation}"))
+    return [*boxes, ("+ input", f"{channels} × {side} × {side}\nresidual")]
+
+
+def separable_bars(ratios: pd.DataFrame) -> Figure:
+    """Figure 3: the share of a standard convolution's work that the two steps of a separable one need."""
+    figure, axis = plt.subplots(figsize=(9, 2.8))
+    names = [f"{row.M} → {row.N}, {row.D_K}×{row.D_K}" for row in ratios.itertuples()]
+    depthwise = 100 / ratios["N"]
+    axis.barh(names, depthwise, color="#0ea5e9", label="depthwise, 1/N")
+    axis.barh(names, 100 * ratios["counted"] - depthwise, left=depthwise, color="#f59e0b", label="pointwise, 1/D_K²")
+    axis.set(xlabel="% of the standard convolution’s multiply-accumulates")
+    axis.invert_yaxis()
+    axis.legend(frameon=False, loc="lower right")
+    figure.tight_layout()
+    return figure
+
+
+def ema_boxes(channels: int, groups: int, side: int) -> list[tuple[str, str]]:
+    """Figure 4: the steps of EMA and their shapes for (channels, side, side) features."""
+    width, area = channels // groups, f"{side} × {side}"
+    return [
+        ("features", f"{channels} × {area}"),
+        ("split", f"{groups} groups of\n{width} × {area}"),
+        ("row, column means", f"{width} × ({side} + {side})"),
+        ("1×1, sigmoid", f"two gates\n{width} × {side}"),
+        ("gate, GroupNorm", f"1×1 branch\n{width} × {area}"),
+        ("3×3", f"3×3 branch\n{width} × {area}"),
+        ("global means", f"Eq. 2, softmax\n{width} per branch"),
+        ("cross-spatial", f"each weighs the other\n1 × {area}"),
+        ("sum, sigmoid", f"{groups} maps\n1 × {area}"),
+        ("× features", f"{channels} × {area}"),
+    ]
+
+
+@torch.inference_mode()
+def ema_weights(model: nn.Module, image: torch.Tensor) -> np.ndarray:
+    """Weight maps (G, h, w) of a DeepLabv3+ with EMA for one normalised picture (1, 3, H, W)."""
+    return model.attention.attention(model.encoder(image)[-1])[0].numpy()
+
+
+def model_forest(summary: pd.DataFrame, levels: dict[str, float]) -> Figure:
+    """Mean IoU and interval of each model (per cent), with floors and ceilings as dotted lines."""
+    table = summary.set_index([[SHORT[model] for model in summary.index]])
+    figure = forest(table, value="miou", low="low", high="high", xlabel="mIoU, %")
+    (axis,) = figure.axes
+    for name, value in levels.items():
+        axis.axvline(value, color="#1f2328", lw=1, ls=":")
+        axis.annotate(
+            name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+            rotation=20, fontsize=8, va="bottom",
+        )  # fmt: skip
+    return figure
+
+
+def image_spread(per_image: dict[str, np.ndarray]) -> Figure:
+    """mIoU (per cent) of each test picture, one row of dots per model."""
+    table = pd.DataFrame({SHORT[model]: 100 * values for model, values in per_image.items()})
+    figure, axis = plt.subplots(figsize=(10, 0.5 * len(per_image) + 1))
+    sns.boxplot(table, orient="h", ax=axis, color="#eaeef2", fliersize=0, width=0.6)
+    sns.stripplot(table, orient="h", ax=axis, size=3, color="#9a3412", alpha=0.6)
+    axis.set(xlabel="mIoU of a picture, %", ylabel="")
+    figure.tight_layout()
+    return figure
+
+
+def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, ...]) -> Figure:
+    """Confusion matrices (K, K), each row as shares of the annotated class."""
+    columns = 4
+    rows = -(-len(matrices) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(12, 3 * rows), squeeze=False)
+    names = [name.replace("_", "\n") for name in class_names]
+    for axis in axes.flat[len(matrices) :]:
+        axis.set_axis_off()
+    for axis, (model, matrix) in zip(axes.flat, matrices.items(), strict=False):
+        shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        sns.heatmap(
+            shares, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False, square=True, ax=axis,
+            xticklabels=names, yticklabels=names,
+        )  # fmt: skip
+        axis.set_title(SHORT[model], fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.tick_params(axis="y", rotation=0)
+    figure.tight_layout()
+    return figure
+
+
+def explore_png(image: np.ndarray, truth: np.ndarray, found: np.ndarray, *, opacity: float, errors: bool) -> bytes:
+    """Picture, annotation, prediction and, with `errors`, its wrong pixels, side by side as PNG."""
+    panels = {"picture": image, "annotation": blend(image, truth, opacity=opacity)}
+    panels["prediction"] = blend(image, found, opacity=opacity)
+    if errors:
+        panels["errors"] = error_map(truth, found)
+    figure = contact_sheet(list(panels.values()), columns=4, titles=list(panels))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    plt.close(figure)
+    return buffer.getvalue()

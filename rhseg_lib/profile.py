@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,7 +37,7 @@ def _number(value: object) -> object:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 
 
@@ -58,9 +59,7 @@ class Data(Strict):
     classes: tuple[str, ...] = ("immersion_tube", "slag_layer")  # ids 1, 2, ...; 0 is background
     class_priority: tuple[str, ...] | None = ("immersion_tube", "slag_layer")  # later paints over earlier
     ignore_label: str = "__ignore__"
-    augmented_copies: int = Field(
-        1, ge=0, le=4
-    )  # per original, round robin: flip, contrast, brightness, blur
+    augmented_copies: int = Field(1, ge=0, le=4)  # per original, round robin: flip, contrast, brightness, blur
     split: Literal["grouped", "as_described"] = "grouped"
     test_fraction: Number = Field(0.1, gt=0, lt=1)
 
@@ -85,12 +84,18 @@ class Recipe(Strict):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 7e-3
     min_learning_rate: Number = Field(7e-5, ge=0)
-    warmup_epochs: Number = Field(3, ge=0)  # linear; our assumption, the paper names none
+    warmup_epochs: Number = Field(3.0, ge=0)  # linear; our assumption, the paper names none
     momentum: Number = Field(0.9, ge=0, lt=1)
     weight_decay: Number = Field(1e-4, ge=0)
     precision: Literal["32", "bf16"] = "32"
     recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation
     pretrained: bool = False  # ImageNet encoder weights
+
+    @model_validator(mode="after")
+    def _falling(self) -> Recipe:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError("'min_learning_rate' must not exceed 'learning_rate'")
+        return self
 
 
 class Profile(Strict):
@@ -106,6 +111,13 @@ class Profile(Strict):
     seeds: tuple[int, ...] = (0,)
     bootstrap_samples: int = Field(2000, ge=100)
     root: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Profile:
+        for key, values in (("models", self.models), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"'{key}' must name at least one, and each once")
+        return self
 
     @property
     def raw(self) -> Path:
@@ -139,9 +151,7 @@ class Profile(Strict):
         """One line for the head of every page: which data and which recipe made it."""
         data = "synthetic scenes" if self.data.source == "synthetic" else f"images of {self.data.folder}"
         r = self.recipe
-        kind = (
-            "a demonstration, not a result" if self.kind == "demonstration" else "a result on synthetic data"
-        )
+        kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result on synthetic data"
         if self.data.source != "synthetic" and self.kind == "result":
             kind = "a result"
         return (
@@ -151,31 +161,38 @@ class Profile(Strict):
         )
 
 
-def load_profile(name: str, *, root: Path | str = ".") -> Profile:
+def find_root() -> Path:
+    """The nearest folder upwards that holds ``profiles/``: a notebook runs from the top folder or from its own."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "profiles").is_dir():
+            return Path(os.path.relpath(folder))  # relative, so that no page tells where the study lies
+    raise StudyError("no folder 'profiles' here or above", where=here, mend="start in the study's top folder")
+
+
+def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     """Read and check ``<root>/profiles/<name>.yaml``.
 
     Parameters
     ----------
     name : str
         Name of the profile: the file's name without ``.yaml``.
-    root : Path
-        The study's top folder; data and reports stand below it.
+    root : Path or None
+        The study's top folder, with data and reports below it; None looks for it upwards from here.
 
     Raises
     ------
     StudyError
         Unknown profile, unreadable YAML, unknown key or a value of the wrong type.
     """
-    root = Path(root)
+    root = find_root() if root is None else Path(root)
     path = root / "profiles" / f"{name}.yaml"
     known = sorted(p.stem for p in (root / "profiles").glob("*.yaml"))
     if name not in known:
-        raise StudyError(
-            f"unknown profile '{name}'", where=path, mend=f"take one of: {', '.join(known) or 'none'}"
-        )
+        raise StudyError(f"unknown profile '{name}'", where=path, mend=f"take one of: {', '.join(known) or 'none'}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as fault:
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
         raise StudyError("the profile is not valid YAML", where=path, mend=str(fault)) from fault
     try:
         # Through JSON: a YAML list becomes a tuple under strict validation.
@@ -184,18 +201,24 @@ def load_profile(name: str, *, root: Path | str = ".") -> Profile:
             profile.recipe_of(model)
     except (ValidationError, TypeError) as fault:
         raise StudyError("the profile does not fit", where=path, mend=_explain(fault)) from fault
-    if profile.name != name:
-        raise StudyError("the profile's name is its file's name", where=path, mend="remove the key 'name'")
+    for key in ("name", "root"):
+        if key in content:
+            raise StudyError(f"the key '{key}' follows from the file's place", where=path, mend="remove it")
     return profile.model_copy(update={"root": root})
+
+
+def check_model(name: str) -> None:
+    """Raise a StudyError unless `name` is one of the study's models."""
+    if name not in MODEL_NAMES:
+        raise StudyError(
+            f"unknown model '{name}'", where="parameter 'model'", mend=f"take one of: {', '.join(MODEL_NAMES)}"
+        )
 
 
 def _explain(fault: ValidationError | TypeError) -> str:
     if isinstance(fault, TypeError):
         return str(fault)
-    lines = (
-        f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}, got {e['input']!r:.60}"
-        for e in fault.errors()
-    )
+    lines = (f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}, got {e['input']!r:.60}" for e in fault.errors())
     return "; ".join(lines)
 
 

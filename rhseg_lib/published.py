@@ -124,9 +124,7 @@ def ledger(
     return pd.DataFrame([asdict(claim) for claim in claims])
 
 
-def _judge(
-    section: str, statement: str, published: float, ours: float, tolerance: float, unit: str, why: str
-) -> Claim:
+def _judge(section: str, statement: str, published: float, ours: float, tolerance: float, unit: str, why: str) -> Claim:
     """A numeric claim: reproduced when ours lies within the tolerance."""
     verdict = REPRODUCED if abs(published - ours) <= tolerance else NOT_REPRODUCED
     digits = 3 if tolerance < 0.001 else 2
@@ -359,9 +357,7 @@ def _accuracy_claims(
     ]
     return [
         *(
-            _accuracy_claim(
-                section, statement, rows[a].miou - rows[b].miou, comparisons.get((a, b)), decisive
-            )
+            _accuracy_claim(section, statement, rows[a].miou - rows[b].miou, comparisons.get((a, b)), decisive)
             for section, statement, a, b, rows in pairs
         ),
         Claim(
@@ -394,9 +390,7 @@ def _accuracy_claims(
     ]
 
 
-def _accuracy_claim(
-    section: str, statement: str, published: float, found: Comparison | None, decisive: bool
-) -> Claim:
+def _accuracy_claim(section: str, statement: str, published: float, found: Comparison | None, decisive: bool) -> Claim:
     if found is None:
         return Claim(
             section,

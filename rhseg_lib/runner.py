@@ -17,6 +17,7 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from pygments.formatters import HtmlFormatter
@@ -53,15 +54,14 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     for name, value in parameters.items():
         if name not in declared:
             known = ", ".join(declared)
-            raise StudyError(
-                f"unknown parameter '{name}'", where=notebook, mend=f"its parameters are: {known}"
-            )
+            raise StudyError(f"unknown parameter '{name}'", where=notebook, mend=f"its parameters are: {known}")
         kind = declared[name]["inferred_type_name"]
+        if kind not in TYPES:
+            mend = f"declare it as name: type = value, the type one of {', '.join(TYPES)}"
+            raise StudyError(f"parameter '{name}' has no type that can be checked", where=notebook, mend=mend)
         # bool is an int to isinstance, but `seed=True` is a slip
         if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-            raise StudyError(
-                f"parameter '{name}' is {value!r}", where=notebook, mend=f"give a value of type {kind}"
-            )
+            raise StudyError(f"parameter '{name}' is {value!r}", where=notebook, mend=f"give a value of type {kind}")
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, root: Path = Path()) -> None:
@@ -96,6 +96,13 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
             f"{notebook.name} failed in cell {fault.exec_count}: {fault.ename}: {plain(fault.evalue)}",
             where=f"{failed} (the executed copy, kept for reading)",
             mend="mend the cause and run the same command again; finished steps are not repeated",
+        ) from fault
+    except DeadKernelError as fault:
+        os.replace(partial, failed)
+        raise StudyError(
+            f"{notebook.name} lost its kernel: the process was killed",
+            where=f"{failed} (the executed copy, kept for reading)",
+            mend="most often memory ran out: free some, then run the same command again",
         ) from fault
     failed.unlink(missing_ok=True)
     os.replace(partial, output)
@@ -148,9 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="the executed copy")
     parser.add_argument("--html", type=Path, required=True, help="the page")
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters"
-    )
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     given = parser.parse_args(arguments)
     parameters = {name: yaml.safe_load(value) for name, value in given.parameters}
     try:

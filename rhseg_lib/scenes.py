@@ -490,9 +490,7 @@ def render_scene(seed: int, index: int, size: int = 512) -> Scene:
     )
 
 
-def write_scenes(
-    folder: Path, *, num_scenes: int, size: int, seed: int, workers: int, first_index: int = 0
-) -> None:
+def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers: int, first_index: int = 0) -> None:
     """Write scenes with both annotators' polygons and the truth; those already there are kept.
 
     Parameters

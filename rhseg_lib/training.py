@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,41 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from rhseg_lib import IGNORE_INDEX, StudyError
-from rhseg_lib.datamodule import SlagDataModule, epoch_seed, normalize
+from rhseg_lib import IGNORE_INDEX, StudyError, voc
+from rhseg_lib.datamodule import Batches, epoch_seed, load_tensors, normalize
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import confusion_matrices, scores
 from rhseg_lib.models import build_model
 from rhseg_lib.profile import Recipe, fingerprint
+
+
+class SlagDataModule(L.LightningDataModule):
+    """Training part of a VOC tree, decoded once and kept on the training device.
+
+    Parameters
+    ----------
+    folder : Path
+        VOC tree as ``voc.build_voc`` writes it.
+    batch_size, seed : int
+    """
+
+    def __init__(self, folder: Path, *, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.folder, self.batch_size, self.seed = folder, batch_size, seed
+
+    def setup(self, stage: str) -> None:
+        self.images, self.masks = load_tensors(self.folder, voc.read_split(self.folder, "train"))
+
+    def train_dataloader(self) -> Batches:
+        strategy = self.trainer.strategy
+        return Batches(
+            self.images.to(strategy.root_device),
+            self.masks.to(strategy.root_device),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
 
 
 class SegmentationTask(L.LightningModule):
@@ -61,9 +91,7 @@ class SegmentationTask(L.LightningModule):
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
-        loss = self.trainer.strategy.reduce(
-            self.loss_sum / self.trainer.num_training_batches, reduce_op="mean"
-        ).item()
+        loss = self.trainer.strategy.reduce(self.loss_sum / self.trainer.num_training_batches, reduce_op="mean").item()
         matrix = self.trainer.strategy.reduce(self.matrix, reduce_op="sum").cpu().numpy()
         if not math.isfinite(loss):
             raise StudyError(
@@ -122,17 +150,15 @@ class SaveProgress(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = pl_module.history[-1]
-        self.bar.set_postfix(
-            loss=f"{last['loss']:.3f}", train_miou=f"{last['train_miou']:.3f}", refresh=False
-        )
+        self.bar.set_postfix(loss=f"{last['loss']:.3f}", train_miou=f"{last['train_miou']:.3f}", refresh=False)
         self.bar.update()
         if time.monotonic() - self.saved >= self.every_seconds:
-            trainer.save_checkpoint(self.path)  # Lightning writes to a temporary name and renames
+            draft = self.path.with_name(f"{self.path.name}.draft")
+            trainer.save_checkpoint(draft, weights_only=False)
+            os.replace(draft, self.path)  # Lightning drafts in the system's temporary folder: maybe on another disk
             self.saved = time.monotonic()
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["signature"] = self.signature
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -196,6 +222,7 @@ def fit(
     if recipe.recompute_batchnorm:
         # After a short training the running statistics still remember the first weights.
         batches = data.train_dataloader()
+        torch.manual_seed(epoch_seed(seed, recipe.epochs))  # for dropout: a run resumed here draws the same
         update_bn(((normalize(images),) for images, _ in batches), task.model)
     write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
     return task.eval()

@@ -40,6 +40,8 @@ from rhseg_lib.files import write_atomically
 if TYPE_CHECKING:  # every worker imports this module, and pandas takes longer than the rest
     import pandas as pd
 
+    from rhseg_lib.profile import Profile
+
 FORMAT = 1  # of dataset.json; raised when its meaning changes
 OPERATIONS = ("flip", "contrast", "brightness", "blur")
 MARGIN_GREY = 128
@@ -69,9 +71,7 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
             shutil.rmtree(profile.raw)  # nothing is lost: scenes follow from their settings
         profile.raw.mkdir(parents=True, exist_ok=True)
         write_atomically(note, yaml.safe_dump(wanted).encode())
-        write_scenes(
-            profile.raw, num_scenes=data.num_scenes, size=data.scene_size, seed=data.seed, workers=workers
-        )
+        write_scenes(profile.raw, num_scenes=data.num_scenes, size=data.scene_size, seed=data.seed, workers=workers)
     return build_voc(
         profile.raw if data.source == "synthetic" else profile.root / data.folder,
         profile.voc,
@@ -190,8 +190,7 @@ def build_voc(
             "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
             "absent_test_classes": absent,
             "overwritten_pixels": [
-                {"class": lost, "by": taker, "pixels": overwritten[lost, taker]}
-                for lost, taker in sorted(overwritten)
+                {"class": lost, "by": taker, "pixels": overwritten[lost, taker]} for lost, taker in sorted(overwritten)
             ],
             "hash": _tree_hash(draft, parts),
             "versions": {name: version(name) for name in ("pillow", "albumentations", "numpy")},
@@ -357,9 +356,7 @@ def _processes(workers: int) -> Iterator[Callable]:
     if workers == 1:
         yield map
         return
-    pool = ProcessPoolExecutor(
-        workers or os.cpu_count(), mp_context=get_context("spawn"), initializer=_start_worker
-    )
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         yield partial(pool.map, chunksize=4)
     finally:
@@ -424,9 +421,7 @@ def _fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np
     if scale >= 1:
         return cv2.resize(image, target, interpolation=cv2.INTER_LINEAR), nearest
     values = np.unique(mask)
-    shares = [
-        cv2.resize((mask == v).astype(np.float32), target, interpolation=cv2.INTER_AREA) for v in values
-    ]
+    shares = [cv2.resize((mask == v).astype(np.float32), target, interpolation=cv2.INTER_AREA) for v in values]
     ties = [1e-3 * (nearest == v) for v in values]
     most = np.add(shares, ties).argmax(0)  # (H, W), index into values
     return cv2.resize(image, target, interpolation=cv2.INTER_AREA), values[most]

@@ -42,9 +42,7 @@ def test_published_parameters_are_mebibytes_but_for_fcn(name: str, published: fl
     assert round(count_parameters(model) / 1e6, 2) != published
 
 
-@pytest.mark.parametrize(
-    ("name", "mib"), [("fcn_resnet50", 125.69), ("deeplabv3plus_mobilenetv2_ds_ema", 14.77)]
-)
+@pytest.mark.parametrize(("name", "mib"), [("fcn_resnet50", 125.69), ("deeplabv3plus_mobilenetv2_ds_ema", 14.77)])
 def test_mebibytes_that_the_paper_does_not_state(name: str, mib: float) -> None:
     assert round(model_mib(weightless(name)), 2) == mib
 
@@ -67,9 +65,7 @@ def test_macs_by_hand(layer: nn.Module, channels: int, macs: int) -> None:
     assert count_macs(nn.Sequential(stem, layer), 10, 12) == macs + 10 * 12 * 3 * channels
 
 
-@pytest.mark.parametrize(
-    ("channels", "filters", "kernel", "side"), [(320, 256, 3, 32), (5, 7, 5, 9), (1, 1, 1, 4)]
-)
+@pytest.mark.parametrize(("channels", "filters", "kernel", "side"), [(320, 256, 3, 32), (5, 7, 5, 9), (1, 1, 1, 4)])
 def test_separable_cost_is_equation_1(channels: int, filters: int, kernel: int, side: int) -> None:
     assert separable_ratio(channels, filters, kernel, side) == Fraction(1, filters) + Fraction(1, kernel**2)
 

@@ -245,8 +245,7 @@ def huge_png() -> bytes:
     head = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     body = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
@@ -306,9 +305,7 @@ def test_fault_is_named_with_its_mend(tmp_path, name):
         read(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"{", b"\xff\xfe\x00", b"[" * 100_000, b""], ids=["cut", "bytes", "deep", "empty"]
-)
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"[" * 100_000, b""], ids=["cut", "bytes", "deep", "empty"])
 def test_not_json(tmp_path, content):
     (tmp_path / "scene.json").write_bytes(content)
     (fault,) = labelme.check_folder(tmp_path, labels=LABELS)

@@ -64,9 +64,7 @@ class TestEveryModel:
             if parameter.ndim > 1:
                 assert parameter.grad.abs().max() > 0, path
 
-    def test_evaluation_at_an_odd_size_is_deterministic_and_image_by_image(
-        self, model: SegmentationModel
-    ) -> None:
+    def test_evaluation_at_an_odd_size_is_deterministic_and_image_by_image(self, model: SegmentationModel) -> None:
         model.eval()
         images = images_of(2, 65, 97)
         with torch.no_grad():
@@ -91,9 +89,7 @@ class TestEveryModel:
         with pytest.raises(StudyError, match="15 x 64"):
             model.eval()(images_of(2, 15, 64))
 
-    def test_weights_follow_the_seed_and_survive_a_file(
-        self, name: str, model: SegmentationModel, tmp_path
-    ) -> None:
+    def test_weights_follow_the_seed_and_survive_a_file(self, name: str, model: SegmentationModel, tmp_path) -> None:
         file = tmp_path / "weights.safetensors"
         save_file(build_seeded(name).state_dict(), file)
         model.load_state_dict(load_file(file))
@@ -218,8 +214,7 @@ def looped_attention(ema: EMA, group: list[list[list[float]]]) -> list[list[floa
     of_wide = softmax([global_mean(narrow[c]) for c in C])
     of_narrow = softmax([global_mean(wide[c]) for c in C])
     return [
-        [sigmoid(sum(of_wide[c] * wide[c][i][j] + of_narrow[c] * narrow[c][i][j] for c in C)) for j in W]
-        for i in H
+        [sigmoid(sum(of_wide[c] * wide[c][i][j] + of_narrow[c] * narrow[c][i][j] for c in C)) for j in W] for i in H
     ]
 
 

@@ -94,9 +94,7 @@ def test_thickness_agrees_with_the_mask():
         errors.append(area / width * scene.mm_per_pixel[0] / scene.thickness_mm[0] - 1)
     assert len(errors) >= 5
     assert np.abs(np.median(errors)) < 0.04
-    assert (
-        np.quantile(np.abs(errors), 0.8) < 0.12
-    )  # bands frayed by flakes, or half behind the ladle, lie above
+    assert np.quantile(np.abs(errors), 0.8) < 0.12  # bands frayed by flakes, or half behind the ladle, lie above
 
 
 def test_annotators_differ_and_agree(scenes):

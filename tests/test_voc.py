@@ -95,9 +95,7 @@ def test_tree_and_its_record(grouped):
     assert dataset["counts"] == {"train": 36, "test": 2, "trainval": 36}
     assert dataset["originals"] == {"train": 18, "test": 2, "trainval": 18}
     assert dataset["absent_test_classes"] == []
-    assert dataset["overwritten_pixels"] == [
-        {"class": "immersion_tube", "by": "slag_layer", "pixels": 20 * 20 * 10}
-    ]
+    assert dataset["overwritten_pixels"] == [{"class": "immersion_tube", "by": "slag_layer", "pixels": 20 * 20 * 10}]
     assert dataset["settings"] == {"source": "test"}
     images, masks = voc.load_arrays(tree, voc.read_split(tree, "test"))
     assert (images.shape, images.dtype) == ((2, 32, 32, 3), np.uint8)
@@ -156,9 +154,7 @@ def test_near_duplicates_across_the_split_are_found(raw, tmp_path):
     (own_raw / "again.json").write_text(json.dumps({**document, "imagePath": "again.png"}))
     build(own_raw, tmp_path / "second", test_fraction=0.05, copies=0)
     pairs = voc.leakage(tmp_path / "second")
-    assert pairs[["kind", "original", "train", "test"]].values.tolist() == [
-        ["near duplicate", copied, "again", copied]
-    ]
+    assert pairs[["kind", "original", "train", "test"]].values.tolist() == [["near duplicate", copied, "again", copied]]
 
 
 def test_same_bytes_with_two_workers(grouped, raw, tmp_path):

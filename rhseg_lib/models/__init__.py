@@ -22,9 +22,7 @@ MODELS: dict[str, Callable[..., SegmentationModel]] = {
     "deeplabv3plus_xception": partial(DeepLabV3Plus, backbone="tu-xception65"),  # Tables 2 and 3, DeepLabv3+
     "deeplabv3plus_mobilenetv2": DeepLabV3Plus,  # Table 2, row 2
     "deeplabv3plus_mobilenetv2_ema": partial(DeepLabV3Plus, attention=True),  # "Ours" as the tables count it
-    "deeplabv3plus_mobilenetv2_ds": partial(
-        DeepLabV3Plus, separable_aspp=True
-    ),  # the row that Table 2 leaves out
+    "deeplabv3plus_mobilenetv2_ds": partial(DeepLabV3Plus, separable_aspp=True),  # the row that Table 2 leaves out
     "deeplabv3plus_mobilenetv2_ds_ema": _ours,  # "Ours" as the text describes it
     "deeplabv3plus_mobilenetv2_lite": partial(_ours, separable_decoder=True),  # the paper's "future work"
 }
@@ -56,9 +54,7 @@ def build_model(name: str, num_classes: int = 3, pretrained: bool = False) -> Se
         The name is unknown, there are fewer than two classes, or the ImageNet weights cannot be had.
     """
     if name not in MODELS:
-        raise StudyError(
-            f"There is no model {name!r}.", where="model name", mend=f"use one of {', '.join(MODELS)}"
-        )
+        raise StudyError(f"There is no model {name!r}.", where="model name", mend=f"use one of {', '.join(MODELS)}")
     if num_classes < 2:
         raise StudyError(
             f"A segmentation needs two classes or more, not {num_classes}.",

@@ -25,8 +25,7 @@ class ASPP(nn.Module):
         super().__init__()
         self.pointwise = conv_bn_relu(in_channels, out_channels, 1)
         self.dilated = nn.ModuleList(
-            conv_bn_relu(in_channels, out_channels, 3, dilation=dilation, separable=separable)
-            for dilation in DILATIONS
+            conv_bn_relu(in_channels, out_channels, 3, dilation=dilation, separable=separable) for dilation in DILATIONS
         )
         self.pooled = conv_bn_relu(in_channels, out_channels, 1)
         self.project = conv_bn_relu((2 + len(DILATIONS)) * out_channels, out_channels, 1)

@@ -64,13 +64,9 @@ class SegmentationModel(nn.Module):
 
 def imagenet_encoder(name: str, *, depth: int, output_stride: int, pretrained: bool) -> nn.Module:
     """An encoder of segmentation-models-pytorch; its output is the list of features from fine to coarse."""
-    imagenet = (
-        True if name.startswith("tu-") else "imagenet"
-    )  # timm's encoders take a flag, the others a name
+    imagenet = True if name.startswith("tu-") else "imagenet"  # timm's encoders take a flag, the others a name
     with explained_download(name):
-        return get_encoder(
-            name, depth=depth, output_stride=output_stride, weights=imagenet if pretrained else None
-        )
+        return get_encoder(name, depth=depth, output_stride=output_stride, weights=imagenet if pretrained else None)
 
 
 @contextmanager

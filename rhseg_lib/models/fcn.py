@@ -22,9 +22,7 @@ class FCN(SegmentationModel):
         super().__init__()
         weights = ResNet50_Weights.IMAGENET1K_V1 if pretrained else None
         with explained_download("resnet50"):
-            network = fcn_resnet50(
-                weights=None, weights_backbone=weights, aux_loss=None, num_classes=num_classes
-            )
+            network = fcn_resnet50(weights=None, weights_backbone=weights, aux_loss=None, num_classes=num_classes)
         *decoder, classifier = network.classifier
         self.encoder = network.backbone
         self.decoder = nn.Sequential(*decoder)

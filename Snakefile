@@ -1,0 +1,154 @@
+# The study as a graph: data -> one run per (model, seed) -> tables, figures, pages.
+#   make study PROFILE=quick
+import os
+from pathlib import Path
+
+from rhseg_lib.profile import fingerprint, load_profile
+
+study = load_profile(config.get("profile", "quick"), root=".")
+PROFILE = study.name
+REPORTS = f"reports/{PROFILE}"
+RUNS = f"{REPORTS}/runs/{{model}}/seed{{seed}}"
+MODELS, SEEDS = list(study.models), list(study.seeds)
+PAGES = ["01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_segmentations", "07_claims"]
+METRICS = expand(f"{RUNS}/metrics.json", model=MODELS, seed=SEEDS)
+
+
+def page(name):
+    """The two files that running a notebook leaves."""
+    return {"notebook": f"{REPORTS}/notebooks/{name}.ipynb", "html": f"{REPORTS}/html/{name}.html"}
+
+
+def library(*names):
+    """The sources a step depends on: change one, and the step runs again."""
+    return [f"rhseg_lib/{name}.py" for name in names]
+
+
+RUN = (
+    "OMP_NUM_THREADS={threads} python -m rhseg_lib.runner {input.source} --output {output.notebook}"
+    f" --html {{output.html}} -p profile {PROFILE}"
+)
+
+
+rule study:
+    input:
+        f"{REPORTS}/index.html",
+
+
+rule dataset:
+    input:
+        source="notebooks/01_dataset.ipynb",
+        library=library("scenes", "labelme", "voc", "baselines"),
+    output:
+        **page("01_dataset"),
+        dataset=f"data/{PROFILE}/voc/dataset.json",
+        baselines=f"{REPORTS}/tables/baselines.csv",
+    params:
+        settings=fingerprint(study.data.model_dump()),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule architectures:
+    input:
+        source="notebooks/02_architectures.ipynb",
+        library=[*library("complexity"), *map(str, sorted(Path("rhseg_lib/models").glob("*.py")))],
+        dataset=rules.dataset.output.dataset,
+    output:
+        **page("02_architectures"),
+        complexity=f"{REPORTS}/tables/complexity.csv",
+        separable=f"{REPORTS}/tables/separable.csv",
+    shell:
+        RUN
+
+
+rule train:
+    input:
+        source="notebooks/03_train.ipynb",
+        library=[
+            *library("datamodule", "training", "evaluation", "metrics"),
+            *map(str, sorted(Path("rhseg_lib/models").glob("*.py"))),
+        ],
+        dataset=rules.dataset.output.dataset,
+    output:
+        **page("03_train_{model}_seed{seed}"),
+        metrics=f"{RUNS}/metrics.json",
+    params:
+        recipe=lambda wildcards: fingerprint(study.recipe_of(wildcards.model).model_dump()),
+    wildcard_constraints:
+        seed=r"\d+",
+    priority: 1  # the long ones first
+    resources:
+        gpu_share=1,  # of `--resources gpu_share=N`: how many runs share the GPU
+    shell:
+        RUN + " -p model {wildcards.model} -p seed {wildcards.seed}"
+
+
+rule ablation:
+    input:
+        METRICS,
+        source="notebooks/04_ablation.ipynb",
+        complexity=rules.architectures.output.complexity,
+    output:
+        **page("04_ablation"),
+        table2=f"{REPORTS}/tables/table2.csv",
+    shell:
+        RUN
+
+
+rule comparison:
+    input:
+        METRICS,
+        source="notebooks/05_comparison.ipynb",
+        complexity=rules.architectures.output.complexity,
+        baselines=rules.dataset.output.baselines,
+    output:
+        **page("05_comparison"),
+        table3=f"{REPORTS}/tables/table3.csv",
+        latency=f"{REPORTS}/tables/latency.csv",
+    threads: workflow.cores  # it measures time: nothing else may run beside it
+    shell:
+        RUN
+
+
+rule segmentations:
+    input:
+        METRICS,
+        source="notebooks/06_segmentations.ipynb",
+    output:
+        **page("06_segmentations"),
+        figure5=f"{REPORTS}/figures/figure5.webp",
+    shell:
+        RUN
+
+
+rule claims:
+    input:
+        METRICS,
+        source="notebooks/07_claims.ipynb",
+        library=library("published"),
+        complexity=rules.architectures.output.complexity,
+        separable=rules.architectures.output.separable,
+        latency=rules.comparison.output.latency,
+    output:
+        **page("07_claims"),
+        claims=f"{REPORTS}/tables/claims.csv",
+    shell:
+        RUN
+
+
+rule summary:
+    input:
+        [page(name)["html"] for name in PAGES],
+        METRICS,
+        source="notebooks/00_summary.ipynb",
+        table2=rules.ablation.output.table2,
+        table3=rules.comparison.output.table3,
+        claims=rules.claims.output.claims,
+        figure5=rules.segmentations.output.figure5,
+    output:
+        notebook=f"{REPORTS}/notebooks/00_summary.ipynb",
+        html=f"{REPORTS}/index.html",
+    shell:
+        RUN

@@ -1,0 +1,103 @@
+"""A study in miniature, made once: twelve drawn pictures, a profile over them, one trained model."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rhseg_lib import labelme, voc
+from rhseg_lib.profile import Profile, load_profile
+
+# Before torch is imported, here or in a process that a test starts: sums depend on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+MODEL = "deeplabv3plus_mobilenetv2_lite"
+TINY = f"""
+title: Twelve drawn pictures, eight epochs
+kind: demonstration
+data: {{num_scenes: 12, scene_size: 64, image_size: 64, augmented_copies: 0, test_fraction: 0.25}}
+recipe:
+  epochs: 8
+  batch_size: 4
+  optimizer: adamw
+  learning_rate: 1e-2
+  min_learning_rate: 1e-5
+  warmup_epochs: 1
+  recompute_batchnorm: true
+models: [{MODEL}, deeplabv3plus_mobilenetv2]
+seeds: [1, 0]
+bootstrap_samples: 100
+"""
+
+
+class Trap:
+    """Unpickled, it creates the file ``sprung``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "sprung"
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def draw_scenes(folder: Path, count: int, size: int) -> None:
+    """A bright tube with a red band of slag at its lower end, at a random place before a noisy dark wall."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for index in range(count):
+        left, bottom = random.integers(size // 8, size // 3), random.integers(size // 2, size)
+        right, top = left + size // 2, bottom - size // 5
+        image = random.integers(0, 80, (size, size, 3), dtype=np.uint8)
+        image[:bottom, left:right] += 90
+        image[top:bottom, left:right, 0] += 80
+        Image.fromarray(image).save(folder / f"scene_{index:02}.png")
+        shapes = [
+            (label, np.array([[left, y], [right - 1, y], [right - 1, bottom - 1], [left, bottom - 1]]))
+            for label, y in (("immersion_tube", 0), ("slag_layer", top))
+        ]
+        path = folder / f"scene_{index:02}.json"
+        labelme.write_annotation(path, image_path=f"scene_{index:02}.png", shapes=shapes, height=size, width=size)
+
+
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory) -> Profile:
+    """The profile ``tiny``, with its VOC tree on disk. Tests read it; one that writes takes ``own_profile``."""
+    root = tmp_path_factory.mktemp("study")
+    (root / "profiles").mkdir()
+    (root / "profiles" / "tiny.yaml").write_text(TINY)
+    profile = load_profile("tiny", root=root)
+    data = profile.data
+    draw_scenes(profile.raw, data.num_scenes, data.image_size)
+    voc.build_voc(
+        profile.raw,
+        profile.voc,
+        classes=data.classes,
+        ignore_label=data.ignore_label,
+        class_priority=data.class_priority,
+        image_size=data.image_size,
+        split=data.split,
+        test_fraction=data.test_fraction,
+        copies=data.augmented_copies,
+        seed=data.seed,
+        workers=1,
+        settings={},
+    )
+    return profile
+
+
+@pytest.fixture(scope="session")
+def trained(profile):
+    """``MODEL`` with seed 0, not evaluated yet; trained just long enough to predict every class."""
+    from rhseg_lib.training import fit  # takes seconds, which the tests of other modules need not wait for
+
+    return fit(
+        MODEL,
+        voc_folder=profile.voc,
+        dataset_hash=voc.read_dataset(profile.voc)["hash"],
+        num_classes=len(profile.data.class_names),
+        recipe=profile.recipe_of(MODEL),
+        seed=0,
+        folder=profile.run_folder(MODEL, 0),
+    )

@@ -1,0 +1,97 @@
+"""Batches: each sample at most once an epoch, in an order that follows from (seed, epoch), shared among processes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rhseg_lib import StudyError, voc
+from rhseg_lib.datamodule import Batches, epoch_seed, load_tensors, normalize
+
+
+def numbered(count: int, *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> Batches:
+    """Images and masks of a single pixel that hold their own number."""
+    numbers = torch.arange(count, dtype=torch.uint8)
+    images = numbers.view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+    masks = numbers.view(-1, 1, 1)
+    return Batches(images, masks, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+
+
+def epoch_of(batches: Batches, epoch: int) -> list[list[int]]:
+    """The samples' numbers, batch by batch."""
+    batches.set_epoch(epoch)
+    found = []
+    for images, masks in batches:
+        assert torch.equal(images[:, 0, 0, 0], masks[:, 0, 0])
+        found.append(masks.flatten().tolist())
+    return found
+
+
+@pytest.mark.parametrize(("count", "batch_size", "steps"), [(8, 4, 2), (11, 4, 2), (4, 4, 1), (7, 2, 3)])
+def test_an_epoch_holds_each_sample_at_most_once(count, batch_size, steps):
+    batches = numbered(count, batch_size=batch_size)
+    found = epoch_of(batches, 0)
+    assert len(batches) == len(found) == steps
+    assert {len(batch) for batch in found} == {batch_size}  # the incomplete last one is left out
+    samples = sum(found, [])
+    assert len(set(samples)) == len(samples) == steps * batch_size
+    assert set(samples) <= set(range(count))
+
+
+def test_what_one_epoch_leaves_out_another_takes():
+    batches = numbered(7, batch_size=4)
+    assert set(sum((sum(epoch_of(batches, epoch), []) for epoch in range(20)), [])) == set(range(7))
+
+
+def test_order_follows_from_seed_and_epoch():
+    batches = numbered(40, batch_size=4)
+    torch.manual_seed(1)
+    first = epoch_of(batches, 3)
+    torch.manual_seed(2)  # the global generator has no say
+    assert epoch_of(batches, 3) == first == epoch_of(numbered(40, batch_size=4), 3)
+    assert epoch_of(batches, 4) != first
+    assert epoch_of(numbered(40, batch_size=4, seed=1), 3) != first
+
+
+def test_no_two_seeds_share_an_epoch():
+    pairs = [(seed, epoch) for seed in range(50) for epoch in range(200)]
+    assert len({epoch_seed(*pair) for pair in pairs}) == len(pairs)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_share_every_batch(world_size):
+    whole = epoch_of(numbered(19, batch_size=8), 5)
+    shares = [epoch_of(numbered(19, batch_size=8, rank=rank, world_size=world_size), 5) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
+        parts = [share[step] for share in shares]
+        assert {len(part) for part in parts} == {8 // world_size}
+        assert sorted(sum(parts, [])) == sorted(batch)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "world_size", "said"),
+    [(3, 4, 1, "3 training images do not fill one batch of 4"), (9, 4, 3, "4 cannot be shared by 3 processes")],
+)
+def test_refused(count, batch_size, world_size, said):
+    with pytest.raises(StudyError, match=said):
+        numbered(count, batch_size=batch_size, world_size=world_size)
+
+
+def test_normalize_by_hand():
+    image = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    expected = [(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    found = normalize(image)
+    assert found.dtype == torch.float32 and found.shape == (1, 3, 1, 1)
+    assert found.flatten().tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_tensors_are_the_files(profile):
+    names = voc.read_split(profile.voc, "test")
+    images, masks = load_tensors(profile.voc, names)
+    assert images.shape == (3, 3, 64, 64) and masks.shape == (3, 64, 64)
+    assert images.dtype == masks.dtype == torch.uint8
+    for name, image, mask in zip(names, images, masks, strict=True):
+        picture = np.asarray(Image.open(profile.voc / "JPEGImages" / f"{name}.jpg"))
+        assert np.array_equal(image.permute(1, 2, 0), picture)
+        assert np.array_equal(mask, np.asarray(Image.open(profile.voc / "SegmentationClass" / f"{name}.png")))
+        assert set(mask.unique().tolist()) == {0, 1, 2}

@@ -1,0 +1,320 @@
+"""The folder of a run: written whole and in order, read back as it was, and refused where it does not fit."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import MODEL, Trap
+from PIL import Image
+from safetensors import SafetensorError
+
+from rhseg_lib import StudyError, evaluation, files, voc
+from rhseg_lib.datamodule import load_tensors
+from rhseg_lib.evaluation import (
+    Run,
+    choose_pictures,
+    compare_models,
+    finish_run,
+    finished_runs,
+    image_scores,
+    load_model,
+    predict,
+    read_predictions,
+    read_run,
+    stacked,
+    summarise,
+)
+from rhseg_lib.metrics import confusion_matrices, scores
+from rhseg_lib.profile import Profile
+from rhseg_lib.training import fit
+
+OTHER = "deeplabv3plus_mobilenetv2"
+TIMES = {"train_seconds"}
+
+
+def finish(profile: Profile, task, seed: int = 0) -> dict:
+    profile.run_folder(MODEL, seed).mkdir(parents=True, exist_ok=True)
+    return finish_run(task.model, profile=profile, model_name=MODEL, seed=seed, history=task.history)
+
+
+@pytest.fixture
+def own_profile(profile, tmp_path) -> Profile:
+    """The tiny study in a folder of the test's own, without runs."""
+    shutil.copytree(profile.voc, tmp_path / profile.voc.relative_to(profile.root))
+    return profile.model_copy(update={"root": tmp_path})
+
+
+@pytest.fixture(scope="module")
+def finished(profile, trained) -> tuple[Profile, dict]:
+    return profile, finish(profile, trained)
+
+
+def copy_run(finished: tuple[Profile, dict], target: Profile, model: str, seed: int) -> None:
+    shutil.copytree(finished[0].run_folder(MODEL, 0), target.run_folder(model, seed))
+
+
+class TestFinishRun:
+    def test_writes_every_file(self, finished):
+        profile, metrics = finished
+        folder = profile.run_folder(MODEL, 0)
+        names = voc.read_split(profile.voc, "test")
+        assert {path.name for path in folder.iterdir()} == {
+            "history.csv", "metrics.json", "per_image.parquet", "predictions", "weights.safetensors"
+        }  # fmt: skip
+        assert {path.name for path in (folder / "predictions").iterdir()} == {f"{name}.png" for name in names}
+        assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+
+    def test_metrics_agree_with_the_other_files(self, finished):
+        profile, metrics = finished
+        names = voc.read_split(profile.voc, "test")
+        _, masks = load_tensors(profile.voc, names)
+        assert metrics["miou"] > 0.4
+        predicted = read_predictions(profile, MODEL, 0, names)
+        matrices = confusion_matrices(masks, torch.from_numpy(predicted), 3).numpy()
+        run = read_run(profile, MODEL, 0)
+        assert run.names == tuple(names) and np.array_equal(run.matrices, matrices)
+        assert {key: run.metrics[key] for key in ("miou", "mpa", "pixel_accuracy")} == pytest.approx(
+            {key: value for key, value in asdict(scores(matrices.sum(0))).items() if isinstance(value, float)}
+        )
+        low, high = metrics["miou_interval"]
+        assert low <= metrics["miou"] <= high
+
+    def test_metrics_say_what_made_them(self, finished, trained):
+        profile, metrics = finished
+        history = pd.read_csv(profile.run_folder(MODEL, 0) / "history.csv")
+        assert metrics["dataset_hash"] == voc.read_dataset(profile.voc)["hash"]
+        assert metrics["recipe"] == profile.recipe_of(MODEL).model_dump()
+        assert metrics["class_names"] == ["background", "immersion_tube", "slag_layer"]
+        assert (metrics["model"], metrics["seed"], metrics["test_images"]) == (MODEL, 0, 3)
+        assert metrics["final_loss"] == trained.history[-1]["loss"] == history["loss"].iloc[-1]
+        assert metrics["train_seconds"] == pytest.approx(history["seconds"].sum())
+        for key in ("device", "threads", "python", "torch", "lightning", "segmentation_models_pytorch", "commit"):
+            assert metrics[key]
+        assert metrics["lock"] == "no lock"
+
+    def test_metrics_come_last(self, own_profile, trained, monkeypatch):
+        written = []
+
+        def note(source, target, replace=os.replace):
+            written.append(Path(target).name)
+            replace(source, target)
+
+        monkeypatch.setattr(files.os, "replace", note)
+        finish(own_profile, trained)
+        assert written[-1] == "metrics.json" and written.count("metrics.json") == 1
+        assert {"weights.safetensors", "per_image.parquet"} < set(written)
+
+    @pytest.mark.parametrize("full", ["per_image.parquet", "weights.safetensors", "scene", "metrics.json"])
+    def test_a_full_disk_leaves_no_finished_run(self, own_profile, trained, monkeypatch, full):
+        finish(own_profile, trained)  # an earlier run in the same folder must not vouch for what follows
+        folder = own_profile.run_folder(MODEL, 0)
+        before = (folder / "weights.safetensors").read_bytes()
+
+        def write(path, content, write_bytes=Path.write_bytes):
+            if full in path.name:
+                write_bytes(path, content[: len(content) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write_bytes(path, content)
+
+        monkeypatch.setattr(Path, "write_bytes", write)
+        with pytest.raises(StudyError, match="no space left on the disk") as fault:
+            finish(own_profile, trained)
+        assert full in str(fault.value.where)
+        assert not (folder / "metrics.json").exists()
+        assert [path for path in folder.rglob("*") if path.name.startswith(".")] == []  # no drafts
+        assert (folder / "weights.safetensors").read_bytes() == before  # whole: the same weights, or the new ones
+        with pytest.raises(StudyError, match="no finished run"):
+            read_run(own_profile, MODEL, 0)
+
+    def test_another_fault_of_the_disk_is_not_hidden(self, own_profile, trained, monkeypatch):
+        def refuse(source, target):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(files.os, "replace", refuse)
+        with pytest.raises(OSError, match="Input/output error"):
+            finish(own_profile, trained)
+
+    def test_checkpoints_go_when_the_run_is_finished(self, own_profile, trained):
+        folder = own_profile.run_folder(MODEL, 0)
+        folder.mkdir(parents=True)
+        for name in ("last.ckpt", "last.ckpt.draft"):
+            (folder / name).touch()
+        finish(own_profile, trained)
+        assert not list(folder.glob("last*"))
+
+    def test_without_git(self, finished, monkeypatch):
+        monkeypatch.setenv("PATH", "")
+        found = evaluation.provenance(finished[0].root, torch.device("cpu"))
+        assert found["commit"] == "not in a git repository"
+
+    def test_lock_and_commit_of_this_project(self):
+        root = Path(__file__).parents[1]
+        assert len(evaluation.provenance(root, torch.device("cpu"))["lock"]) == 12
+
+    def test_two_runs_of_a_profile_agree(self, finished, own_profile):
+        """Trained and evaluated a second time, elsewhere: every figure is the same."""
+        task = fit(
+            MODEL,
+            voc_folder=own_profile.voc,
+            dataset_hash=voc.read_dataset(own_profile.voc)["hash"],
+            num_classes=3,
+            recipe=own_profile.recipe_of(MODEL),
+            seed=0,
+            folder=own_profile.run_folder(MODEL, 0),
+        )
+        first, second = finished[1], finish(own_profile, task)
+        assert {k: first[k] for k in first.keys() - TIMES} == {k: second[k] for k in second.keys() - TIMES}
+
+
+class TestReadRun:
+    def test_missing(self, own_profile):
+        with pytest.raises(StudyError, match=f"no finished run of {MODEL}, seed 7") as fault:
+            read_run(own_profile, MODEL, 7)
+        assert fault.value.where == own_profile.run_folder(MODEL, 7)
+        assert fault.value.mend == "make study PROFILE=tiny"
+
+    def test_unfinished(self, finished, own_profile):
+        copy_run(finished, own_profile, MODEL, 0)
+        (own_profile.run_folder(MODEL, 0) / "metrics.json").unlink()
+        with pytest.raises(StudyError, match="no finished run"):
+            read_run(own_profile, MODEL, 0)
+
+    def test_another_data_set(self, finished, own_profile):
+        copy_run(finished, own_profile, MODEL, 0)
+        path = own_profile.voc / "dataset.json"
+        dataset = json.loads(path.read_text())
+        path.write_text(json.dumps({**dataset, "hash": "f" * 64}))
+        said = f"made with data set {dataset['hash'][:12]}, on disk is ffffffffffff"
+        with pytest.raises(StudyError, match=said) as fault:
+            read_run(own_profile, MODEL, 0)
+        assert fault.value.where == own_profile.run_folder(MODEL, 0) / "metrics.json"
+        assert "train it again" in fault.value.mend
+        with pytest.raises(StudyError, match=said):
+            finished_runs(own_profile)
+
+    def test_no_data_set(self, finished, own_profile):
+        copy_run(finished, own_profile, MODEL, 0)
+        shutil.rmtree(own_profile.voc)
+        with pytest.raises(StudyError, match="no finished data set"):
+            read_run(own_profile, MODEL, 0)
+
+    def test_all_runs_in_the_profiles_order(self, finished, own_profile):
+        for model, seed in ((OTHER, 0), (MODEL, 0), (MODEL, 1), (OTHER, 5)):  # seed 5 is not of this profile
+            copy_run(finished, own_profile, model, seed)
+        assert own_profile.seeds == (1, 0)
+        found = [(run.model, run.seed) for run in finished_runs(own_profile)]
+        assert found == [(MODEL, 1), (MODEL, 0), (OTHER, 0)]
+
+    def test_not_one_run(self, own_profile):
+        with pytest.raises(StudyError, match="no finished run") as fault:
+            finished_runs(own_profile)
+        assert fault.value.where == own_profile.reports / "runs"
+
+
+class TestModel:
+    def test_loaded_model_predicts_what_was_saved(self, finished, trained):
+        profile, _ = finished
+        names = voc.read_split(profile.voc, "test")
+        images, _ = load_tensors(profile.voc, names)
+        model = load_model(profile, MODEL, 0)
+        assert not model.training
+        found = predict(model, images)
+        assert found.dtype == torch.uint8 and found.shape == (3, 64, 64)
+        assert torch.equal(found, predict(trained.model, images))
+        assert np.array_equal(found, read_predictions(profile, MODEL, 0, names))
+
+    def test_predictions_do_not_depend_on_the_batch(self, profile, trained):
+        images, _ = load_tensors(profile.voc, voc.read_split(profile.voc, "train"))
+        whole = predict(trained.model, images, batch_size=len(images))
+        for batch_size in (1, 4):
+            assert (predict(trained.model, images, batch_size=batch_size) == whole).float().mean() > 0.9999
+        assert len(whole.unique()) == 3
+
+    @pytest.mark.parametrize("write", [pickle.dump, torch.save])
+    def test_pickled_weights_are_not_run(self, finished, own_profile, write):
+        copy_run(finished, own_profile, MODEL, 0)
+        folder = own_profile.run_folder(MODEL, 0)
+        with (folder / "weights.safetensors").open("wb") as file:
+            write(Trap(folder), file)
+        with pytest.raises(SafetensorError):
+            load_model(own_profile, MODEL, 0)
+        assert not (folder / "sprung").exists()
+
+    def test_weights_of_another_model_do_not_load(self, finished, own_profile):
+        copy_run(finished, own_profile, OTHER, 0)
+        with pytest.raises(RuntimeError, match="state_dict"):
+            load_model(own_profile, OTHER, 0)
+
+
+# Two classes; pictures p, q, r. Sums: careful 90+10/10+90, seed 1 the same; careless 60+40/40+60.
+GOOD = np.array([[[40, 0], [0, 40]], [[30, 0], [10, 30]], [[20, 10], [0, 20]]])
+BAD = np.array([[[40, 0], [0, 40]], [[10, 20], [20, 20]], [[10, 20], [20, 0]]])
+
+
+def run_of(model: str, seed: int, matrices: np.ndarray) -> Run:
+    return Run(model, seed, {"class_names": ["off", "on"], "train_seconds": 60.0 + seed}, matrices, ("p", "q", "r"))
+
+
+class TestTables:
+    runs = (run_of("careful", 0, GOOD), run_of("careful", 1, BAD), run_of("careless", 0, BAD))
+
+    def test_stacked_by_model(self):
+        found = stacked(list(self.runs))
+        assert {model: matrices.shape for model, matrices in found.items()} == {
+            "careful": (2, 3, 2, 2),
+            "careless": (1, 3, 2, 2),
+        }
+        assert np.array_equal(found["careful"][1], BAD)
+
+    def test_summary_by_hand(self):
+        table = summarise(list(self.runs), samples=100)
+        good, bad = 90 / 110, 60 / 140  # intersection over union, the same for both classes
+        careless, careful = table.loc["careless"], table.loc["careful"]
+        assert list(table.index) == ["careful", "careless"]
+        assert careless[["seeds", "miou", "mpa", "off", "on"]].tolist() == pytest.approx(
+            [1, 100 * bad, 60, 100 * bad, 100 * bad]
+        )
+        assert np.isnan(careless["seed_deviation"])
+        assert careful[["seeds", "miou", "mpa"]].tolist() == pytest.approx([2, 50 * (good + bad), 75])
+        assert careful["seed_deviation"] == pytest.approx(100 * (good - bad) / np.sqrt(2))
+        assert careful["train_minutes"] == pytest.approx(60.5 / 60)
+        assert (table["low"] <= table["miou"]).all() and (table["miou"] <= table["high"]).all()
+
+    def test_every_pair_is_compared_once(self):
+        runs = [*self.runs, run_of("again", 0, BAD)]
+        table = compare_models(runs, samples=99)
+        assert list(zip(table["first"], table["second"], strict=True)) == [
+            ("careful", "careless"), ("careful", "again"), ("careless", "again")
+        ]  # fmt: skip
+        assert table["difference"].tolist() == pytest.approx([(90 / 110 - 60 / 140) / 2] * 2 + [0])
+        assert table["p_value"].iloc[2] == table["p_holm"].iloc[2] == 1
+        assert (table["p_holm"] >= table["p_value"]).all()
+
+    def test_one_model_has_no_pair(self):
+        assert compare_models(list(self.runs[:2]), samples=99).empty
+
+    def test_pictures_are_chosen_by_rule(self):
+        good, bad = run_of("careful", 0, GOOD), run_of("careless", 0, BAD)
+        assert image_scores(good) == pytest.approx([1, 3 / 4, 2 / 3])
+        assert choose_pictures(good, []) == {"best": "p", "median": "q", "worst": "r"}
+        more = [
+            Run(run.model, 0, {}, np.concatenate([run.matrices, run.matrices[1:2]]), (*"pqrs",)) for run in (good, bad)
+        ]
+        more[0].matrices[3] = [[45, 5], [5, 45]]
+        chosen = choose_pictures(more[0], more)
+        assert chosen == {"best": "p", "median": "s", "worst": "r", "models differ": "q"}
+
+
+def test_predictions_are_palette_pictures(finished):
+    profile, _ = finished
+    name = voc.read_split(profile.voc, "test")[0]
+    with Image.open(profile.run_folder(MODEL, 0) / "predictions" / f"{name}.png") as picture:
+        assert (picture.mode, picture.size) == ("P", (64, 64))

@@ -1,0 +1,176 @@
+"""Profiles: what ships loads; what does not fit is refused with its file and its key."""
+
+import math
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from rhseg_lib import StudyError
+from rhseg_lib.models import MODELS
+from rhseg_lib.profile import MODEL_NAMES, PROPOSED, Profile, fingerprint, load_profile
+
+ROOT = Path(__file__).parents[1]
+HEAD = "title: A test\nkind: demonstration\n"
+WHOLE = HEAD + "data: {}\nrecipe: {}\n"
+
+# what is wrong: content, and what the message must say besides the file
+BAD = {
+    "empty": ("", ["title", "kind", "data", "recipe"]),
+    "a list": ("- title\n", ["mapping"]),
+    "not YAML": ("title: [open\n", ["not valid YAML", "line 1"]),
+    "a tab": ("title: a\n\tkind: b\n", ["not valid YAML", "line 2"]),
+    "not UTF-8": ("title: Stra\udcdfe\n", ["not valid YAML"]),
+    "unknown key": (WHOLE + "epochs: 3\n", ["epochs"]),
+    "unknown nested key": (HEAD + "data: {size: 64}\nrecipe: {}\n", ["data.size"]),
+    "missing key": (HEAD + "data: {}\n", ["recipe"]),
+    "nothing under a key": (HEAD + "data:\nrecipe: {}\n", ["data"]),
+    "wrong type": (HEAD + "data: {}\nrecipe: {epochs: many}\n", ["recipe.epochs", "many"]),
+    "whole number as text": (HEAD + "data: {num_scenes: '20'}\nrecipe: {}\n", ["data.num_scenes", "20"]),
+    "fraction for a whole number": (HEAD + "data: {}\nrecipe: {epochs: 2.5}\n", ["recipe.epochs", "2.5"]),
+    "yes for a number": (HEAD + "data: {}\nrecipe: {learning_rate: yes}\n", ["recipe.learning_rate"]),
+    "words for a number": (HEAD + "data: {}\nrecipe: {learning_rate: 1 e-4}\n", ["recipe.learning_rate", "1 e-4"]),
+    "not a number": (HEAD + "data: {}\nrecipe: {learning_rate: .nan}\n", ["recipe.learning_rate"]),
+    "infinite": (HEAD + "data: {}\nrecipe: {learning_rate: .inf}\n", ["recipe.learning_rate"]),
+    "infinite as text": (HEAD + "data: {}\nrecipe: {weight_decay: 'inf'}\n", ["recipe.weight_decay"]),
+    "zero": (HEAD + "data: {}\nrecipe: {learning_rate: 0}\n", ["recipe.learning_rate"]),
+    "batch of one": (HEAD + "data: {}\nrecipe: {batch_size: 1}\n", ["recipe.batch_size"]),
+    "rising rate": (HEAD + "data: {}\nrecipe: {learning_rate: 1e-5}\n", ["recipe", "min_learning_rate"]),
+    "unknown choice": (HEAD + "data: {split: random}\nrecipe: {}\n", ["data.split", "grouped"]),
+    "labelme without folder": (HEAD + "data: {source: labelme}\nrecipe: {}\n", ["data", "folder"]),
+    "folder without labelme": (HEAD + "data: {folder: here}\nrecipe: {}\n", ["data", "folder"]),
+    "priority of others": (HEAD + "data: {class_priority: [slag_layer]}\nrecipe: {}\n", ["data", "class_priority"]),
+    "unknown model": (WHOLE + "models: [segformer]\n", ["models.0", "segformer", "unet_vgg16"]),
+    "no models": (WHOLE + "models: []\n", ["models"]),
+    "a model twice": (WHOLE + "models: [unet_vgg16, unet_vgg16]\n", ["models"]),
+    "no seeds": (WHOLE + "seeds: []\n", ["seeds"]),
+    "a seed twice": (WHOLE + "seeds: [0, 0]\n", ["seeds"]),
+    "recipe for an unknown model": (WHOLE + "recipe_for: {segformer: {epochs: 1}}\n", ["recipe_for.segformer"]),
+    "recipe for: unknown key": (WHOLE + "recipe_for: {unet_vgg16: {epoch: 1}}\n", ["epoch"]),
+    "recipe for: wrong type": (WHOLE + "recipe_for: {unet_vgg16: {epochs: '1'}}\n", ["epochs"]),
+    "a date": (WHOLE + "made: 2024-01-01\n", ["date"]),
+    "another name": (WHOLE + "name: other\n", ["name"]),
+    "a root": (WHOLE + "root: /elsewhere\n", ["root"]),
+}
+
+
+def load(root: Path, content: str, name: str = "mine") -> Profile:
+    (root / "profiles").mkdir(exist_ok=True)
+    (root / "profiles" / f"{name}.yaml").write_text(content, encoding="utf-8", errors="surrogateescape")
+    return load_profile(name, root=root)
+
+
+@pytest.mark.parametrize(("content", "said"), BAD.values(), ids=BAD)
+def test_refused_with_file_and_key(tmp_path, content, said):
+    with pytest.raises(StudyError) as fault:
+        load(tmp_path, content)
+    for words in (str(tmp_path / "profiles" / "mine.yaml"), *said):
+        assert words in str(fault.value)
+
+
+@pytest.mark.parametrize("name", ["absent", "../profiles/mine", "mine.yaml", ""])
+def test_unknown_profile_names_the_known(tmp_path, name):
+    load(tmp_path, WHOLE)
+    with pytest.raises(StudyError, match=r"unknown profile .*(?s:.*)take one of: mine$"):
+        load_profile(name, root=tmp_path)
+
+
+def test_no_profiles_at_all(tmp_path):
+    with pytest.raises(StudyError, match="take one of: none"):
+        load_profile("quick", root=tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_profiles_load(path):
+    profile = load_profile(path.stem, root=ROOT)
+    assert profile.name == path.stem and profile.title
+    assert set(profile.models) <= set(MODELS)
+    for model in profile.models:
+        recipe = profile.recipe_of(model)
+        assert 0 <= recipe.min_learning_rate < recipe.learning_rate
+        assert recipe.warmup_epochs < recipe.epochs
+    originals = profile.data.num_scenes * (1 - profile.data.test_fraction)
+    assert originals >= profile.recipe.batch_size
+
+
+def test_the_paper_profile_is_table_1():
+    recipe = load_profile("paper", root=ROOT).recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.min_learning_rate) == (150, 4, 7e-3, 7e-5)
+    assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("sgd", 0.9, 1e-4)
+
+
+def test_model_names_are_those_of_the_models():
+    assert set(MODEL_NAMES) == set(MODELS)
+    assert PROPOSED in MODEL_NAMES
+
+
+@pytest.mark.parametrize("text", ["1e-4", "'1e-4'", "1.0e-4", "0.0001", '"0.0001"'])
+def test_numbers_as_people_write_them(tmp_path, text):
+    content = f"data: {{}}\nrecipe: {{learning_rate: 7e-3, weight_decay: {text}}}\n"
+    assert load(tmp_path, HEAD + content).recipe.weight_decay == 1e-4
+
+
+def test_defaults_written_out_change_nothing(tmp_path):
+    implied = load(tmp_path, WHOLE).recipe
+    written = load(tmp_path, HEAD + "data: {}\nrecipe: {epochs: 150, warmup_epochs: 3, learning_rate: 7e-3}\n").recipe
+    assert written == implied
+    assert fingerprint(written.model_dump()) == fingerprint(implied.model_dump())
+
+
+def test_recipe_for_changes_one_model_alone(tmp_path):
+    content = "recipe_for: {unet_vgg16: {learning_rate: 1e-3, optimizer: adamw}}\n"
+    profile = load(tmp_path, HEAD + "data: {}\nrecipe: {epochs: 9}\n" + content)
+    recipe = profile.recipe_of("unet_vgg16")
+    assert (recipe.learning_rate, recipe.optimizer, recipe.epochs) == (1e-3, "adamw", 9)
+    assert profile.recipe_of("fcn_resnet50") == profile.recipe
+
+
+def test_paths_stand_below_the_root(tmp_path):
+    profile = load(tmp_path, WHOLE)
+    reports = tmp_path / "reports" / "mine"
+    assert profile.raw == tmp_path / "data" / "mine" / "raw"
+    assert profile.voc == tmp_path / "data" / "mine" / "voc"
+    assert (profile.reports, profile.tables, profile.figures) == (reports, reports / "tables", reports / "figures")
+    assert profile.run_folder("unet_vgg16", 3) == reports / "runs" / "unet_vgg16" / "seed3"
+
+
+def test_a_profile_does_not_change(tmp_path):
+    profile = load(tmp_path, WHOLE)
+    with pytest.raises(ValidationError):
+        profile.recipe.epochs = 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "unsaid"),
+    [
+        (WHOLE, ["a demonstration, not a result", "synthetic scenes", "512×512", "0.007 → 7e-05"], ["images of"]),
+        (WHOLE.replace("demonstration", "result"), ["a result on synthetic data"], ["demonstration"]),
+        (
+            "title: A test\nkind: result\ndata: {source: labelme, folder: plant}\nrecipe: {}\n",
+            [": a result.", "images of plant"],
+            ["synthetic"],
+        ),
+    ],
+)
+def test_banner_says_what_the_figures_are(tmp_path, content, said, unsaid):
+    banner = load(tmp_path, content).banner
+    assert all(words in banner for words in said) and not any(words in banner for words in unsaid)
+
+
+def test_class_names_start_with_background(tmp_path):
+    assert load(tmp_path, WHOLE).data.class_names == ("background", "immersion_tube", "slag_layer")
+
+
+class TestFingerprint:
+    def test_stable(self):
+        """A constant: it must not change between machines, or every checkpoint would be thrown away."""
+        assert fingerprint("unet_vgg16", {"epochs": 2, "rate": 1e-3}, 0) == "66edb7c6e7c22cba"
+
+    def test_order_of_keys_does_not_matter(self):
+        assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
+
+    def test_values_and_order_of_parts_matter(self):
+        digests = {
+            fingerprint(*parts) for parts in [(1, 2), (2, 1), (1,), ({"a": 1},), ({"a": 2},), (math.pi,), ("1",)]
+        }
+        assert len(digests) == 7

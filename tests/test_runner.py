@@ -1,0 +1,276 @@
+"""Notebooks: parameters are checked, only whole results appear, and pages open without a network."""
+
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from rhseg_lib import StudyError
+from rhseg_lib.profile import Profile
+from rhseg_lib.runner import PAGES, TYPES, check_parameters, main, plain, run_notebook, write_page
+
+PARAMETERS = """
+profile: str = "tiny"  # a profile
+seed: int = 0  # decides everything
+rate: float = 1e-3  # learning rate
+clean: bool = False
+untyped = 3
+items: list = []
+"""
+PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+
+
+def notebook(folder: Path, *cells: str, name: str = "04_ablation") -> Path:
+    """A notebook with a title, the parameters above and the given code cells."""
+    parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    content = new_notebook(
+        cells=[new_markdown_cell("# A small page\n\nSome prose."), parameters, *map(new_code_cell, cells)],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    path = folder / f"{name}.ipynb"
+    nbformat.write(content, path)
+    return path
+
+
+class TestCheckParameters:
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {},
+            {"profile": "paper"},
+            {"seed": 3, "rate": 0.5, "clean": True},
+            {"rate": 1},  # a whole number is a number
+            {"seed": -1, "profile": ""},
+        ],
+    )
+    def test_fits(self, tmp_path, parameters):
+        check_parameters(notebook(tmp_path), parameters)
+
+    @pytest.mark.parametrize(
+        ("parameters", "said"),
+        [
+            ({"sede": 3}, ["unknown parameter 'sede'", "profile, seed, rate, clean"]),
+            ({"Seed": 3}, ["unknown parameter 'Seed'"]),
+            ({"seed": "3"}, ["'seed' is '3'", "type int"]),
+            ({"seed": 3.0}, ["'seed' is 3.0", "type int"]),
+            ({"seed": True}, ["'seed' is True", "type int"]),
+            ({"seed": None}, ["'seed' is None", "type int"]),
+            ({"rate": True}, ["'rate' is True", "type float"]),
+            ({"rate": "fast"}, ["'rate' is 'fast'", "type float"]),
+            ({"clean": 1}, ["'clean' is 1", "type bool"]),
+            ({"clean": "yes"}, ["'clean' is 'yes'", "type bool"]),
+            ({"profile": 3}, ["'profile' is 3", "type str"]),
+            ({"profile": False}, ["'profile' is False", "type str"]),
+            ({"untyped": 4}, ["'untyped' has no type", "str, int, float, bool"]),
+            ({"items": [1]}, ["'items' has no type", "str, int, float, bool"]),
+            ({"seed": 3, "other": 1}, ["unknown parameter 'other'"]),
+        ],
+    )
+    def test_does_not_fit(self, tmp_path, parameters, said):
+        path = notebook(tmp_path)
+        with pytest.raises(StudyError) as fault:
+            check_parameters(path, parameters)
+        for words in (*said, str(path)):
+            assert words in str(fault.value)
+
+    def test_missing_notebook_names_the_others(self, tmp_path):
+        notebook(tmp_path, name="01_dataset")
+        with pytest.raises(StudyError, match=r"no such notebook(?s:.*)take one of: 01_dataset.ipynb"):
+            check_parameters(tmp_path / "1_dataset.ipynb", {})
+        with pytest.raises(StudyError, match="take one of: none"):
+            check_parameters(tmp_path / "absent" / "01_dataset.ipynb", {})
+
+    @pytest.mark.parametrize(
+        "path", sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+    )
+    def test_the_studys_notebooks_can_be_checked(self, path):
+        check_parameters(path, {"profile": "quick"})
+        declared = nbformat.read(path, as_version=4).cells
+        tagged = [cell for cell in declared if "parameters" in cell.metadata.get("tags", [])]
+        assert len(tagged) == 1
+        for line in tagged[0].source.splitlines():
+            assert not line.strip() or line.split(":")[1].split("=")[0].strip() in TYPES
+
+
+class TestRunNotebook:
+    def test_failure_names_notebook_cell_and_error(self, tmp_path):
+        path = notebook(tmp_path, "before = seed", "raise ValueError(f'seed {seed} \\x1b[31mred\\x1b[0m')", "after = 1")
+        output = tmp_path / "out" / "page.ipynb"
+        with pytest.raises(StudyError) as fault:
+            run_notebook(path, output, {"seed": 7})
+        assert fault.value.what == "04_ablation.ipynb failed in cell 4: ValueError: seed 7 red"
+        assert str(output.with_name("page.failed.ipynb")) in fault.value.where
+        assert [entry.name for entry in output.parent.iterdir()] == ["page.failed.ipynb"]
+        kept = nbformat.read(output.with_name("page.failed.ipynb"), as_version=4)
+        assert any("ValueError" in str(cell.get("outputs")) for cell in kept.cells)
+
+    def test_a_killed_kernel_is_a_failure(self, tmp_path):
+        path = notebook(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+        output = tmp_path / "out" / "page.ipynb"
+        with pytest.raises(StudyError, match=r"04_ablation.ipynb lost its kernel(?s:.*)memory"):
+            run_notebook(path, output, {})
+        assert [entry.name for entry in output.parent.iterdir()] == ["page.failed.ipynb"]
+
+    def test_bad_parameters_start_nothing(self, tmp_path):
+        output = tmp_path / "out" / "page.ipynb"
+        with pytest.raises(StudyError, match="unknown parameter"):
+            run_notebook(notebook(tmp_path), output, {"sede": 1})
+        assert not output.parent.exists()
+
+
+class TestMain:
+    def test_notebook_to_page(self, profile, tmp_path, monkeypatch):
+        monkeypatch.chdir(profile.root)
+        path = notebook(
+            tmp_path,
+            "import os, sys\nprint('seed', seed, type(rate).__name__, 'in', os.getcwd())",
+            "print('noise', file=sys.stderr)",
+        )
+        output, html = tmp_path / "out" / "page.ipynb", tmp_path / "out" / "page.html"
+        output.parent.mkdir()
+        output.with_name("page.failed.ipynb").touch()  # of an attempt before
+        arguments = ["-p", "profile", "tiny", "-p", "seed", "5", "-p", "rate", "2"]
+        assert main([str(path), "--output", str(output), "--html", str(html), *arguments]) == 0
+        assert {entry.name for entry in output.parent.iterdir()} == {"page.ipynb", "page.html"}
+        page = html.read_text(encoding="utf-8")
+        assert f"seed 5 int in {profile.root}" in page
+        assert "noise" in str(nbformat.read(output, as_version=4).cells[-1].outputs)
+        assert ">noise" not in page and "noise\n" not in page
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["-p", "profile", "absent"], "unknown profile 'absent'"),
+            (["-p", "profile", "tiny", "-p", "sede", "5"], "unknown parameter 'sede'"),
+            (["-p", "profile", "tiny", "-p", "seed", "five"], "parameter 'seed' is 'five'"),
+            (["-p", "profile", "tiny", "-p", "seed", "yes"], "parameter 'seed' is True"),
+        ],
+    )
+    def test_a_fault_is_told_in_words(self, profile, tmp_path, monkeypatch, capsys, arguments, said):
+        monkeypatch.chdir(profile.root)
+        path, output = notebook(tmp_path), tmp_path / "out" / "page.ipynb"
+        assert main([str(path), "--output", str(output), "--html", str(tmp_path / "page.html"), *arguments]) == 1
+        told = capsys.readouterr().err
+        assert f"error: {said}" in told and "mend:" in told and "Traceback" not in told
+        assert not output.exists() and not (tmp_path / "page.html").exists()
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the text inside ``title``, ``h1`` and ``summary``."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while tag in self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, text):
+        for tag in {"title", "h1", "summary"} & set(self.open):
+            self.texts.setdefault(tag, []).append(text.strip())
+
+    def of(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def executed(folder: Path, name: str = "04_ablation") -> Path:
+    """A notebook as if executed: a stream of each kind, a table, and pictures with and without a description."""
+    content = nbformat.read(notebook(folder, "make()", name=name), as_version=4)
+    injected = new_code_cell("seed = 12345", metadata={"tags": ["injected-parameters"]})
+    content.cells.insert(2, injected)
+    picture = {"image/png": PIXEL, "text/plain": "<Figure>"}
+    content.cells[-1].outputs = [
+        new_output("stream", name="stdout", text="a line that is shown"),
+        new_output("stream", name="stderr", text="a progress bar"),
+        new_output("display_data", data=picture, metadata={"image/png": {"alt": "Curves of the loss"}}),
+        new_output("display_data", data={"text/html": "<table><tr><td>90.46</td></tr></table>"}),
+    ]
+    nbformat.write(content, folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+@pytest.fixture(scope="module")
+def page(profile, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("page")
+    html = folder / "html" / "04_ablation.html"
+    write_page(executed(folder), html, profile=profile, notebook="04_ablation")
+    return html.read_text(encoding="utf-8")
+
+
+class TestPage:
+    def test_title_and_banner(self, page: str, profile: Profile):
+        elements = Elements(page)
+        assert elements.texts["title"] == ["A small page · RH slag-layer segmentation"]
+        assert any("A small page" in text for text in elements.texts["h1"])
+        assert profile.banner in page
+        assert {"class": "banner demonstration"} in elements.of("p")
+        assert {"lang": "en"} in elements.of("html")
+
+    def test_code_is_folded(self, page: str):
+        elements = Elements(page)
+        folds = elements.of("details")
+        assert len(folds) == elements.texts["summary"].count("code") + 1 == 3
+        assert not any("open" in fold for fold in folds)
+        assert "parameters of this page" in elements.texts["summary"]
+        outside = page
+        while "<details" in outside:
+            start, end = outside.index("<details"), outside.index("</details>")
+            assert "highlight" in outside[start:end]
+            outside = outside[:start] + outside[end + len("</details>") :]
+        assert "make" not in outside.split("<footer>")[0].split("</style>")[1] and "12345" not in outside
+
+    def test_output_is_shown_and_messages_are_not(self, page: str):
+        assert "a line that is shown" in page and "90.46" in page
+        assert "a progress bar" not in page
+
+    def test_nothing_is_loaded_from_elsewhere(self, page: str):
+        elements = Elements(page)
+        assert elements.of("script") == []
+        for tag, attributes in elements.found:
+            for key in ("src", "srcset", "data", "poster", "action"):
+                assert attributes.get(key, "data:").startswith("data:"), (tag, attributes)
+            if tag == "link":
+                assert attributes["href"].startswith("data:")
+        style = page[page.index("<style>") : page.index("</style>")]
+        assert "@import" not in style and "url(" not in style
+        policy = next(meta for meta in elements.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+        assert policy["content"].startswith("default-src 'none'")
+
+    def test_pictures_are_embedded_and_described(self, page: str):
+        (picture,) = Elements(page).of("img")
+        assert picture["src"].startswith("data:image/png;base64,")
+        assert picture["alt"] == "Curves of the loss"
+
+    def test_links_reach_the_other_pages(self, page: str):
+        links = Elements(page).of("a")
+        targets = {link["href"] for link in links if not link["href"].startswith("#")}
+        others = {f"{name}.html" for name in PAGES if name != "00_summary"}
+        assert targets == {"../index.html", *others}
+        assert [link["href"] for link in links if link.get("aria-current") == "page"] == ["04_ablation.html"]
+
+    def test_front_page_links_downwards(self, profile, tmp_path):
+        own = profile.model_copy(update={"root": tmp_path})
+        html = own.reports / "index.html"
+        write_page(executed(tmp_path, "00_summary"), html, profile=own, notebook="00_summary")
+        links = Elements(html.read_text(encoding="utf-8")).of("a")
+        assert {"index.html", "html/01_dataset.html"} <= {link["href"] for link in links}
+
+    def test_page_of_a_training_is_named_for_its_model(self, profile, tmp_path):
+        html = tmp_path / "page.html"
+        write_page(executed(tmp_path, "03_train_unet_vgg16_seed2"), html, profile=profile, notebook="03_train")
+        assert "<title>unet_vgg16, seed 2 · " in html.read_text(encoding="utf-8")
+
+
+def test_plain_text_has_no_colours():
+    assert plain("\x1b[0;31mred\x1b[0m and \x1b[1mbold\x1b[0m") == "red and bold"

@@ -1,0 +1,309 @@
+"""Training repeats to the bit, also after SIGKILL; what cannot go on says so."""
+
+import io
+import math
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pandas as pd
+import pytest
+import torch
+from conftest import MODEL, Trap
+
+from rhseg_lib import StudyError, voc
+from rhseg_lib.profile import Profile, Recipe
+from rhseg_lib.training import SegmentationTask, continues, fit
+
+EPOCHS = 4
+RECIPE = Recipe(
+    epochs=EPOCHS,
+    batch_size=4,  # nine pictures: two steps an epoch
+    learning_rate=1e-2,
+    min_learning_rate=1e-4,
+    warmup_epochs=1,
+    recompute_batchnorm=True,
+)
+
+
+def train(
+    profile: Profile,
+    folder: Path,
+    *,
+    recipe: Recipe = RECIPE,
+    seed: int = 0,
+    dataset_hash: str = "",
+    checkpoint_seconds: float = 60,
+) -> SegmentationTask:
+    return fit(
+        MODEL,
+        voc_folder=profile.voc,
+        dataset_hash=dataset_hash or voc.read_dataset(profile.voc)["hash"],
+        num_classes=3,
+        recipe=recipe,
+        seed=seed,
+        folder=folder,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+
+
+def changed(**values) -> Recipe:
+    return Recipe.model_validate({**RECIPE.model_dump(), **values})
+
+
+def same_weights(one: SegmentationTask, other: SegmentationTask) -> bool:
+    """Whether all weights and running statistics are equal to the bit."""
+    first, second = one.model.state_dict(), other.model.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def untimed(history: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+@pytest.fixture(scope="module")
+def unbroken(profile, tmp_path_factory) -> tuple[SegmentationTask, Path]:
+    """A run that was never interrupted and wrote no checkpoint."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    return train(profile, folder), folder
+
+
+@pytest.fixture(scope="module")
+def checkpointed(profile, tmp_path_factory) -> tuple[SegmentationTask, Path]:
+    """The same run with a checkpoint after every epoch, which stays: nothing evaluated the run."""
+    folder = tmp_path_factory.mktemp("checkpointed")
+    return train(profile, folder, checkpoint_seconds=0), folder
+
+
+class TestRepeats:
+    def test_same_seed_same_weights(self, unbroken, checkpointed):
+        assert same_weights(unbroken[0], checkpointed[0])
+        assert untimed(unbroken[0].history) == untimed(checkpointed[0].history)
+
+    def test_another_seed_other_weights(self, profile, unbroken, tmp_path):
+        other = train(profile, tmp_path, seed=1)
+        assert not same_weights(unbroken[0], other)
+        assert untimed(unbroken[0].history) != untimed(other.history)
+
+    def test_history(self, unbroken):
+        task, folder = unbroken
+        table = pd.read_csv(folder / "history.csv")
+        assert list(table.columns) == ["epoch", "loss", "train_miou", "learning_rate", "seconds"]
+        assert table["epoch"].tolist() == [1, 2, 3, 4]
+        assert table["loss"].tolist() == [row["loss"] for row in task.history]
+        assert table["loss"].iloc[-1] < table["loss"].iloc[0]
+        assert table["train_miou"].between(0, 1).all()
+        assert table["learning_rate"].iloc[-1] == pytest.approx(RECIPE.min_learning_rate)
+
+    def test_ready_for_evaluation_and_nothing_left_over(self, unbroken):
+        task, folder = unbroken
+        assert not task.model.training
+        assert [path.name for path in folder.iterdir()] == ["history.csv"]
+
+    def test_half_precision(self, profile, tmp_path):
+        task = train(profile, tmp_path, recipe=changed(epochs=1, warmup_epochs=0.0, precision="bf16"))
+        assert math.isfinite(task.history[0]["loss"])
+        assert {parameter.dtype for parameter in task.parameters()} == {torch.float32}
+
+
+# Runs as a process of its own and stops for ever in the middle of its third epoch: there it is killed.
+STALLED = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from test_training import SegmentationTask, train
+from rhseg_lib.profile import load_profile
+
+root, folder = map(Path, sys.argv[1:])
+step = SegmentationTask.training_step
+
+def stall(task, batch, index):
+    loss = step(task, batch, index)
+    if (task.current_epoch, index) == (2, 1):
+        (folder / "stalled").touch()
+        time.sleep(600)
+    return loss
+
+SegmentationTask.training_step = stall
+train(load_profile("tiny", root=root), folder, checkpoint_seconds=0)
+"""
+
+
+class TestResume:
+    def test_killed_run_goes_on_to_the_same_weights(self, profile, unbroken, tmp_path):
+        here = Path(__file__).parent
+        script = STALLED.format(paths=[str(here), str(here.parent)])
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, profile.root, tmp_path], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        try:
+            patience = time.monotonic() + 240
+            while not (tmp_path / "stalled").exists():
+                assert process.poll() is None and time.monotonic() < patience, process.communicate()[1].decode()
+                time.sleep(0.02)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        kept = torch.load(tmp_path / "last.ckpt", weights_only=True)["history"]
+        assert len(kept) == 2 and not (tmp_path / "history.csv").exists()
+
+        resumed = train(profile, tmp_path)
+        assert resumed.history[:2] == kept  # their seconds, too: they were not trained again
+        assert len(resumed.history) == EPOCHS
+        assert untimed(resumed.history) == untimed(unbroken[0].history)
+        assert same_weights(resumed, unbroken[0])
+
+    def test_killed_after_the_last_epoch(self, profile, checkpointed):
+        """Between the last checkpoint and the evaluation: nothing is trained again, and nothing differs."""
+        task, folder = checkpointed
+        resumed = train(profile, folder)
+        assert resumed.history == task.history
+        assert same_weights(resumed, task)
+
+    def test_killed_while_saving(self, profile, checkpointed, tmp_path, monkeypatch):
+        """A checkpoint half written leaves the one before it whole."""
+        before = (checkpointed[1] / "last.ckpt").read_bytes()
+        (tmp_path / "last.ckpt").write_bytes(before)
+
+        def half(trainer, filepath, *arguments, **settings):
+            Path(filepath).write_bytes(before[: len(before) // 2])
+            raise RuntimeError("killed")
+
+        monkeypatch.setattr(L.Trainer, "save_checkpoint", half)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(profile, tmp_path, dataset_hash="other", checkpoint_seconds=0)
+        assert (tmp_path / "last.ckpt").read_bytes() == before
+
+    @pytest.mark.parametrize(
+        ("dataset_hash", "recipe", "seed"),
+        [
+            ("other", changed(epochs=1, warmup_epochs=0.0), 0),
+            ("", changed(epochs=1, warmup_epochs=0.0), 0),
+            ("", changed(epochs=1, warmup_epochs=0.0), 5),
+        ],
+    )
+    def test_checkpoint_of_another_run_is_not_continued(
+        self, profile, checkpointed, tmp_path, capsys, dataset_hash, recipe, seed
+    ):
+        (tmp_path / "last.ckpt").write_bytes((checkpointed[1] / "last.ckpt").read_bytes())
+        task = train(profile, tmp_path, dataset_hash=dataset_hash, recipe=recipe, seed=seed)
+        assert [row["epoch"] for row in task.history] == [1]
+        assert "starting from the first epoch" in capsys.readouterr().out
+
+    def test_data_alone_decide_too(self, checkpointed):
+        path = checkpointed[1] / "last.ckpt"
+        assert continues(path, torch.load(path, weights_only=True)["signature"])
+        assert not continues(path, "0123456789abcdef")
+        assert not continues(path.with_name("absent.ckpt"), "0123456789abcdef")
+
+
+def zipped(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+DAMAGE = {
+    "empty": lambda whole, folder: b"",
+    "first half": lambda whole, folder: whole[: len(whole) // 2],
+    "last bytes missing": lambda whole, folder: whole[:-100],
+    "garbage": lambda whole, folder: bytes(range(256)) * 40,
+    "text": lambda whole, folder: b"version https://git-lfs.github.com/spec/v1\n",
+    "pickled code": lambda whole, folder: pickle.dumps(Trap(folder)),
+    "torch file with code": lambda whole, folder: zipped({"signature": Trap(folder)}),
+    "torch file of something else": lambda whole, folder: zipped({"weights": torch.zeros(3)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_checkpoint_is_named_and_runs_no_code(profile, checkpointed, tmp_path, damage):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(damage((checkpointed[1] / "last.ckpt").read_bytes(), tmp_path))
+    with pytest.raises(StudyError, match="checkpoint cannot be read") as fault:
+        train(profile, tmp_path)
+    assert str(path) in str(fault.value) and "delete it" in fault.value.mend
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_trap_works(tmp_path):
+    pickle.loads(pickle.dumps(Trap(tmp_path)))
+    assert (tmp_path / "sprung").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(profile, tmp_path):
+    with pytest.raises(StudyError) as fault:
+        train(profile, tmp_path, recipe=changed(learning_rate=1e30, warmup_epochs=0.0), checkpoint_seconds=0)
+    for words in (MODEL, "is nan in epoch 1", "learning_rate 1e+30, sgd", f"recipe_for: {{{MODEL}: {{learning_rate"):
+        assert words in str(fault.value)
+    assert list(tmp_path.iterdir()) == []  # no checkpoint that would go on from it
+
+
+def test_too_few_pictures(profile, tmp_path):
+    with pytest.raises(StudyError, match="9 training images do not fill one batch of 10"):
+        train(profile, tmp_path, recipe=changed(batch_size=10))
+
+
+class TestSchedule:
+    def rates(self, recipe: Recipe, steps: int) -> list[float]:
+        """Learning rate of each step, and that after the last."""
+        task = SegmentationTask(MODEL, num_classes=3, recipe=recipe, seed=0)
+        task.trainer = SimpleNamespace(estimated_stepping_batches=steps)
+        configured = task.configure_optimizers()
+        optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+        found = [optimizer.param_groups[0]["lr"]]
+        for _ in range(steps):
+            optimizer.step()
+            schedule.step()
+            found.append(optimizer.param_groups[0]["lr"])
+        return found
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+    def test_warm_up_then_cosine(self, optimizer):
+        recipe = Recipe(epochs=10, learning_rate=0.5, min_learning_rate=0.1, warmup_epochs=2, optimizer=optimizer)
+        rates = self.rates(recipe, steps=20)
+        assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])  # linear over the first 4 of 20 steps
+        quarter = 0.1 + 0.4 * (1 + math.cos(math.pi / 4)) / 2
+        assert rates[8] == pytest.approx(quarter)
+        assert rates[12] == pytest.approx(0.3)
+        assert rates[20] == pytest.approx(0.1)
+        assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+
+    def test_without_warm_up_it_starts_at_the_top(self):
+        recipe = Recipe(epochs=2, learning_rate=7e-3, min_learning_rate=0, warmup_epochs=0)
+        rates = self.rates(recipe, steps=4)
+        assert rates == pytest.approx([7e-3 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(5)])
+
+    def test_training_follows_it(self, unbroken):
+        expected = self.rates(RECIPE, steps=2 * EPOCHS)
+        assert [row["learning_rate"] for row in unbroken[0].history] == pytest.approx(expected[2::2])
+
+    def test_recipe_reaches_the_optimizer(self):
+        task = SegmentationTask(MODEL, num_classes=3, recipe=changed(momentum=0.8, weight_decay=0.02), seed=0)
+        task.trainer = SimpleNamespace(estimated_stepping_batches=8)
+        optimizer = task.configure_optimizers()["optimizer"]
+        assert isinstance(optimizer, torch.optim.SGD)
+        assert (optimizer.defaults["momentum"], optimizer.defaults["weight_decay"]) == (0.8, 0.02)
+        counted = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        assert counted == sum(p.numel() for p in task.model.parameters())
+
+
+def test_recomputed_statistics_change_and_weights_do_not(profile, tmp_path):
+    short = {"epochs": 1, "warmup_epochs": 0.0}
+    kept = train(profile, tmp_path / "kept", recipe=changed(recompute_batchnorm=False, **short))
+    fresh = train(profile, tmp_path / "fresh", recipe=changed(recompute_batchnorm=True, **short))
+    pairs = zip(kept.model.named_parameters(), fresh.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for (_, one), other in pairs)
+    layers = [
+        pair
+        for pair in zip(kept.model.modules(), fresh.model.modules(), strict=True)
+        if isinstance(pair[0], torch.nn.BatchNorm2d)
+    ]
+    assert layers and all(not torch.equal(one.running_var, other.running_var) for one, other in layers)
+    assert {other.num_batches_tracked.item() for _, other in layers} == {2}  # one pass over the two batches
+    assert {other.momentum for _, other in layers} == {one.momentum for one, _ in layers}

@@ -29,8 +29,9 @@ def load_tensors(folder: Path, names: list[str]) -> tuple[torch.Tensor, torch.Te
 class Batches:
     """Shuffled batches of an in-memory set; the order of an epoch follows from (seed, epoch) alone.
 
+    An epoch is one pass over the set or, with `epoch_images`, the next so many images of an endless row of passes.
     Of several processes, each takes its share of every batch, so that together they see each sample once.
-    A last incomplete batch is left out, as the paper's training code does: every step has the same shape.
+    A last incomplete batch is left out: every step has the same shape.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Batches:
         *,
         batch_size: int,
         seed: int,
+        epoch_images: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -57,6 +59,7 @@ class Batches:
             )
         self.images, self.masks = images, masks
         self.batch_size, self.seed = batch_size, seed
+        self.epoch_images = epoch_images or len(images)
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
@@ -64,15 +67,22 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size
+        return self.epoch_images // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
+        order = self._order().to(self.images.device)
         for step in range(len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             batch = batch[self.rank :: self.world_size]
             yield self.images[batch], self.masks[batch]
+
+    def _order(self) -> torch.Tensor:
+        """Indices of this epoch's images, cut from the passes that it touches."""
+        start, total = self.epoch * self.epoch_images, len(self.images)
+        passes = range(start // total, (start + self.epoch_images - 1) // total + 1)
+        seeds = (torch.Generator().manual_seed(epoch_seed(self.seed, number)) for number in passes)
+        row = torch.cat([torch.randperm(total, generator=generator) for generator in seeds])
+        return row[start - passes[0] * total :][: self.epoch_images]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

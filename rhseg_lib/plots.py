@@ -243,16 +243,16 @@ def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 def block_diagram(boxes: list[tuple[str, str]], *, highlight: set[int] = frozenset()) -> Figure:
     """Boxes from left to right, each a name over a detail (shape, parameters), wrapped in rows of six."""
-    per_row = 6
+    per_row = 5 if len(boxes) in (5, 9, 10) else 6
     rows = -(-len(boxes) // per_row)
-    figure, axis = plt.subplots(figsize=(12, 1.45 * rows))
+    figure, axis = plt.subplots(figsize=(1.75 * per_row, 1.35 * rows))
     for number, (name, detail) in enumerate(boxes):
         x, y = 2 * (number % per_row), -1.5 * (number // per_row)
         face = "#fff1e6" if number in highlight else "#f6f8fa"
         edge = "#9a3412" if number in highlight else "#57606a"
         axis.add_patch(FancyBboxPatch((x, y), 1.6, 1, boxstyle="round,pad=0.04", fc=face, ec=edge, lw=1.2))
-        axis.text(x + 0.8, y + 0.7, name, ha="center", va="center", fontsize=9, weight="bold")
-        axis.text(x + 0.8, y + 0.28, detail, ha="center", va="center", fontsize=7.5)
+        axis.text(x + 0.8, y + 0.82, name, ha="center", va="center", fontsize=9, weight="bold")
+        axis.text(x + 0.8, y + 0.34, detail, ha="center", va="center", fontsize=8, linespacing=1.3)
         if number + 1 < len(boxes) and (number + 1) % per_row:
             axis.annotate("", (x + 1.95, y + 0.5), (x + 1.65, y + 0.5), arrowprops={"arrowstyle": "->"})
     axis.set(xlim=(-0.1, 2 * per_row - 0.3), ylim=(-1.5 * (rows - 1) - 0.1, 1.1))
@@ -368,7 +368,7 @@ def separable_bars(ratios: pd.DataFrame) -> Figure:
     axis.barh(names, 100 * ratios["counted"] - depthwise, left=depthwise, color="#f59e0b", label="pointwise, 1/D_K²")
     axis.set(xlabel="% of the standard convolution’s multiply-accumulates")
     axis.invert_yaxis()
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1))
     figure.tight_layout()
     return figure
 

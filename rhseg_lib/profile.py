@@ -80,6 +80,7 @@ class Recipe(Strict):
     """How a model is trained (paper, Table 1)."""
 
     epochs: int = Field(150, ge=1)
+    epoch_images: int | None = Field(None, ge=2)  # images drawn for an epoch; None: each training image once
     batch_size: int = Field(4, ge=2)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 7e-3
@@ -87,9 +88,17 @@ class Recipe(Strict):
     warmup_epochs: Number = Field(3.0, ge=0)  # linear; our assumption, the paper names none
     momentum: Number = Field(0.9, ge=0, lt=1)
     weight_decay: Number = Field(1e-4, ge=0)
+    dice_weight: Number = Field(0, ge=0)  # of a Dice loss added to cross-entropy; the paper names no loss
     precision: Literal["32", "bf16"] = "32"
+    channels_last: bool = False  # memory layout; the same numbers up to rounding
     recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation
     pretrained: bool = False  # ImageNet encoder weights
+
+    @model_validator(mode="after")
+    def _an_epoch_holds_a_batch(self) -> Recipe:
+        if self.epoch_images is not None and self.epoch_images < self.batch_size:
+            raise ValueError("'epoch_images' is smaller than 'batch_size'")
+        return self
 
     @model_validator(mode="after")
     def _falling(self) -> Recipe:

@@ -63,7 +63,7 @@ def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML
 
 def _cell(name: str, value: object) -> str:
     if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:,.2f}"
+        return "–" if np.isnan(value) else f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     text = html.escape(str(value))
@@ -183,6 +183,7 @@ def recipe(used: Recipe) -> pd.DataFrame:
     rows += [
         ("warm-up", "not said", f"{used.warmup_epochs:g} epochs, linear"),
         ("schedule", "not said", "cosine from Init_lr to Min_lr"),
+        ("loss", "not said", "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
         ("precision", "not said", used.precision),
         ("start", "not said", "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
     ]

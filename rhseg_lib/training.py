@@ -12,6 +12,7 @@ import lightning as L
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from segmentation_models_pytorch.losses import DiceLoss
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
@@ -31,12 +32,14 @@ class SlagDataModule(L.LightningDataModule):
     ----------
     folder : Path
         VOC tree as ``voc.build_voc`` writes it.
-    batch_size, seed : int
+    recipe : Recipe
+        Its batch size, and how many images make an epoch.
+    seed : int
     """
 
-    def __init__(self, folder: Path, *, batch_size: int, seed: int) -> None:
+    def __init__(self, folder: Path, *, recipe: Recipe, seed: int) -> None:
         super().__init__()
-        self.folder, self.batch_size, self.seed = folder, batch_size, seed
+        self.folder, self.recipe, self.seed = folder, recipe, seed
 
     def setup(self, stage: str) -> None:
         self.images, self.masks = load_tensors(self.folder, voc.read_split(self.folder, "train"))
@@ -46,7 +49,8 @@ class SlagDataModule(L.LightningDataModule):
         return Batches(
             self.images.to(strategy.root_device),
             self.masks.to(strategy.root_device),
-            batch_size=self.batch_size,
+            batch_size=self.recipe.batch_size,
+            epoch_images=self.recipe.epoch_images,
             seed=self.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
@@ -70,14 +74,20 @@ class SegmentationTask(L.LightningModule):
         super().__init__()
         torch.manual_seed(seed)
         self.model = build_model(model_name, num_classes=num_classes, pretrained=recipe.pretrained)
+        if recipe.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.dice = DiceLoss("multiclass", ignore_index=IGNORE_INDEX)
         self.model_name, self.num_classes = model_name, num_classes
         self.recipe, self.seed = recipe, seed
         self.history: list[dict[str, float]] = []
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         images, masks = batch  # (B, 3, H, W) uint8, (B, H, W) uint8
-        logits = self.model(normalize(images))  # (B, K, H, W)
-        loss = F.cross_entropy(logits.float(), masks.long(), ignore_index=IGNORE_INDEX)
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        logits = self.model(normalize(images).contiguous(memory_format=layout)).float()  # (B, K, H, W)
+        loss = F.cross_entropy(logits, masks.long(), ignore_index=IGNORE_INDEX)
+        if self.recipe.dice_weight:
+            loss = loss + self.recipe.dice_weight * self.dice(logits, masks.long())
         with torch.no_grad():
             self.loss_sum += loss
             self.matrix += confusion_matrices(masks, logits.argmax(1), self.num_classes).sum(0)
@@ -205,7 +215,7 @@ def fit(
     signature = fingerprint(model_name, num_classes, recipe.model_dump(), seed, dataset_hash)
     checkpoint = folder / "last.ckpt"
     task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
-    data = SlagDataModule(voc_folder, batch_size=recipe.batch_size, seed=seed)
+    data = SlagDataModule(voc_folder, recipe=recipe, seed=seed)
     trainer = L.Trainer(
         max_epochs=recipe.epochs,
         devices=1,

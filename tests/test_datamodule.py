@@ -1,5 +1,7 @@
 """Batches: each sample at most once an epoch, in an order that follows from (seed, epoch), shared among processes."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -33,14 +35,15 @@ def test_an_epoch_holds_each_sample_at_most_once(count, batch_size, steps):
     found = epoch_of(batches, 0)
     assert len(batches) == len(found) == steps
     assert {len(batch) for batch in found} == {batch_size}  # the incomplete last one is left out
-    samples = sum(found, [])
+    samples = list(chain(*found))
     assert len(set(samples)) == len(samples) == steps * batch_size
     assert set(samples) <= set(range(count))
 
 
 def test_what_one_epoch_leaves_out_another_takes():
     batches = numbered(7, batch_size=4)
-    assert set(sum((sum(epoch_of(batches, epoch), []) for epoch in range(20)), [])) == set(range(7))
+    samples = {sample for epoch in range(20) for sample in chain(*epoch_of(batches, epoch))}
+    assert samples == set(range(7))
 
 
 def test_order_follows_from_seed_and_epoch():
@@ -65,7 +68,7 @@ def test_processes_share_every_batch(world_size):
     for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
         assert {len(part) for part in parts} == {8 // world_size}
-        assert sorted(sum(parts, [])) == sorted(batch)
+        assert sorted(chain(*parts)) == sorted(batch)
 
 
 @pytest.mark.parametrize(

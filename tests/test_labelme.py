@@ -122,8 +122,8 @@ SQUARES = {
         (["tube", "slag"], ("slag_layer", "immersion_tube"), "111111111122222", {("slag_layer", "immersion_tube"): 50}),
         (["tube", "tube"], None, "111111111100000", {}),
         (["ignore", "tube"], None, "111111111100000", {}),
-        (["ignore", "tube"], ("immersion_tube", "slag_layer"), "i11111111100000", {("immersion_tube", "__ignore__"): 10}),
-        (["hole", "tube"], ("immersion_tube", "slag_layer"), "110111111100000", {("immersion_tube", "_background_"): 10}),
+        (["ignore", "tube"], ("immersion_tube", "slag_layer"), "i11111111100000", {("immersion_tube", "__ignore__"): 10}),  # noqa: E501
+        (["hole", "tube"], ("immersion_tube", "slag_layer"), "110111111100000", {("immersion_tube", "_background_"): 10}),  # noqa: E501
     ],
 )  # fmt: skip
 def test_painting_order(order, priority, row, overwritten):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -272,7 +273,7 @@ class TestSchedule:
         assert rates[8] == pytest.approx(quarter)
         assert rates[12] == pytest.approx(0.3)
         assert rates[20] == pytest.approx(0.1)
-        assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+        assert all(a > b for a, b in pairwise(rates[4:]))
 
     def test_without_warm_up_it_starts_at_the_top(self):
         recipe = Recipe(epochs=2, learning_rate=7e-3, min_learning_rate=0, warmup_epochs=0)

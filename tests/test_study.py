@@ -1,0 +1,157 @@
+"""The whole study at the ci profile: run by Snakemake, run again, changed, broken, sent to a cluster, opened."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+BROKEN = "deeplabv3plus_mobilenetv2"
+
+
+def call(*command: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a command of the environment in a copy of the study."""
+    return subprocess.run(
+        command, cwd=cwd, check=False, capture_output=True, text=True, env={**os.environ, "PATH": PATH}
+    )
+
+
+def snakemake(*options: str, cwd: Path) -> subprocess.CompletedProcess:
+    return call("snakemake", "--cores", "2", "--config", "profile=ci", *options, cwd=cwd)
+
+
+def planned(cwd: Path, *options: str) -> dict[str, int]:
+    """Rule -> number of jobs that a run would execute now."""
+    shown = snakemake("--dry-run", "--quiet", "host", *options, cwd=cwd)
+    assert shown.returncode == 0, shown.stderr
+    if "Nothing to be done" in shown.stdout + shown.stderr:
+        return {}
+    lines = shown.stdout.split("Job stats:")[1].strip().splitlines()[2:]
+    jobs = dict(line.split()[:2] for line in lines[: next(i for i, x in enumerate(lines) if x.startswith("total"))])
+    return {rule: int(count) for rule, count in jobs.items()}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the study in which the ci profile has run."""
+    copy = tmp_path_factory.mktemp("study") / "tree"
+    left_out = shutil.ignore_patterns(".venv", ".git", "data", "reports", ".snakemake", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=left_out)
+    ran = snakemake(cwd=copy)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    return copy
+
+
+def test_every_table_page_and_run_is_there(study: Path) -> None:
+    reports = study / "reports/ci"
+    assert (reports / "index.html").exists()
+    pages = {path.stem for path in (reports / "html").glob("*.html")}
+    assert {"01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_segmentations", "07_claims"} < pages
+    assert len([page for page in pages if page.startswith("03_train")]) == 4
+    for run in (reports / "runs").glob("*/seed0"):
+        held = {path.name for path in run.iterdir()}
+        assert {"metrics.json", "history.csv", "per_image.parquet", "weights.safetensors", "predictions"} < held
+        assert "last.ckpt" not in held
+
+
+def test_a_second_run_does_nothing(study: Path) -> None:
+    assert planned(study) == {}
+
+
+def test_a_changed_learning_rate_retrains_one_model_and_what_reads_it(study: Path) -> None:
+    path = study / "profiles/ci.yaml"
+    before = path.read_text()
+    path.write_text(before + f"recipe_for:\n  {BROKEN}:\n    learning_rate: 2e-3\n")
+    jobs = planned(study)
+    path.write_text(before)
+    assert jobs["train"] == 1
+    assert not {"dataset", "architectures"} & jobs.keys()
+    assert {"ablation", "comparison", "segmentations", "claims", "summary"} <= jobs.keys()
+
+
+def test_a_changed_scene_seed_runs_everything(study: Path) -> None:
+    path = study / "profiles/ci.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("  num_scenes: ", "  seed: 7\n  num_scenes: "))
+    jobs = planned(study)
+    path.write_text(before)
+    assert jobs["dataset"] == 1
+    assert jobs["train"] == 4
+
+
+def test_a_broken_notebook_stops_with_its_name_cell_and_error(study: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("raw"))
+    path = copy / "notebooks/06_segmentations.ipynb"
+    notebook = json.loads(path.read_text())
+    notebook["cells"][-1]["source"] = ["1 / 0"]
+    path.write_text(json.dumps(notebook))
+    ran = snakemake("--until", "segmentations", cwd=copy)
+    assert ran.returncode != 0
+    assert "06_segmentations.ipynb failed in cell" in ran.stderr
+    assert "ZeroDivisionError" in ran.stderr
+    assert (copy / "reports/ci/notebooks/06_segmentations.failed.ipynb").exists()
+    assert not (copy / "reports/ci/html/06_segmentations.html").exists()
+    assert "segmentations" in planned(copy, "--until", "segmentations")
+
+
+def test_papermill_by_hand(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.ipynb"
+    ran = call("papermill", "notebooks/06_segmentations.ipynb", str(out), "-p", "profile", "ci", cwd=study)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert out.exists()
+
+
+def test_jobs_go_through_a_cluster_executor(study: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("raw"))
+    submit = tmp_path / "submit.sh"
+    submit.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/submitted\nsh "$1" > {tmp_path}/job.log 2>&1 &\necho $!\n')
+    submit.chmod(0o755)
+    ran = snakemake(
+        "--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(submit), "--jobs", "1",
+        "--latency-wait", "20", "--forcerun", "segmentations", "--until", "segmentations", cwd=copy,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:] + (tmp_path / "job.log").read_text()[-2000:]
+    assert len((tmp_path / "submitted").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_every_page_opens_without_a_network(study: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    pages = [study / "reports/ci/index.html", *sorted((study / "reports/ci/html").glob("*.html"))]
+    with sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        context = browser.new_context(offline=True)
+        for path in pages:
+            faults: list[str] = []
+            page = context.new_page()
+            page.on("console", lambda message, found=faults: found.append(message.text))
+            page.on("pageerror", lambda fault, found=faults: found.append(str(fault)))
+            page.on("requestfailed", lambda request, found=faults: found.append(f"failed: {request.url[:80]}"))
+            page.on("request", lambda request, found=faults: (
+                None if request.url.startswith(("file:", "data:")) else found.append(f"asked for {request.url}")
+            ))  # fmt: skip
+            page.goto(path.as_uri())
+            images = page.eval_on_selector_all("img", "all => all.map(i => [i.alt, i.complete && i.naturalWidth > 0])")
+            assert all(alt and loaded for alt, loaded in images), path.name
+            assert page.title()
+            assert page.locator(".banner").inner_text().startswith("Profile ci: a demonstration")
+            for width in (1280, 390):  # a laptop and a phone: nothing wider than the screen
+                page.set_viewport_size({"width": width, "height": 800})
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (path.name, width)
+            links = page.eval_on_selector_all(
+                "a[href]", "all => all.map(a => a.href).filter(h => h.startsWith('file:'))"
+            )
+            missing = [link for link in links if not Path(link.removeprefix("file://").split("#")[0]).exists()]
+            assert not missing, (path.name, missing)
+            assert faults == [], path.name
+            page.close()
+        browser.close()

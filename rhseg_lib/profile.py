@@ -88,7 +88,7 @@ class Recipe(Strict):
     warmup_epochs: Number = Field(3.0, ge=0)  # linear; our assumption, the paper names none
     momentum: Number = Field(0.9, ge=0, lt=1)
     weight_decay: Number = Field(1e-4, ge=0)
-    dice_weight: Number = Field(0, ge=0)  # of a Dice loss added to cross-entropy; the paper names no loss
+    dice_weight: Number = Field(0.0, ge=0)  # of a Dice loss added to cross-entropy; the paper names no loss
     precision: Literal["32", "bf16"] = "32"
     channels_last: bool = False  # memory layout; the same numbers up to rounding
     recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation

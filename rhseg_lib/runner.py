@@ -11,6 +11,7 @@ import argparse
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from pygments.formatters import HtmlFormatter
+from traitlets.config import Config
 
 from rhseg_lib import StudyError
 from rhseg_lib.files import write_atomically
@@ -36,6 +38,7 @@ PAGES = {  # notebook -> name in the navigation
     "06_segmentations": "Segmentations",
     "07_claims": "Claims",
 }
+KERNEL = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})  # no open port
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
@@ -88,7 +91,13 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
     failed = output.with_suffix(".failed.ipynb")
     try:
         papermill.execute_notebook(
-            str(notebook), str(partial), parameters, cwd=str(root), progress_bar=False, stderr_file=sys.stderr
+            str(notebook),
+            str(partial),
+            parameters,
+            cwd=str(root),
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            config=KERNEL,
         )
     except PapermillExecutionError as fault:
         os.replace(partial, failed)
@@ -158,6 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     given = parser.parse_args(arguments)
     parameters = {name: yaml.safe_load(value) for name, value in given.parameters}
+    started = time.monotonic()
     try:
         profile = load_profile(str(parameters.get("profile", "quick")))
         run_notebook(given.notebook, given.output, parameters, root=profile.root)
@@ -165,6 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     except StudyError as fault:
         print(f"\nerror: {fault}\n", file=sys.stderr)
         return 1
+    print(f"{given.output.stem}: {time.monotonic() - started:.0f} s → {given.html}", file=sys.stderr)
     return 0
 
 

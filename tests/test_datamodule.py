@@ -11,12 +11,22 @@ from rhseg_lib import StudyError, voc
 from rhseg_lib.datamodule import Batches, epoch_seed, load_tensors, normalize
 
 
-def numbered(count: int, *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> Batches:
+def numbered(
+    count: int, *, batch_size: int, seed: int = 0, epoch_images: int | None = None, rank: int = 0, world_size: int = 1
+) -> Batches:
     """Images and masks of a single pixel that hold their own number."""
     numbers = torch.arange(count, dtype=torch.uint8)
     images = numbers.view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
     masks = numbers.view(-1, 1, 1)
-    return Batches(images, masks, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+    return Batches(
+        images,
+        masks,
+        batch_size=batch_size,
+        seed=seed,
+        epoch_images=epoch_images,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def epoch_of(batches: Batches, epoch: int) -> list[list[int]]:
@@ -44,6 +54,24 @@ def test_what_one_epoch_leaves_out_another_takes():
     batches = numbered(7, batch_size=4)
     samples = {sample for epoch in range(20) for sample in chain(*epoch_of(batches, epoch))}
     assert samples == set(range(7))
+
+
+@pytest.mark.parametrize(("epoch_images", "epochs"), [(4, 5), (10, 2), (20, 1), (6, 10), (30, 2)])
+def test_epochs_of_chosen_length_are_cut_from_whole_passes(epoch_images, epochs):
+    batches = numbered(10, batch_size=2, epoch_images=epoch_images)
+    assert len(batches) == epoch_images // 2
+    forwards = [list(chain(*epoch_of(batches, epoch))) for epoch in range(epochs)]
+    assert forwards == [list(chain(*epoch_of(batches, epoch))) for epoch in reversed(range(epochs))][::-1]
+    row = list(chain(*forwards))
+    passes = [row[start : start + 10] for start in range(0, len(row), 10)]
+    assert all(sorted(one) == list(range(10)) for one in passes)
+    assert len({tuple(one) for one in passes}) == len(passes)
+
+
+def test_an_epoch_is_a_pass_unless_told_otherwise():
+    for epoch in range(3):
+        told = epoch_of(numbered(10, batch_size=2, epoch_images=10), epoch)
+        assert epoch_of(numbered(10, batch_size=2), epoch) == told
 
 
 def test_order_follows_from_seed_and_epoch():

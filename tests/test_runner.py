@@ -97,11 +97,16 @@ class TestCheckParameters:
 
 class TestRunNotebook:
     def test_failure_names_notebook_cell_and_error(self, tmp_path):
-        path = notebook(tmp_path, "before = seed", "raise ValueError(f'seed {seed} \\x1b[31mred\\x1b[0m')", "after = 1")
+        path = notebook(
+            tmp_path,
+            "before = seed",
+            "import os\nraise ValueError(f'seed {seed} in {os.getcwd()} \\x1b[31mred\\x1b[0m')",
+            "after = 1",
+        )
         output = tmp_path / "out" / "page.ipynb"
         with pytest.raises(StudyError) as fault:
-            run_notebook(path, output, {"seed": 7})
-        assert fault.value.what == "04_ablation.ipynb failed in cell 4: ValueError: seed 7 red"
+            run_notebook(path, output, {"seed": 7}, root=tmp_path)
+        assert fault.value.what == f"04_ablation.ipynb failed in cell 4: ValueError: seed 7 in {tmp_path} red"
         assert str(output.with_name("page.failed.ipynb")) in fault.value.where
         assert [entry.name for entry in output.parent.iterdir()] == ["page.failed.ipynb"]
         kept = nbformat.read(output.with_name("page.failed.ipynb"), as_version=4)

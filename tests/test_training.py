@@ -24,7 +24,9 @@ from rhseg_lib.training import SegmentationTask, continues, fit
 EPOCHS = 4
 RECIPE = Recipe(
     epochs=EPOCHS,
-    batch_size=4,  # nine pictures: two steps an epoch
+    batch_size=4,
+    epoch_images=8,  # of nine pictures: two steps an epoch, and a pass ends within an epoch
+    dice_weight=0.5,
     learning_rate=1e-2,
     min_learning_rate=1e-4,
     warmup_epochs=1,
@@ -247,7 +249,30 @@ def test_a_loss_that_is_not_finite_stops_the_run(profile, tmp_path):
 
 def test_too_few_pictures(profile, tmp_path):
     with pytest.raises(StudyError, match="9 training images do not fill one batch of 10"):
-        train(profile, tmp_path, recipe=changed(batch_size=10))
+        train(profile, tmp_path, recipe=changed(batch_size=10, epoch_images=None))
+
+
+@pytest.mark.parametrize("dice_weight", [0, 0.5])
+def test_loss_by_hand(dice_weight):
+    """Three equally likely classes; truth 0, 0, 1 and an ignored pixel."""
+    task = SegmentationTask(MODEL, num_classes=3, recipe=changed(dice_weight=dice_weight), seed=0)
+    task.model = torch.nn.Conv2d(3, 3, 1).requires_grad_(False)
+    torch.nn.init.zeros_(task.model.weight)
+    torch.nn.init.zeros_(task.model.bias)
+    task.loss_sum, task.matrix = torch.zeros(()), torch.zeros(3, 3, dtype=torch.int64)
+    masks = torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
+    loss = task.training_step((torch.zeros(1, 3, 2, 2, dtype=torch.uint8), masks), 0)
+    # 1 - 2 x intersection / (predicted + true): class 0 has 2/3 of 1 + 2 pixels, class 1 has 1/3 of 1 + 1, class 2 none
+    dice = ((1 - 4 / 3 / 3) + (1 - 2 / 3 / 2) + 0) / 3
+    assert loss.item() == pytest.approx(math.log(3) + dice_weight * dice, rel=1e-5)
+    assert task.matrix.tolist() == [[2, 0, 0], [1, 0, 0], [0, 0, 0]]
+
+
+def test_memory_layout_changes_rounding_alone(profile, tmp_path):
+    short = {"epochs": 1, "warmup_epochs": 0.0, "recompute_batchnorm": False}
+    plain = train(profile, tmp_path / "plain", recipe=changed(**short))
+    last = train(profile, tmp_path / "last", recipe=changed(channels_last=True, **short))
+    assert last.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-3)
 
 
 class TestSchedule:

@@ -62,6 +62,7 @@ def test_epochs_of_chosen_length_are_cut_from_whole_passes(epoch_images, epochs)
     assert len(batches) == epoch_images // 2
     forwards = [list(chain(*epoch_of(batches, epoch))) for epoch in range(epochs)]
     assert forwards == [list(chain(*epoch_of(batches, epoch))) for epoch in reversed(range(epochs))][::-1]
+    assert {len(one) for one in forwards} == {epoch_images}
     row = list(chain(*forwards))
     passes = [row[start : start + 10] for start in range(0, len(row), 10)]
     assert all(sorted(one) == list(range(10)) for one in passes)

@@ -207,11 +207,11 @@ class TestReadRun:
             read_run(own_profile, MODEL, 0)
 
     def test_all_runs_in_the_profiles_order(self, finished, own_profile):
-        for model, seed in ((OTHER, 0), (MODEL, 0), (MODEL, 1), (OTHER, 5)):  # seed 5 is not of this profile
+        for model, seed in ((OTHER, 1), (MODEL, 0), (MODEL, 1), (OTHER, 5)):  # seed 5 is not of this profile
             copy_run(finished, own_profile, model, seed)
         assert own_profile.seeds == (1, 0)
         found = [(run.model, run.seed) for run in finished_runs(own_profile)]
-        assert found == [(MODEL, 1), (MODEL, 0), (OTHER, 0)]
+        assert found == [(MODEL, 1), (MODEL, 0), (OTHER, 1)]
 
     def test_not_one_run(self, own_profile):
         with pytest.raises(StudyError, match="no finished run") as fault:

@@ -54,6 +54,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         The content of ``metrics.json``.
     """
     dataset = voc.read_dataset(profile.voc)
+    recipe = profile.recipe_of(model_name)
     folder = profile.run_folder(model_name, seed)
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not vouch for these weights
     names = voc.read_split(profile.voc, "test")
@@ -80,9 +81,10 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         "test_images": len(names),
         "class_names": list(profile.data.class_names),
         "final_loss": history[-1]["loss"],
+        "images_seen": recipe.epochs * (recipe.epoch_images or dataset["counts"]["train"]),
         "train_seconds": sum(row["seconds"] for row in history),
         "profile": profile.name,
-        "recipe": profile.recipe_of(model_name).model_dump(),
+        "recipe": recipe.model_dump(),
         "image_size": profile.data.image_size,
         "dataset_hash": dataset["hash"],
         **provenance(profile.root, next(model.parameters()).device),
@@ -95,7 +97,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
 
 def provenance(root: Path, device: torch.device) -> dict[str, str]:
     """What made a result: device, versions, commit and the digest of the lock."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     git, commit = which("git"), ""
     if git:  # a container may have none
         command = [git, "-C", root, "rev-parse", "--short", "HEAD"]
@@ -111,6 +113,14 @@ def provenance(root: Path, device: torch.device) -> dict[str, str]:
         "commit": commit or "not in a git repository",
         "lock": sha256(lock.read_bytes()).hexdigest()[:12] if lock.exists() else "no lock",
     }
+
+
+def cpu_name() -> str:
+    """The processor as Linux names it, elsewhere its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0]}, {len(named)} cores" if named else f"{platform.machine()} CPU"
 
 
 def read_run(profile: Profile, model: str, seed: int) -> Run:

@@ -16,6 +16,7 @@ from IPython.display import HTML
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from torch import nn
 
 from rhseg_lib import IGNORE_INDEX
@@ -109,13 +110,14 @@ def training_curves(history: pd.DataFrame, *, label: str) -> Figure:
     """Loss, training mIoU and learning rate, epoch by epoch."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3))
     columns = {
-        "loss": "cross-entropy",
+        "loss": "loss",
         "train_miou": "mIoU of the training batches",
         "learning_rate": "learning rate",
     }
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         axis.plot(history["epoch"], history[column], marker="o", ms=3.5, color="#9a3412")
         axis.set(title=title, xlabel="epoch", ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(label, y=1.02)
     figure.tight_layout()
     return figure
@@ -146,6 +148,9 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
         for model, row in table.iterrows():
             axis.scatter(row[column], row["miou"], s=60, color=MODEL_COLOURS[model], label=SHORT[model], zorder=3)
         axis.set(xscale="log", xlabel=label)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("mIoU, %")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
@@ -227,11 +232,22 @@ def segmentation_grid(
                 top[place].set_title(SHORT[model], fontsize=8)
     axes[0, 0].set_title("picture", fontsize=8)
     axes[0, 1].set_title("annotation", fontsize=8)
-    handles = [Patch(color=CLASS_COLOURS[i], label=name) for i, name in enumerate(class_names) if i]
+    figure.subplots_adjust(left=0.03, right=1, bottom=0, top=1)
+    handles = [Patch(color=CLASS_COLOURS[i], label=name.replace("_", " ")) for i, name in enumerate(class_names) if i]
     handles += [Patch(color=WRONG, label="wrong pixel (lower rows)")]
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9,
-                  bbox_to_anchor=(0.5, 0.07 / len(images) - 0.02))  # fmt: skip
+    figure.legend(
+        handles=handles, loc="upper center", ncols=len(handles), frameon=False, fontsize=9, bbox_to_anchor=(0.5, 0)
+    )
     return figure
+
+
+def examples(images: np.ndarray, truth: np.ndarray, found: np.ndarray, titles: list[str]) -> Figure:
+    """One model's pictures, a row each: picture, annotation, prediction, wrong pixels."""
+    panels, names = [], []
+    for title, image, true, predicted in zip(titles, images, truth, found, strict=True):
+        panels += [image, blend(image, true), blend(image, predicted), error_map(true, predicted)]
+        names += [f"{title}: picture", "annotation", "prediction", "wrong pixels"]
+    return contact_sheet(panels, columns=4, titles=names)
 
 
 def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

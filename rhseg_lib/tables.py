@@ -19,7 +19,18 @@ from rhseg_lib.evaluation import Run, compare_models, load_model, stacked
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import Comparison, Scores, compare
 from rhseg_lib.profile import PROPOSED, Profile, Recipe
-from rhseg_lib.published import COUNTED, DESCRIBED, LABELS, MOBILENET, PAPER_ROWS, SEPARABLE, TABLE1, XCEPTION, Row
+from rhseg_lib.published import (
+    COUNTED,
+    DESCRIBED,
+    LABELS,
+    MOBILENET,
+    PAPER_ROWS,
+    SEPARABLE,
+    SHORT,
+    TABLE1,
+    XCEPTION,
+    Row,
+)
 
 LITE = "deeplabv3plus_mobilenetv2_lite"
 EFFECTS = {  # what is added -> (with, without)
@@ -43,10 +54,9 @@ GRID = {  # model -> backbone, ASPP, attention, decoder
 
 def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML:
     """Show a table, its text escaped; keep it as CSV where `path` is given."""
-    named = not isinstance(frame.index, pd.RangeIndex)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, frame.to_csv(index=named).encode())
+        keep(frame, path)
+    named = not isinstance(frame.index, pd.RangeIndex)
     shown = frame.reset_index() if named else frame
     align = {name: "" if pd.api.types.is_numeric_dtype(shown[name]) else ' class="text"' for name in shown}
     head = "".join(f"<th{align[name]}>{html.escape(str(name))}</th>" for name in shown)
@@ -61,15 +71,18 @@ def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML
     )
 
 
+def keep(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, its index too where it names the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
+
+
 def _cell(name: str, value: object) -> str:
     if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
+        return "–" if np.isnan(value) else f"{value:,.2f}"
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     text = html.escape(str(value))
-    if name == "verdict":
-        style = "inconsistent" if text.startswith("inconsistent") else text.split(" with")[0].replace(" ", "-")
-        return f'<span class="verdict {style}">{text}</span>'
     if name == "page":
         return f'<a href="{text}">open</a>'
     return text
@@ -165,7 +178,7 @@ def separable(layers: list[tuple[int, int, int]], *, side: int = 32) -> pd.DataF
         }
         for m, n, k in layers
     ]
-    return pd.DataFrame(rows).assign(times_cheaper=lambda table: 1 / table["counted"])
+    return pd.DataFrame(rows)
 
 
 def recipe(used: Recipe) -> pd.DataFrame:
@@ -262,12 +275,34 @@ def ablation_effects(runs: list[Run], *, samples: int) -> pd.DataFrame:
                 "difference": 100 * found.difference,
                 "low": 100 * found.low,
                 "high": 100 * found.high,
-                "p_value": found.p_value,
+                "p": f"{found.p_value:.4f}",
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("change")
 
 
-def effects_in_words(effects: pd.DataFrame, study: Profile) -> Markdown:
+def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
+    """`separable` for reading: shares in per cent, and how many times less work that is."""
+    percent = {name: [f"{100 * value:.3f} %" for value in ratios[name]] for name in ("predicted", "counted")}
+    return ratios.assign(**percent, **{"times less work": 1 / ratios["counted"]})
+
+
+def claims(ledger: pd.DataFrame) -> HTML:
+    """The claim ledger as one block per statement, readable on a phone."""
+    blocks = []
+    for row in ledger.itertuples():
+        text = {name: html.escape(str(value)) for name, value in row._asdict().items()}
+        style = "inconsistent" if row.verdict.startswith("inconsistent") else row.verdict.split(" with")[0]
+        style = style.replace(" ", "-")
+        blocks.append(
+            f'<li class="{style}-edge"><span class="where">{text["section"]}</span>'
+            f'<span class="verdict {style}">{text["verdict"]}</span><strong>{text["statement"]}</strong>'
+            f'<span class="values">paper: {text["published"]} · here: {text["ours"]} '
+            f'· tolerance: {text["tolerance"]}</span><p class="why">{text["why"]}</p></li>'
+        )
+    return HTML(f'<ol class="claims">{"".join(blocks)}</ol>')
+
+
+def effects_in_words(effects: pd.DataFrame, runs: list[Run], study: Profile) -> Markdown:
     """One sentence per effect, and what they are worth."""
     lines = []
     for name, row in effects.iterrows():
@@ -277,19 +312,28 @@ def effects_in_words(effects: pd.DataFrame, study: Profile) -> Markdown:
         else:
             verdict = f"makes no difference that these images can show ({row['difference']:+.1f} points)"
         lines.append(f"- **{name}** {verdict}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}.")
-    return Markdown("\n".join([*lines, "", _worth(study)]))
+    return Markdown("\n".join([*lines, "", _worth(runs, study)]))
 
 
-def _worth(study: Profile) -> str:
+def _worth(runs: list[Run], study: Profile) -> str:
+    """What the figures are worth: how long, how equally, how often the models were trained."""
+    seen = {run.model: run.metrics["images_seen"] for run in runs}
+    most = max(seen.values())
+    fewer = [f"{SHORT[model]} {count:,}" for model, count in seen.items() if count < most]
+    text = (
+        f"Seeds per model: {len(study.seeds)}. The intervals know only the test images: another seed moves a model too."
+    )
     if study.kind == "demonstration":
-        return (
-            "Short trainings on small images, one seed: this shows how the question is answered, not the answer. "
-            "Another seed can move a model by more than these intervals, which know only the test images."
+        text = f"Short trainings on small pictures: this shows how a question is answered, not the answer. {text}"
+    if fewer:
+        text += (
+            f" **The models were not trained alike**: {', '.join(fewer)} pictures seen, the others {most:,}. "
+            "Their distance to the others is that of their training as much as their own."
         )
-    return f"Seeds per model: {len(study.seeds)} asked for; the tables say how many are there."
+    return text
 
 
-def models(summary: pd.DataFrame, study: Profile, *, folder: str = "") -> pd.DataFrame:
+def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: str = "") -> pd.DataFrame:
     """Every trained model with its scores and the way to its training page, which stands in `folder`."""
     shown = summary.reset_index()
     return pd.DataFrame(
@@ -298,8 +342,9 @@ def models(summary: pd.DataFrame, study: Profile, *, folder: str = "") -> pd.Dat
             "mIoU": shown["miou"],
             "95 % interval": [interval(row) for _, row in shown.iterrows()],
             "mPA": shown["mpa"],
-            **{f"IoU {name}": shown[name] for name in study.data.class_names},
+            **{f"IoU {name.replace('_', ' ')}": shown[name] for name in study.data.class_names},
             "seeds": shown["seeds"].astype(int),
+            "pictures seen": shown["model"].map({run.model: run.metrics["images_seen"] for run in runs}),
             "train min": shown["train_minutes"],
             "page": [f"{folder}03_train_{m}_seed{study.seeds[0]}.html" for m in shown["model"]],
         }
@@ -380,4 +425,4 @@ def findings(
             f"{len(runs[0].names)} held-out originals; the better of two classifiers that see one pixel at a time "
             f"reaches {floor:.1f} %."
         )
-    return Markdown("\n".join([*lines, "", _worth(study)]))
+    return Markdown("\n".join([*lines, "", _worth(runs, study)]))

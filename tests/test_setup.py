@@ -11,6 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from rhseg_lib.labelme import check_folder, label_ids
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LOCKED = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line]
@@ -64,3 +66,11 @@ def test_a_notebook_holds_short_cells_one_parameters_cell_and_no_output(path: Pa
 def test_there_are_the_notebooks_of_the_study() -> None:
     names = ["00_summary", "01_dataset", "02_architectures", "03_train", "04_ablation", "05_comparison"]
     assert [path.stem for path in NOTEBOOKS] == [*names, "06_segmentations", "07_claims", "explore"]
+
+
+def test_the_committed_sample_is_small_and_without_fault() -> None:
+    sample = ROOT / "data/sample"
+    labels = label_ids(("immersion_tube", "slag_layer"), "__ignore__")
+    assert len(list(sample.glob("*.json"))) == 12
+    assert check_folder(sample, labels=labels) == []
+    assert sum(path.stat().st_size for path in sample.rglob("*") if path.is_file()) < 2e6

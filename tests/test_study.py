@@ -101,9 +101,10 @@ def test_a_broken_notebook_stops_with_its_name_cell_and_error(study: Path, tmp_p
     assert "segmentations" in planned(copy, "--until", "segmentations")
 
 
-def test_papermill_by_hand(study: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("notebook", ["06_segmentations", "explore"])
+def test_papermill_by_hand(study: Path, tmp_path: Path, notebook: str) -> None:
     out = tmp_path / "out.ipynb"
-    ran = call("papermill", "notebooks/06_segmentations.ipynb", str(out), "-p", "profile", "ci", cwd=study)
+    ran = call("papermill", f"notebooks/{notebook}.ipynb", str(out), "-p", "profile", "ci", cwd=study)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert out.exists()
 

@@ -1,11 +1,16 @@
 # The study as a graph: data -> one run per (model, seed) -> tables, figures, pages.
 #   make study PROFILE=quick
-import os
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
+
+from rhseg_lib import StudyError
 from rhseg_lib.profile import fingerprint, load_profile
 
-study = load_profile(config.get("profile", "quick"), root=".")
+try:
+    study = load_profile(config.get("profile", "quick"), root=".")
+except StudyError as fault:
+    raise WorkflowError(str(fault)) from None
 PROFILE = study.name
 REPORTS = f"reports/{PROFILE}"
 RUNS = f"{REPORTS}/runs/{{model}}/seed{{seed}}"
@@ -59,6 +64,7 @@ rule architectures:
         **page("02_architectures"),
         complexity=f"{REPORTS}/tables/complexity.csv",
         separable=f"{REPORTS}/tables/separable.csv",
+        pooling=f"{REPORTS}/tables/ema_pooling.csv",
     shell:
         RUN
 
@@ -130,6 +136,7 @@ rule claims:
         library=library("published"),
         complexity=rules.architectures.output.complexity,
         separable=rules.architectures.output.separable,
+        pooling=rules.architectures.output.pooling,
         latency=rules.comparison.output.latency,
     output:
         **page("07_claims"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import HTML, Markdown
 from torch import nn
 
@@ -179,6 +180,24 @@ def separable(layers: list[tuple[int, int, int]], *, side: int = 32) -> pd.DataF
         for m, n, k in layers
     ]
     return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def ema_pooling(attention: nn.Module, *, side: int) -> pd.DataFrame:
+    """How much Equation 2's global means of EMA's two branches change between two unlike inputs."""
+    pooled: dict[str, list[torch.Tensor]] = {"norm": [], "conv3x3": []}
+    hooks = [
+        getattr(attention, name).register_forward_hook(lambda _, __, out, kept=kept: kept.append(out.mean((2, 3))))
+        for name, kept in pooled.items()
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        shape = (1, attention.groups * attention.norm.num_channels, side, side)
+        attention.attention(torch.randn(shape, generator=generator))
+    for hook in hooks:
+        hook.remove()
+    change = [float((first - second).abs().max()) for first, second in pooled.values()]
+    return pd.DataFrame({"branch": ["1×1, ends in GroupNorm", "3×3"], "change": change})
 
 
 def recipe(used: Recipe) -> pd.DataFrame:

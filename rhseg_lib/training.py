@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -211,6 +212,7 @@ def fit(
     StudyError
         Non-finite loss, unreadable checkpoint, too few images.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # a run's own line says what matters
     folder.mkdir(parents=True, exist_ok=True)
     signature = fingerprint(model_name, num_classes, recipe.model_dump(), seed, dataset_hash)
     checkpoint = folder / "last.ckpt"

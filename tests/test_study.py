@@ -101,6 +101,14 @@ def test_a_broken_notebook_stops_with_its_name_cell_and_error(study: Path, tmp_p
     assert "segmentations" in planned(copy, "--until", "segmentations")
 
 
+def test_an_unknown_profile_is_one_clear_error(study: Path) -> None:
+    ran = call("snakemake", "--cores", "1", "--config", "profile=fast", cwd=study)
+    assert ran.returncode != 0
+    assert "unknown profile 'fast'" in ran.stderr
+    assert "take one of: ci, paper, quick" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 @pytest.mark.parametrize("notebook", ["06_segmentations", "explore"])
 def test_papermill_by_hand(study: Path, tmp_path: Path, notebook: str) -> None:
     out = tmp_path / "out.ipynb"

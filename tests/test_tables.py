@@ -1,0 +1,49 @@
+"""Tables as pages show them, and what single pixels tell."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rhseg_lib import StudyError, baselines, plots, tables
+from rhseg_lib.profile import Profile
+
+
+def test_text_of_a_table_is_shown_as_text() -> None:
+    shown = tables.show(pd.DataFrame({"label": ["<script>alert(1)</script>"], "<b>": [1.5]}), caption="a < b").data
+    assert "<script>" not in shown
+    assert "<b>" not in shown
+    assert "&lt;script&gt;" in shown
+    assert "1.50" in shown
+
+
+def test_a_missing_value_is_a_dash_and_a_large_count_is_grouped() -> None:
+    shown = tables.show(pd.DataFrame({"a": [np.nan], "b": [5_813_523]}), caption="").data
+    assert ">–<" in shown
+    assert ">5,813,523<" in shown
+
+
+def test_a_table_that_no_notebook_kept_is_a_clear_error(profile: Profile) -> None:
+    with pytest.raises(StudyError, match="the table 'absent' is missing"):
+        tables.read(profile, "absent")
+
+
+def test_pixel_features_hold_colour_then_place() -> None:
+    image = np.arange(2 * 2 * 3, dtype=np.uint8).reshape(1, 2, 2, 3)
+    rows = baselines.pixel_features(image, place=True)
+    assert rows.tolist() == [[0, 1, 2, 0, 0], [3, 4, 5, 0.5, 0], [6, 7, 8, 0, 0.5], [9, 10, 11, 0.5, 0.5]]
+    assert baselines.pixel_features(image, place=False).shape == (4, 3)
+
+
+def test_blend_paints_classes_and_leaves_background() -> None:
+    image = np.full((1, 3, 3), 100, np.uint8)
+    painted = plots.blend(image, np.array([[0, 1, 255]], np.uint8), opacity=1)
+    assert painted[0, 0].tolist() == [100, 100, 100]
+    assert painted[0, 1].tolist() == [0x0E, 0xA5, 0xE9]
+    assert painted[0, 2].tolist() == [100, 100, 100]
+
+
+def test_error_map_marks_wrong_pixels_and_leaves_ignored_ones_white() -> None:
+    found = plots.error_map(np.array([[0, 1, 255]], np.uint8), np.array([[0, 2, 1]], np.uint8))
+    assert found[0, 1].tolist() == [0xD1, 0x24, 0x2F]
+    assert found[0, 2].tolist() == [255, 255, 255]
+    assert found[0, 0].tolist() == [0xE6, 0xE9, 0xED]

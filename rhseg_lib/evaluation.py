@@ -23,7 +23,7 @@ from torch import nn
 from rhseg_lib import StudyError, voc
 from rhseg_lib.datamodule import load_tensors, normalize
 from rhseg_lib.files import write_atomically
-from rhseg_lib.metrics import bootstrap_interval, compare, confusion_matrices, holm, mean_iou, scores
+from rhseg_lib.metrics import Comparison, bootstrap_interval, compare, confusion_matrices, holm, mean_iou, scores
 from rhseg_lib.profile import Profile
 
 
@@ -156,6 +156,9 @@ def finished_runs(profile: Profile) -> list[Run]:
     if not done:
         mend = f"make study PROFILE={profile.name}"
         raise StudyError("no finished run", where=profile.reports / "runs", mend=mend)
+    if any(run.names != done[0].names for run in done):
+        mend = "delete the folder of the run that differs, and run the study again"
+        raise StudyError("runs were evaluated on different images", where=profile.reports / "runs", mend=mend)
     return done
 
 
@@ -191,13 +194,22 @@ def summarise(runs: list[Run], *, samples: int) -> pd.DataFrame:
     return table
 
 
+def compare_pair(runs: list[Run], first: str, second: str, *, samples: int) -> Comparison | None:
+    """Compare two models over the seeds that both have; None if they share none or were not trained alike."""
+    found = {model: {run.seed: run for run in runs if run.model == model} for model in (first, second)}
+    seeds = sorted(found[first].keys() & found[second].keys())
+    recipes = [run.metrics["recipe"] for model in found for run in found[model].values()]
+    if not seeds or any(recipe != recipes[0] for recipe in recipes):
+        return None
+    one, other = (np.stack([found[model][seed].matrices for seed in seeds]) for model in (first, second))
+    return compare(one, other, samples=samples)
+
+
 def compare_models(runs: list[Run], *, samples: int) -> pd.DataFrame:
-    """Every pair of models on the same test images: difference of mIoU, interval, p-value, and p after Holm."""
-    matrices = stacked(runs)
-    pairs = [
-        {"first": a, "second": b, **asdict(compare(matrices[a], matrices[b], samples=samples))}
-        for a, b in combinations(matrices, 2)
-    ]
+    """Every pair of models trained alike: difference of mIoU, interval, p-value, and p after Holm."""
+    models = dict.fromkeys(run.model for run in runs)
+    found = {(a, b): compare_pair(runs, a, b, samples=samples) for a, b in combinations(models, 2)}
+    pairs = [{"first": a, "second": b, **asdict(pair)} for (a, b), pair in found.items() if pair is not None]
     table = pd.DataFrame(pairs, columns=["first", "second", "difference", "low", "high", "p_value"])
     return table.assign(p_holm=holm(table["p_value"]))
 

@@ -121,33 +121,34 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def compare(first: np.ndarray, second: np.ndarray, *, samples: int, seed: int = 0) -> Comparison:
-    """Paired comparison of two models' mean IoU on the same images.
+def compare(
+    first: np.ndarray, second: np.ndarray, *, samples: int, permutations: int = 10_000, seed: int = 0
+) -> Comparison:
+    """Paired comparison of two models' mean IoU on the same images, mean over the same seeds.
 
     The interval is a paired bootstrap over images. The p-value is a randomisation test: were the models equal,
-    swapping their matrices on any image would change nothing, so the observed difference is set against those of
-    ``samples`` random swaps. Both condition on the trained weights: they say what the test images can tell, not
-    what another training seed would give.
+    swapping them on any image, in every run at once, would change nothing, so the observed difference is set against
+    those of random swaps. Both condition on the trained weights: they say what the test images can tell, not what
+    other training seeds would give.
 
     Parameters
     ----------
-    first, second : (R, N, K, K) integer arrays, the same images in the same order
-        Models may have different numbers of runs R.
+    first, second : (R, N, K, K) integer arrays, the same runs (seeds) and images in the same order
+    samples, permutations : int
+        Draws of the bootstrap and swaps of the test.
     """
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"paired models need the same images: {first.shape[1]} and {second.shape[1]}")
-    difference = float(mean_iou(first.sum(1)).mean() - mean_iou(second.sum(1)).mean())
+    if first.shape != second.shape:
+        raise ValueError(f"paired models need the same runs and images: {first.shape[:2]} and {second.shape[:2]}")
     drawn = resampled_miou(first, samples=samples, seed=seed) - resampled_miou(second, samples=samples, seed=seed)
     low, high = np.percentile(drawn, (2.5, 97.5))
 
-    # With several runs a swap exchanges the models' mean matrices, which need not be whole numbers.
-    a, b = first.mean(0, dtype=np.float64), second.mean(0, dtype=np.float64)  # (N, K, K)
-    observed = abs(mean_iou(a.sum(0)) - mean_iou(b.sum(0)))
-    swap = np.random.default_rng([seed, 1]).integers(0, 2, size=(samples, len(a))).astype(np.float64)
-    moved = np.tensordot(swap, b - a, axes=1)  # (samples, K, K)
-    swapped = np.abs(mean_iou(a.sum(0) + moved) - mean_iou(b.sum(0) - moved))
+    a, b = first.sum(1).astype(np.float64), second.sum(1).astype(np.float64)  # (R, K, K)
+    swap = np.random.default_rng([seed, 1]).integers(0, 2, size=(permutations, first.shape[1])).astype(np.float64)
+    moved = np.tensordot(swap, (second - first).astype(np.float64), axes=(1, 1))  # (permutations, R, K, K)
+    difference = float((mean_iou(a) - mean_iou(b)).mean())
+    swapped = (mean_iou(a + moved) - mean_iou(b - moved)).mean(1)  # (permutations,)
     # The observed labelling is one of the equally likely ones, hence the +1; the margin absorbs rounding of sums.
-    p_value = (1 + np.count_nonzero(swapped >= observed - 1e-12)) / (samples + 1)
+    p_value = (1 + np.count_nonzero(np.abs(swapped) >= abs(difference) - 1e-12)) / (permutations + 1)
     return Comparison(difference, float(low), float(high), float(p_value))
 
 

@@ -126,7 +126,9 @@ class SegmentationTask(L.LightningModule):
                 self.parameters(), lr=r.learning_rate, momentum=r.momentum, weight_decay=r.weight_decay
             )
         else:
-            optimizer = torch.optim.AdamW(self.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay)
+            optimizer = torch.optim.AdamW(
+                self.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay, fused=True
+            )
         steps = self.trainer.estimated_stepping_batches
         warmup = round(r.warmup_epochs * steps / r.epochs)
         floor = r.min_learning_rate / r.learning_rate

@@ -397,7 +397,7 @@ def _write_pictures(
     mask, overwritten = labelme.rasterize(
         annotation.shapes, height, width, labels=labels, class_priority=class_priority
     )
-    original = _fit(annotation.image, mask, image_size)
+    original = fit(annotation.image, mask, image_size)
     pixels = {}
     for operation in (None, *operations):
         name = path.stem if operation is None else f"{path.stem}_{operation}"
@@ -409,7 +409,7 @@ def _write_pictures(
     return pixels, overwritten
 
 
-def _fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Scale both so that the longer side is `size` pixels.
 
     A pixel of the smaller mask takes the value with most area in it, and the nearest one's at a tie. Nearest

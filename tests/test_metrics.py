@@ -148,7 +148,7 @@ class TestCompare:
         expected = mean_iou(self.good[0].sum(0)) - mean_iou(self.bad[0].sum(0))
         assert found.difference == pytest.approx(expected) and expected > 0.1
         assert 0 < found.low < found.difference < found.high
-        assert found.p_value == 1 / 1000  # no random swap reaches it
+        assert found.p_value == 1 / 10_001  # no random swap reaches it
 
     def test_exchanging_the_models_changes_the_sign_alone(self):
         there, back = compare(self.good, self.bad, samples=300), compare(self.bad, self.good, samples=300)
@@ -176,17 +176,20 @@ class TestCompare:
         assert np.mean(p_values <= 0.05) < 0.1
         assert np.mean(p_values <= 0.5) == pytest.approx(0.5, abs=0.12)
 
-    def test_different_numbers_of_runs(self):
+    def test_runs_are_paired_and_averaged(self):
         twice = np.concatenate([self.good, self.good])
-        assert compare(twice, self.good, samples=100) == compare(self.good, self.good, samples=100)
+        other = np.concatenate([self.bad, self.bad])
+        assert compare(twice, other, samples=100) == compare(self.good, self.bad, samples=100)
         mixed = np.concatenate([self.good, self.bad])
-        assert compare(mixed, self.bad, samples=100).difference == pytest.approx(
+        assert compare(mixed, other, samples=100).difference == pytest.approx(
             compare(self.good, self.bad, samples=100).difference / 2
         )
 
-    def test_other_images_are_refused(self):
-        with pytest.raises(ValueError, match="30 and 29"):
-            compare(self.good, self.bad[:, 1:], samples=10)
+    @pytest.mark.parametrize("other", ["images", "runs"])
+    def test_other_images_or_runs_are_refused(self, other: str):
+        second = self.bad[:, 1:] if other == "images" else np.concatenate([self.bad, self.bad])
+        with pytest.raises(ValueError, match="the same runs and images"):
+            compare(self.good, second, samples=10)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ voc           VOC2007 tree: build, augment, split, verify
 datamodule    VOC tree -> uint8 tensors in memory -> batches
 models        the eight networks
 training      fit one model with one seed; exact resume
-evaluation    per-image confusion matrices and the files of a run
+evaluation    per-image confusion matrices and the files of a run; models compared
 metrics       IoU, mIoU, PA, mPA; bootstrap intervals; paired tests
+baselines     classifiers of single pixels; agreement of two annotators
 complexity    parameters, MiB, MACs, latency
 published     what the paper states, as data; the claim ledger
-plots         every figure and styled table
-runner        strict papermill call, HTML pages, index
+tables        every table, and what it says in words
+plots         every figure
+runner        strict papermill call, HTML pages
+files         a file is written whole or not at all
 """
 
 import os

@@ -182,7 +182,7 @@ def pairwise_matrix(pairs: pd.DataFrame) -> Figure:
         grid, cmap="RdBu_r", vmin=-limit, vmax=limit, annot=True, fmt="+.1f", ax=axis,
         linewidths=1, cbar_kws={"label": "points of mIoU, row − column"},
     )  # fmt: skip
-    cells = [(r, c) for r in models for c in models if r != c]
+    cells = [(r, c) for r in models for c in models if not np.isnan(grid.loc[r, c])]
     for text, cell in zip(axis.texts, cells, strict=True):
         text.set_fontweight("bold" if cell in bold else "normal")
     names = [SHORT[model] for model in models]

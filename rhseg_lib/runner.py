@@ -98,6 +98,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
             progress_bar=False,
             stderr_file=sys.stderr,
             config=KERNEL,
+            shutdown_kernel="immediate",
         )
     except PapermillExecutionError as fault:
         os.replace(partial, failed)

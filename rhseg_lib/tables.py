@@ -385,7 +385,7 @@ def latency(names: list[str], study: Profile) -> pd.DataFrame:
 
     side, rows = study.data.image_size, {}
     for name in names:
-        measured = latency_ms(load_model(study, name, study.seeds[0]), side, side, repeats=15)
+        measured = latency_ms(load_model(study, name, study.seeds[0]), side, side, repeats=9)
         rows[name] = {
             "latency_ms": measured.median,
             "lower_quartile": measured.lower_quartile,

@@ -163,12 +163,11 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
     return figure
 
 
-def pairwise_matrix(pairs: pd.DataFrame) -> Figure:
+def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
     """Differences of mIoU, row minus column, in points; bold where Holm's p is below 0.05.
 
     `pairs` has ``first``, ``second``, ``difference`` (fractions) and ``p_holm``.
     """
-    models = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     grid = pd.DataFrame(np.nan, index=models, columns=models)
     bold = set()
     for row in pairs.itertuples():
@@ -177,7 +176,7 @@ def pairwise_matrix(pairs: pd.DataFrame) -> Figure:
         if row.p_holm < 0.05:
             bold |= {(row.first, row.second), (row.second, row.first)}
     figure, axis = plt.subplots(figsize=(9, 5.4))
-    limit = max(float(np.nanmax(np.abs(grid.to_numpy()))), 1.0)
+    limit = max(float(grid.abs().max().max(skipna=True)), 1.0) if len(pairs) else 1.0
     sns.heatmap(
         grid, cmap="RdBu_r", vmin=-limit, vmax=limit, annot=True, fmt="+.1f", ax=axis,
         linewidths=1, cbar_kws={"label": "points of mIoU, row − column"},

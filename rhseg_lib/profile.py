@@ -160,12 +160,13 @@ class Profile(Strict):
         """One line for the head of every page: which data and which recipe made it."""
         data = "synthetic scenes" if self.data.source == "synthetic" else f"images of {self.data.folder}"
         r = self.recipe
+        each = f" of {r.epoch_images} images" if r.epoch_images else ""
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result on synthetic data"
         if self.data.source != "synthetic" and self.kind == "result":
             kind = "a result"
         return (
             f"Profile {self.name}: {kind}. Data: {data}, {self.data.image_size}×{self.data.image_size} px. "
-            f"Recipe: {r.epochs} epochs, batch {r.batch_size}, {r.optimizer.upper()}, "
+            f"Recipe: {r.epochs} epochs{each}, batch {r.batch_size}, {r.optimizer.upper()}, "
             f"learning rate {r.learning_rate:g} → {r.min_learning_rate:g}."
         )
 

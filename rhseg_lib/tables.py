@@ -43,6 +43,7 @@ EFFECTS = {  # what is added -> (with, without)
     "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
 }
 EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of the baselines
+NOT_SAID = "not\N{NO-BREAK SPACE}said"
 GRID = {  # model -> backbone, ASPP, attention, decoder
     XCEPTION: ("Xception-65", "standard", "–", "standard"),
     MOBILENET: ("MobileNetV2", "standard", "–", "standard"),
@@ -213,13 +214,13 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
     }
     rows = [(key, str(TABLE1[key]), str(ours[key])) for key in TABLE1]
     rows += [
-        ("warm-up", "not said", f"{used.warmup_epochs:g} epochs, linear"),
-        ("schedule", "not said", "cosine from Init_lr to Min_lr"),
-        ("loss", "not said", "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
-        ("images an epoch", "not said", str(used.epoch_images or "each training image once")),
-        ("batch norm", "not said", "recomputed after training" if used.recompute_batchnorm else "running averages"),
-        ("precision", "not said", used.precision),
-        ("start", "not said", "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
+        ("warm-up", NOT_SAID, f"{used.warmup_epochs:g} epochs, linear"),
+        ("schedule", NOT_SAID, "cosine from Init_lr to Min_lr"),
+        ("loss", NOT_SAID, "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
+        ("images an epoch", NOT_SAID, str(used.epoch_images or "each training image once")),
+        ("batch norm", NOT_SAID, "recomputed after training" if used.recompute_batchnorm else "running averages"),
+        ("precision", NOT_SAID, used.precision),
+        ("start", NOT_SAID, "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
     ]
     for model, changes in (exceptions or {}).items():
         text = ", ".join(f"{name} {value}" for name, value in changes.items())
@@ -267,7 +268,7 @@ def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFram
 
 
 def interval(row: pd.Series) -> str:
-    return f"[{row['low']:.1f}, {row['high']:.1f}]"
+    return f"[{row['low']:.1f},\N{NO-BREAK SPACE}{row['high']:.1f}]"
 
 
 def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
@@ -401,7 +402,9 @@ def pairs(compared: pd.DataFrame) -> pd.DataFrame:
             "first": [label(m) for m in compared["first"]],
             "second": [label(m) for m in compared["second"]],
             "difference": 100 * compared["difference"],
-            "95 % interval": [f"[{100 * r.low:+.1f}, {100 * r.high:+.1f}]" for r in compared.itertuples()],
+            "95 % interval": [
+                f"[{100 * r.low:+.1f},\N{NO-BREAK SPACE}{100 * r.high:+.1f}]" for r in compared.itertuples()
+            ],
             "p": [f"{p:.4f}" for p in compared["p_value"]],
             "p (Holm)": [f"{p:.4f}" for p in compared["p_holm"]],
         }

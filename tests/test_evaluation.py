@@ -259,8 +259,9 @@ GOOD = np.array([[[40, 0], [0, 40]], [[30, 0], [10, 30]], [[20, 10], [0, 20]]])
 BAD = np.array([[[40, 0], [0, 40]], [[10, 20], [20, 20]], [[10, 20], [20, 0]]])
 
 
-def run_of(model: str, seed: int, matrices: np.ndarray) -> Run:
-    return Run(model, seed, {"class_names": ["off", "on"], "train_seconds": 60.0 + seed}, matrices, ("p", "q", "r"))
+def run_of(model: str, seed: int, matrices: np.ndarray, epochs: int = 2) -> Run:
+    metrics = {"class_names": ["off", "on"], "train_seconds": 60.0 + seed, "recipe": {"epochs": epochs}}
+    return Run(model, seed, metrics, matrices, ("p", "q", "r"))
 
 
 class TestTables:
@@ -294,9 +295,14 @@ class TestTables:
         assert list(zip(table["first"], table["second"], strict=True)) == [
             ("careful", "careless"), ("careful", "again"), ("careless", "again")
         ]  # fmt: skip
-        assert table["difference"].tolist() == pytest.approx([(90 / 110 - 60 / 140) / 2] * 2 + [0])
+        assert table["difference"].tolist() == pytest.approx([90 / 110 - 60 / 140] * 2 + [0])  # of seed 0 alone
         assert table["p_value"].iloc[2] == table["p_holm"].iloc[2] == 1
         assert (table["p_holm"] >= table["p_value"]).all()
+
+    def test_models_trained_unlike_or_with_other_seeds_are_not_compared(self):
+        unlike = run_of("longer", 0, GOOD, epochs=3)
+        assert compare_models([self.runs[2], unlike], samples=99).empty
+        assert compare_models([self.runs[2], run_of("careful", 1, BAD)], samples=99).empty
 
     def test_one_model_has_no_pair(self):
         assert compare_models(list(self.runs[:2]), samples=99).empty

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rhseg_lib import StudyError, labelme
+from rhseg_lib import StudyError, files, labelme
 
 LABELS = labelme.label_ids(("immersion_tube", "slag_layer"), "__ignore__")
 TRIANGLE = [[0, 0], [4, 0], [0, 4]]
@@ -165,7 +165,7 @@ def test_written_annotation_is_read_back(tmp_path):
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     path.write_text("old")
-    monkeypatch.setattr(labelme.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("stopped")))
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("stopped")))
     with pytest.raises(OSError, match="stopped"):
         labelme.write_annotation(path, image_path="a.jpg", shapes=[], height=1, width=1)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

@@ -198,7 +198,7 @@ def test_class_pixels_by_image(grouped):
 def test_smaller_mask_takes_the_class_with_most_area(offset):
     mask = np.zeros((120, 120), np.uint8)
     mask[30 + offset : 33 + offset] = 2  # three rows thick, at a third of the size one row
-    _, small = voc._fit(np.zeros((120, 120, 3), np.uint8), mask, 40)
+    _, small = voc.fit(np.zeros((120, 120, 3), np.uint8), mask, 40)
     assert (small == 2).sum() == 40
 
 
@@ -207,7 +207,7 @@ def test_halving_neither_thins_nor_thickens_a_band():
     for top in range(20, 28):
         mask = np.zeros((64, 64), np.uint8)
         mask[top : top + 9] = 2
-        covered += (voc._fit(np.zeros((64, 64, 3), np.uint8), mask, 32)[1] == 2).sum() / 32
+        covered += (voc.fit(np.zeros((64, 64, 3), np.uint8), mask, 32)[1] == 2).sum() / 32
     assert covered / 8 == 4.5
 
 

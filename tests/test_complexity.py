@@ -118,3 +118,7 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert model.training and not model.encoder._forward_hooks
     for path, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[path]), path
+
+
+def test_resnet50_alone_is_larger_than_the_paper_prints_for_all_of_fcn() -> None:
+    assert round(model_mib(build_model("fcn_resnet50").encoder), 2) == 89.68

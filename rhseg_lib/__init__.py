@@ -5,9 +5,12 @@ The modules, in the order the data flows:
 profile       what to run: data, recipe, models, seeds; every path derives from it
 scenes        procedural RH scenes: image, annotators' polygons, exact mask, millimetres
 labelme       Labelme JSON: read, check, write, rasterise
-voc           VOC2007 tree: build, augment, split, verify
+split         which originals are augmented; which images train, test or are held out
+voc           VOC2007 tree: build, verify, read
+leakage       pairs across the split that show the same
 datamodule    VOC tree -> uint8 tensors in memory -> batches
 models        the eight networks
+weights       a trained network in one file, with the card that says what it is for
 training      fit one model with one seed; exact resume
 evaluation    per-image confusion matrices and the files of a run; models compared
 metrics       IoU, mIoU, PA, mPA; bootstrap intervals; paired tests

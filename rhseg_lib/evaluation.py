@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
@@ -17,10 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save
 from torch import nn
 
-from rhseg_lib import StudyError, voc
+from rhseg_lib import StudyError, voc, weights
 from rhseg_lib.datamodule import load_tensors, normalize
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import Comparison, bootstrap_interval, compare, confusion_matrices, holm, mean_iou, scores
@@ -35,6 +35,7 @@ class Run(NamedTuple):
     metrics: dict
     matrices: np.ndarray  # (N, K, K) int64, in the order of ``names``
     names: tuple[str, ...]
+    originals: tuple[str, ...]  # what each image is a copy of, or itself
 
 
 @torch.inference_mode()
@@ -45,8 +46,21 @@ def predict(model: nn.Module, images: torch.Tensor, *, batch_size: int = 8) -> t
     return torch.cat(parts)
 
 
+@torch.inference_mode()
+def confusions(model: nn.Module, images: torch.Tensor, masks: torch.Tensor, num_classes: int) -> np.ndarray:
+    """Confusion matrix of every image, counted on the model's device: (N, K, K) int64."""
+    device = next(model.parameters()).device
+    parts = [
+        confusion_matrices(true.to(device), predict(model, part), num_classes)
+        for part, true in zip(images.split(8), masks.split(8), strict=True)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
 def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int, history: list[dict]) -> dict:
-    """Evaluate a trained model on the test part and write its run folder; ``metrics.json`` comes last.
+    """Evaluate a trained model on what it was not trained on and write its run folder; ``metrics.json`` comes last.
+
+    The kernels are rounded to half precision first: what is kept is what was evaluated.
 
     Returns
     -------
@@ -57,28 +71,42 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     recipe = profile.recipe_of(model_name)
     folder = profile.run_folder(model_name, seed)
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not vouch for these weights
-    names = voc.read_split(profile.voc, "test")
-    images, masks = load_tensors(profile.voc, names)
-    predictions = predict(model, images)
+    weights.round_to_half(model)
     num_classes = len(profile.data.class_names)
-    matrices = confusion_matrices(masks, predictions.cpu(), num_classes).numpy()
-
-    columns = [f"{i}{j}" for i in range(num_classes) for j in range(num_classes)]
-    table = pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=pd.Index(names, name="name"))
-    write_atomically(folder / "per_image.parquet", table.to_parquet())
-    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    write_atomically(folder / "weights.safetensors", save(weights))
-    (folder / "predictions").mkdir(exist_ok=True)
-    for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
-        voc.write_palette_png(folder / "predictions" / f"{name}.png", prediction)
-
-    low, high = bootstrap_interval(matrices[None], samples=profile.bootstrap_samples)
+    tables, results = [], {}
+    for part in (part for part in ("test", "holdout") if part in dataset["counts"]):
+        names = voc.read_split(profile.voc, part)
+        images, masks = load_tensors(profile.voc, names)
+        matrices = confusions(model, images, masks, num_classes)
+        columns = [f"{i}{j}" for i in range(num_classes) for j in range(num_classes)]
+        table = pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=pd.Index(names, name="name"))
+        originals = [dataset["copy_of"].get(name, name) for name in names]
+        tables.append(table.assign(part=part, original=originals))
+        low, high = bootstrap_interval(by_original(matrices, originals)[None], samples=profile.bootstrap_samples)
+        results[part] = {**asdict(scores(matrices.sum(0))), "miou_interval": [low, high], "images": len(names)}
+        if part == "test":
+            (folder / "predictions").mkdir(exist_ok=True)
+            for name, prediction in zip(names, predict(model, images).cpu().numpy(), strict=True):
+                voc.write_palette_png(folder / "predictions" / f"{name}.png", prediction)
+    write_atomically(folder / "per_image.parquet", pd.concat(tables).to_parquet())
+    made = provenance(profile.root, next(model.parameters()).device)
+    card = weights.Card(
+        model=model_name,
+        class_names=profile.data.class_names,
+        image_size=profile.data.image_size,
+        profile=profile.name,
+        kind=profile.kind,
+        data=profile.data.in_words,
+        dataset_hash=dataset["hash"],
+        seed=seed,
+        miou=results["test"]["miou"],
+        versions={name: made[name] for name in ("python", "torch", "segmentation_models_pytorch")},
+    )
+    weights.write_weights(folder / "weights.safetensors", model, card)
     metrics = {
         "model": model_name,
         "seed": seed,
-        **asdict(scores(matrices.sum(0))),
-        "miou_interval": [low, high],
-        "test_images": len(names),
+        **results,
         "class_names": list(profile.data.class_names),
         "final_loss": history[-1]["loss"],
         "images_seen": recipe.epochs * (recipe.epoch_images or dataset["counts"]["train"]),
@@ -87,12 +115,20 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         "recipe": recipe.model_dump(),
         "image_size": profile.data.image_size,
         "dataset_hash": dataset["hash"],
-        **provenance(profile.root, next(model.parameters()).device),
+        **made,
     }
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
     for checkpoint in folder.glob("last.ckpt*"):
         checkpoint.unlink()
     return metrics
+
+
+def by_original(matrices: np.ndarray, originals: Sequence[str]) -> np.ndarray:
+    """Sum the matrices of one original's copies, (N, K, K) -> (M, K, K): copies are not independent images."""
+    _, place = np.unique(originals, return_inverse=True)
+    summed = np.zeros((place.max() + 1, *matrices.shape[1:]), matrices.dtype)
+    np.add.at(summed, place, matrices)
+    return summed
 
 
 def provenance(root: Path, device: torch.device) -> dict[str, str]:
@@ -123,8 +159,8 @@ def cpu_name() -> str:
     return f"{named[0]}, {len(named)} cores" if named else f"{platform.machine()} CPU"
 
 
-def read_run(profile: Profile, model: str, seed: int) -> Run:
-    """Read a finished run and check that it was evaluated on the data set on disk.
+def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> Run:
+    """Read a finished run's matrices of one part, "test" or "holdout"; it must be of the data set on disk.
 
     Raises
     ------
@@ -145,14 +181,18 @@ def read_run(profile: Profile, model: str, seed: int) -> Run:
             mend=f"train it again: {again}",
         )
     table = pd.read_parquet(folder / "per_image.parquet")
+    table = table[table["part"] == part]
     classes = len(metrics["class_names"])
-    return Run(model, seed, metrics, table.to_numpy().reshape(-1, classes, classes), tuple(table.index))
+    matrices = table.drop(columns=["part", "original"]).to_numpy().reshape(-1, classes, classes)
+    return Run(model, seed, metrics, matrices, tuple(table.index), tuple(table["original"]))
 
 
-def finished_runs(profile: Profile) -> list[Run]:
+def finished_runs(profile: Profile, *, part: str = "test") -> list[Run]:
     """Every finished run of the profile's models and seeds, in the profile's order; at least one."""
     pairs = [(m, s) for m in profile.models for s in profile.seeds]
-    done = [read_run(profile, m, s) for m, s in pairs if (profile.run_folder(m, s) / "metrics.json").exists()]
+    done = [
+        read_run(profile, m, s, part=part) for m, s in pairs if (profile.run_folder(m, s) / "metrics.json").exists()
+    ]
     if not done:
         mend = f"make study PROFILE={profile.name}"
         raise StudyError("no finished run", where=profile.reports / "runs", mend=mend)
@@ -163,9 +203,12 @@ def finished_runs(profile: Profile) -> list[Run]:
 
 
 def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
-    """Per-image matrices of each model, its seeds stacked: model -> (R, N, K, K)."""
+    """Matrices of each model by original, its seeds stacked: model -> (R, M, K, K)."""
     models = dict.fromkeys(run.model for run in runs)
-    return {model: np.stack([run.matrices for run in runs if run.model == model]) for model in models}
+    return {
+        model: np.stack([by_original(run.matrices, run.originals) for run in runs if run.model == model])
+        for model in models
+    }
 
 
 def summarise(runs: list[Run], *, samples: int) -> pd.DataFrame:
@@ -201,7 +244,10 @@ def compare_pair(runs: list[Run], first: str, second: str, *, samples: int) -> C
     recipes = [run.metrics["recipe"] for model in found for run in found[model].values()]
     if not seeds or any(recipe != recipes[0] for recipe in recipes):
         return None
-    one, other = (np.stack([found[model][seed].matrices for seed in seeds]) for model in (first, second))
+    one, other = (
+        np.stack([by_original(found[model][seed].matrices, found[model][seed].originals) for seed in seeds])
+        for model in (first, second)
+    )
     return compare(one, other, samples=samples)
 
 
@@ -241,8 +287,9 @@ def read_predictions(profile: Profile, model: str, seed: int, names: list[str]) 
 
 def load_model(profile: Profile, model: str, seed: int) -> nn.Module:
     """A finished run's network with its weights, in evaluation mode on the CPU."""
-    from rhseg_lib.models import build_model  # pages that only read results need not wait for the architectures
-
-    network = build_model(model, num_classes=len(profile.data.class_names))
-    network.load_state_dict(load_file(profile.run_folder(model, seed) / "weights.safetensors"))
-    return network.eval()
+    path = profile.run_folder(model, seed) / "weights.safetensors"
+    network, card = weights.read_weights(path)
+    if (card.model, card.class_names) != (model, profile.data.class_names):
+        what = f"the weights are of {card.model} for {', '.join(card.class_names)}"
+        raise StudyError(what, where=path, mend=f"train it again: make study PROFILE={profile.name}")
+    return network

@@ -49,11 +49,14 @@ def confusion_matrices(truth: torch.Tensor, prediction: torch.Tensor, num_classe
     -------
     Tensor, (B, num_classes, num_classes), int64
     """
+    if truth.is_cuda:  # bincount would make the host wait for the GPU
+        classes = torch.arange(num_classes, device=truth.device)[:, None, None]
+        found = prediction[:, None] == classes  # (B, K, H, W)
+        return torch.stack([(found & (truth == i)[:, None]).sum((2, 3)) for i in range(num_classes)], dim=1)
     cells = num_classes * num_classes
     image = torch.arange(len(truth), device=truth.device)[:, None, None]  # (B, 1, 1)
     cell = image * cells + truth.long() * num_classes + prediction.long()  # (B, H, W)
-    # Ignored pixels go to one extra bin: a boolean index would make a GPU wait for its size.
-    cell = torch.where(truth == IGNORE_INDEX, len(truth) * cells, cell)
+    cell = torch.where(truth == IGNORE_INDEX, len(truth) * cells, cell)  # one extra bin, dropped below
     counts = torch.bincount(cell.flatten(), minlength=len(truth) * cells + 1)[:-1]
     return counts.view(len(truth), num_classes, num_classes)
 

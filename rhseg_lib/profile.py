@@ -54,6 +54,7 @@ class Data(Strict):
     folder: str | None = None  # source: labelme; a folder of images and Labelme JSON
     seed: int = 2024
     num_scenes: int = Field(500, ge=10)
+    holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on
     scene_size: int = Field(512, ge=64)  # pixels, side of a rendered scene
     image_size: int = Field(512, ge=32)  # pixels, side of the study's images
     classes: tuple[str, ...] = ("immersion_tube", "slag_layer")  # ids 1, 2, ...; 0 is background
@@ -67,9 +68,16 @@ class Data(Strict):
     def _consistent(self) -> Data:
         if (self.source == "labelme") != (self.folder is not None):
             raise ValueError("'folder' belongs to source 'labelme', and that source needs it")
+        if self.source != "synthetic" and self.holdout_scenes:
+            raise ValueError("'holdout_scenes' are rendered: they belong to source 'synthetic'")
         if self.class_priority is not None and set(self.class_priority) != set(self.classes):
             raise ValueError("'class_priority' must name each of 'classes' once")
         return self
+
+    @property
+    def in_words(self) -> str:
+        """What the pictures are, for banners and for the card of trained weights."""
+        return "synthetic scenes" if self.source == "synthetic" else f"images of {self.folder}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -158,14 +166,13 @@ class Profile(Strict):
     @property
     def banner(self) -> str:
         """One line for the head of every page: which data and which recipe made it."""
-        data = "synthetic scenes" if self.data.source == "synthetic" else f"images of {self.data.folder}"
-        r = self.recipe
+        r, side = self.recipe, self.data.image_size
         each = f" of {r.epoch_images} images" if r.epoch_images else ""
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result on synthetic data"
         if self.data.source != "synthetic" and self.kind == "result":
             kind = "a result"
         return (
-            f"Profile {self.name}: {kind}. Data: {data}, {self.data.image_size}×{self.data.image_size} px. "
+            f"Profile {self.name}: {kind}. Data: {self.data.in_words}, {side}×{side} px. "
             f"Recipe: {r.epochs} epochs{each}, batch {r.batch_size}, {r.optimizer.upper()}, "
             f"learning rate {r.learning_rate:g} → {r.min_learning_rate:g}."
         )

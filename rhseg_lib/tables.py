@@ -110,9 +110,9 @@ def label(model: str) -> str:
 
 
 def counts(dataset: dict) -> pd.DataFrame:
-    """Images, originals and the share of each class in the two parts of a VOC tree."""
+    """Images, originals and the share of each class in the parts of a VOC tree."""
     rows = {}
-    for part in ("train", "test"):
+    for part in (part for part in dataset["counts"] if part != "trainval"):
         pixels = dataset["class_pixels"][part]
         total = sum(pixels.values())
         rows[part] = {
@@ -229,12 +229,17 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
 
 
 def metrics(run: dict) -> pd.DataFrame:
-    """Scores of one run in per cent, class by class and in the mean."""
-    names = [*run["class_names"], "mean"]
-    iou, pa = [*run["iou"], run["miou"]], [*run["pa"], run["mpa"]]
-    table = pd.DataFrame({"class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)})
-    low, high = run["miou_interval"]
-    return table.assign(interval=[*[""] * len(run["class_names"]), f"[{100 * low:.1f}, {100 * high:.1f}]"])
+    """Scores of one run in per cent, class by class and in the mean, for each part it was evaluated on."""
+    blocks = []
+    for part in ("test", "holdout"):
+        if part in run:
+            found, names = run[part], [*run["class_names"], "mean"]
+            iou, pa = [*found["iou"], found["miou"]], [*found["pa"], found["mpa"]]
+            low, high = found["miou_interval"]
+            block = {"part": part, "class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)}
+            interval = [*[""] * len(run["class_names"]), f"[{100 * low:.1f}, {100 * high:.1f}]"]
+            blocks.append(pd.DataFrame(block).assign(interval=interval))
+    return pd.concat(blocks, ignore_index=True)
 
 
 def provenance(run: dict) -> pd.DataFrame:

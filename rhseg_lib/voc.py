@@ -4,6 +4,7 @@
     SegmentationClass/*.png             palette mode: 0 background, 1... classes, 255 ignore
     ImageSets/Segmentation/train.txt    trainval.txt holds the same names: no part is set aside for validation,
     ImageSets/Segmentation/test.txt     and in VOC2007, too, trainval and test have no image in common
+    ImageSets/Segmentation/holdout.txt  if asked for: fresh pictures beside the paper-sized test part
     dataset.json                        classes, counts, pixels, settings, and one hash over all files
 
 The tree is built in a folder beside it and renamed when whole; its bytes do not depend on the number of workers.
@@ -36,14 +37,12 @@ from tqdm import tqdm
 
 from rhseg_lib import IGNORE_INDEX, StudyError, labelme
 from rhseg_lib.files import write_atomically
+from rhseg_lib.split import OPERATIONS, plan
 
-if TYPE_CHECKING:  # every worker imports this module, and pandas takes longer than the rest
-    import pandas as pd
-
+if TYPE_CHECKING:
     from rhseg_lib.profile import Profile
 
 FORMAT = 1  # of dataset.json; raised when its meaning changes
-OPERATIONS = ("flip", "contrast", "brightness", "blur")
 MARGIN_GREY = 128
 REBUILD = "run notebook 01 again"
 
@@ -64,14 +63,15 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
     if data.source == "synthetic":
         from rhseg_lib.scenes import write_scenes
 
-        wanted = {"seed": data.seed, "size": data.scene_size, "num_scenes": data.num_scenes}
+        total = data.num_scenes + data.holdout_scenes
+        wanted = {"seed": data.seed, "size": data.scene_size, "num_scenes": total}
         note = profile.raw / "scenes.yaml"
         if profile.raw.exists() and (not note.exists() or yaml.safe_load(note.read_text()) != wanted):
             print(f"{profile.raw} holds scenes of other settings: rendering anew")
             shutil.rmtree(profile.raw)  # nothing is lost: scenes follow from their settings
         profile.raw.mkdir(parents=True, exist_ok=True)
         write_atomically(note, yaml.safe_dump(wanted).encode())
-        write_scenes(profile.raw, num_scenes=data.num_scenes, size=data.scene_size, seed=data.seed, workers=workers)
+        write_scenes(profile.raw, num_scenes=total, size=data.scene_size, seed=data.seed, workers=workers)
     return build_voc(
         profile.raw if data.source == "synthetic" else profile.root / data.folder,
         profile.voc,
@@ -83,6 +83,7 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
         test_fraction=data.test_fraction,
         copies=data.augmented_copies,
         seed=data.seed,
+        holdout=data.holdout_scenes,
         workers=workers,
         settings=data.model_dump(mode="json"),
     )
@@ -100,6 +101,7 @@ def build_voc(
     test_fraction: float,
     copies: int,
     seed: int,
+    holdout: int = 0,
     workers: int,
     settings: dict,
 ) -> dict:
@@ -123,6 +125,8 @@ def build_voc(
     copies : int
         Augmented copies of each original, 0 to 4. Copy j of original i is made by operation (i + j) mod 4.
     seed : int
+    holdout : int
+        The last so many pictures, in the order of their names, are a part of their own that is never trained on.
     workers : int
         Processes; 0 takes one per processor, 1 works in this one.
     settings : dict
@@ -145,10 +149,15 @@ def build_voc(
         raise StudyError(f"{copies} copies of each original", where="copies", mend="choose 0 to 4")
     if voc.exists() and any(voc.iterdir()) and not (voc / "dataset.json").is_file():
         raise StudyError("a folder not made here is in the way", where=voc, mend="move it elsewhere")
-    plan, parts = _plan(
-        [path.stem for path in paths], split=split, test_fraction=test_fraction, copies=copies, seed=seed
+    operations, parts = plan(
+        [path.stem for path in paths],
+        split=split,
+        test_fraction=test_fraction,
+        copies=copies,
+        seed=seed,
+        holdout=holdout,
     )
-    copy_of = {f"{name}_{operation}": name for name, operations in plan.items() for operation in operations}
+    copy_of = {f"{name}_{operation}": name for name, some in operations.items() for operation in some}
     draft = voc.with_name(f"{voc.name}.unfinished")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -167,7 +176,7 @@ def build_voc(
                 image_size=image_size,
                 seed=seed,
             )
-            written = list(tqdm(run(write, paths, plan.values()), "writing", total=len(paths)))
+            written = list(tqdm(run(write, paths, operations.values()), "writing", total=len(paths)))
         for part, names in parts.items():
             _split_file(draft, part).write_text("".join(f"{name}\n" for name in names), newline="\n")
         pixels = {name: counts for done, _ in written for name, counts in done.items()}
@@ -233,8 +242,8 @@ def read_split(voc: Path, part: str) -> list[str]:
 
 def load_arrays(voc: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, H, W, 3) uint8 RGB and masks (N, H, W) uint8."""
-    images = [np.asarray(Image.open(_image_file(voc, name)).convert("RGB")) for name in names]
-    masks = [np.asarray(Image.open(_mask_file(voc, name))) for name in names]
+    images = [np.asarray(Image.open(image_file(voc, name)).convert("RGB")) for name in names]
+    masks = [np.asarray(Image.open(mask_file(voc, name))) for name in names]
     return np.stack(images), np.stack(masks)
 
 
@@ -247,7 +256,7 @@ def verify_voc(voc: Path) -> None:
 
     dataset = read_dataset(voc)
     parts = {part: read_split(voc, part) for part in dataset["counts"]}
-    counts, names = {part: len(listed) for part, listed in parts.items()}, parts["train"] + parts["test"]
+    counts, names = {part: len(listed) for part, listed in parts.items()}, image_names(parts)
     check(len(set(names)) == len(names), "an image is listed twice", voc / "ImageSets")
     check(parts["trainval"] == parts["train"], "trainval differs from train", voc / "ImageSets")
     check(counts == dataset["counts"], f"{counts} images instead of {dataset['counts']}", voc / "ImageSets")
@@ -256,59 +265,20 @@ def verify_voc(voc: Path) -> None:
         check(not odd, f"files missing or not listed: {', '.join(sorted(odd)[:5])}", voc / folder)
     size, known, seen = (dataset["image_size"],) * 2, {*range(len(dataset["classes"])), IGNORE_INDEX}, set()
     for name in names:
-        image_file, mask_file = _image_file(voc, name), _mask_file(voc, name)
+        picture, drawn = image_file(voc, name), mask_file(voc, name)
         try:
-            with Image.open(image_file) as image, Image.open(mask_file) as mask:
+            with Image.open(picture) as image, Image.open(drawn) as mask:
                 values = set(np.unique(mask).tolist())
         except (OSError, SyntaxError) as error:  # SyntaxError is what PIL raises on a broken PNG
-            raise StudyError(f"cannot be read ({error})", where=mask_file, mend=REBUILD) from error
-        check(image.size == size, f"{image.size} pixels instead of {size}", image_file)
-        check(mask.size == size, f"{mask.size} pixels instead of {size}", mask_file)
+            raise StudyError(f"cannot be read ({error})", where=drawn, mend=REBUILD) from error
+        check(image.size == size, f"{image.size} pixels instead of {size}", picture)
+        check(mask.size == size, f"{mask.size} pixels instead of {size}", drawn)
         kind = (mask.format, mask.mode)
-        check(kind == ("PNG", "P"), f"a mask of kind {kind}, not a palette PNG", mask_file)
-        check(values <= known, f"mask values {sorted(values - known)[:8]} belong to no class", mask_file)
+        check(kind == ("PNG", "P"), f"a mask of kind {kind}, not a palette PNG", drawn)
+        check(values <= known, f"mask values {sorted(values - known)[:8]} belong to no class", drawn)
         seen |= values
     check(not seen <= {0, IGNORE_INDEX}, f"the masks hold no class, only {sorted(seen)}")
     check(_tree_hash(voc, parts) == dataset["hash"], "files changed since the build")
-
-
-def class_pixels(voc: Path) -> "pd.DataFrame":
-    """Pixels of each class in every image: columns name, part, original, the classes, ignore."""
-    import pandas as pd
-
-    dataset, rows = read_dataset(voc), []
-    for part in ("train", "test"):
-        for name in read_split(voc, part):
-            counts = _count(np.asarray(Image.open(_mask_file(voc, name))), len(dataset["classes"]))
-            rows.append([name, part, dataset["copy_of"].get(name, name), *counts])
-    return pd.DataFrame(rows, columns=["name", "part", "original", *dataset["classes"], "ignore"])
-
-
-def leakage(voc: Path) -> "pd.DataFrame":
-    """Pairs of a training and a test image that show the same: what the test cannot tell from memory.
-
-    Pairs are of kind "same original" or, by a 64-bit difference hash, "near duplicate" (at most 2 bits differ).
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns kind, original (of the test image), train, test, distance in bits.
-    """
-    import pandas as pd
-
-    copy_of = read_dataset(voc)["copy_of"]
-    train, test = read_split(voc, "train"), read_split(voc, "test")
-    sides = pd.MultiIndex.from_product([train, test], names=["train", "test"]).to_frame(index=False)
-    origin = {name: copy_of.get(name, name) for name in train + test}
-    same = sides.train.map(origin) == sides.test.map(origin)
-    signs = [np.stack([_difference_hash(_image_file(voc, name)) for name in part]) for part in (train, test)]
-    pairs = sides.assign(
-        kind=np.where(same, "same original", "near duplicate"),
-        original=sides.test.map(origin),
-        distance=((64 - signs[0] @ signs[1].T) / 2).astype(int).ravel(),  # signs are -1 or 1
-    )
-    columns = ["kind", "original", "train", "test", "distance"]
-    return pairs.loc[same | (pairs.distance <= 2), columns].reset_index(drop=True)
 
 
 def palette_png(mask: np.ndarray) -> bytes:
@@ -321,33 +291,6 @@ def palette_png(mask: np.ndarray) -> bytes:
 def write_palette_png(path: Path, mask: np.ndarray) -> None:
     """Write a (H, W) uint8 mask as a palette-mode PNG; never half-written."""
     write_atomically(path, palette_png(mask))
-
-
-def _plan(
-    names: list[str], *, split: str, test_fraction: float, copies: int, seed: int
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The operations that copy each original, and the names in each part."""
-    plan = {name: [OPERATIONS[(i + j) % 4] for j in range(copies)] for i, name in enumerate(names)}
-    if split == "grouped":
-        test = _draw_test(names, test_fraction, seed)
-        plan |= {name: [] for name in test}
-    everything = sorted([*names, *(f"{name}_{operation}" for name in names for operation in plan[name])])
-    twice = [name for name, count in Counter(map(str.casefold, everything)).items() if count > 1]
-    if twice:
-        mend = "rename the original that is named like a copy"
-        raise StudyError(f"two images would be named {twice[0]}", where="names of the JSON files", mend=mend)
-    if split == "as_described":
-        test = _draw_test(everything, test_fraction, seed)
-    train = [name for name in everything if name not in test]
-    return plan, {"train": train, "test": sorted(test), "trainval": train}
-
-
-def _draw_test(names: list[str], fraction: float, seed: int) -> list[str]:
-    """A random part by hash, not by a generator: the same in any version, and a new picture moves few others."""
-    if len(names) < 2:
-        raise StudyError("one image cannot be split", where=names[0], mend="annotate at least two pictures")
-    count = min(max(round(len(names) * fraction), 1), len(names) - 1)
-    return sorted(names, key=lambda name: sha256(f"{seed}/{name}".encode()).digest())[:count]
 
 
 @contextmanager
@@ -403,8 +346,8 @@ def _write_pictures(
         name = path.stem if operation is None else f"{path.stem}_{operation}"
         image, mask = original if operation is None else _augment(*original, operation, f"{seed}/{name}")
         image, mask = _pad(image, image_size, MARGIN_GREY), _pad(mask, image_size, IGNORE_INDEX)
-        _image_file(draft, name).write_bytes(_encode(Image.fromarray(image), "JPEG"))
-        _mask_file(draft, name).write_bytes(palette_png(mask))
+        image_file(draft, name).write_bytes(_encode(Image.fromarray(image), "JPEG"))
+        mask_file(draft, name).write_bytes(palette_png(mask))
         pixels[name] = _count(mask, 1 + max(set(labels.values()) - {IGNORE_INDEX}))
     return pixels, overwritten
 
@@ -459,11 +402,13 @@ def _encode(image: Image.Image, file_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def _image_file(voc: Path, name: str) -> Path:
+def image_file(voc: Path, name: str) -> Path:
+    """Where the picture of that name lies in a tree."""
     return voc / "JPEGImages" / f"{name}.jpg"
 
 
-def _mask_file(voc: Path, name: str) -> Path:
+def mask_file(voc: Path, name: str) -> Path:
+    """Where its mask lies."""
     return voc / "SegmentationClass" / f"{name}.png"
 
 
@@ -476,11 +421,16 @@ def _count(mask: np.ndarray, num_classes: int) -> list[int]:
     return np.bincount(mask.ravel(), minlength=256)[[*range(num_classes), IGNORE_INDEX]].tolist()
 
 
+def image_names(parts: dict[str, list[str]]) -> list[str]:
+    """Every image of a tree once: trainval lists what train lists."""
+    return [name for part, names in parts.items() if part != "trainval" for name in names]
+
+
 def _tree_hash(voc: Path, parts: dict[str, list[str]]) -> str:
     """SHA-256 over the lists and the content of every image and mask they name; line ends do not matter."""
     digest = sha256(json.dumps(parts, sort_keys=True).encode())
-    for name in sorted(parts["train"] + parts["test"]):
-        for path in (_image_file(voc, name), _mask_file(voc, name)):
+    for name in sorted(image_names(parts)):
+        for path in (image_file(voc, name), mask_file(voc, name)):
             digest.update(sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -492,9 +442,3 @@ def _replace_folder(draft: Path, target: Path) -> None:
         target.rename(old)
     draft.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _difference_hash(path: Path) -> np.ndarray:
-    """(64,) float32 of -1 and 1: whether brightness rises from each cell of a 9x8 thumbnail to its right one."""
-    thumbnail = np.asarray(Image.open(path).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    return np.where(np.diff(thumbnail, axis=1) > 0, 1, -1).astype(np.float32).ravel()

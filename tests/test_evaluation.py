@@ -14,12 +14,13 @@ import pytest
 import torch
 from conftest import MODEL, Trap
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from rhseg_lib import StudyError, evaluation, files, voc
 from rhseg_lib.datamodule import load_tensors
 from rhseg_lib.evaluation import (
     Run,
+    by_original,
     choose_pictures,
     compare_models,
     finish_run,
@@ -35,6 +36,7 @@ from rhseg_lib.evaluation import (
 from rhseg_lib.metrics import confusion_matrices, scores
 from rhseg_lib.profile import Profile
 from rhseg_lib.training import fit
+from rhseg_lib.weights import read_card, read_weights
 
 OTHER = "deeplabv3plus_mobilenetv2"
 TIMES = {"train_seconds"}
@@ -76,16 +78,25 @@ class TestFinishRun:
         profile, metrics = finished
         names = voc.read_split(profile.voc, "test")
         _, masks = load_tensors(profile.voc, names)
-        assert metrics["miou"] > 0.4
+        assert metrics["test"]["miou"] > 0.4
         predicted = read_predictions(profile, MODEL, 0, names)
         matrices = confusion_matrices(masks, torch.from_numpy(predicted), 3).numpy()
         run = read_run(profile, MODEL, 0)
         assert run.names == tuple(names) and np.array_equal(run.matrices, matrices)
-        assert {key: run.metrics[key] for key in ("miou", "mpa", "pixel_accuracy")} == pytest.approx(
+        assert {key: run.metrics["test"][key] for key in ("miou", "mpa", "pixel_accuracy")} == pytest.approx(
             {key: value for key, value in asdict(scores(matrices.sum(0))).items() if isinstance(value, float)}
         )
-        low, high = metrics["miou_interval"]
-        assert low <= metrics["miou"] <= high
+        low, high = metrics["test"]["miou_interval"]
+        assert low <= metrics["test"]["miou"] <= high
+
+    def test_kept_weights_are_those_that_were_evaluated(self, finished, trained):
+        profile, metrics = finished
+        network, card = read_weights(profile.run_folder(MODEL, 0) / "weights.safetensors")
+        assert all(torch.equal(value, network.state_dict()[key]) for key, value in trained.model.state_dict().items())
+        images, _ = load_tensors(profile.voc, (names := voc.read_split(profile.voc, "test")))
+        assert np.array_equal(predict(network, images).numpy(), read_predictions(profile, MODEL, 0, names))
+        assert (card.model, card.class_names) == (MODEL, profile.data.class_names)
+        assert (card.dataset_hash, card.miou) == (metrics["dataset_hash"], metrics["test"]["miou"])
 
     def test_metrics_say_what_made_them(self, finished, trained):
         profile, metrics = finished
@@ -93,7 +104,7 @@ class TestFinishRun:
         assert metrics["dataset_hash"] == voc.read_dataset(profile.voc)["hash"]
         assert metrics["recipe"] == profile.recipe_of(MODEL).model_dump()
         assert metrics["class_names"] == ["background", "immersion_tube", "slag_layer"]
-        assert (metrics["model"], metrics["seed"], metrics["test_images"]) == (MODEL, 0, 3)
+        assert (metrics["model"], metrics["seed"], metrics["test"]["images"]) == (MODEL, 0, 3)
         assert metrics["final_loss"] == trained.history[-1]["loss"] == history["loss"].iloc[-1]
         assert metrics["train_seconds"] == pytest.approx(history["seconds"].sum())
         for key in ("device", "threads", "python", "torch", "lightning", "segmentation_models_pytorch", "commit"):
@@ -244,14 +255,35 @@ class TestModel:
         folder = own_profile.run_folder(MODEL, 0)
         with (folder / "weights.safetensors").open("wb") as file:
             write(Trap(folder), file)
-        with pytest.raises(SafetensorError):
+        with pytest.raises(StudyError, match="not a safetensors file"):
             load_model(own_profile, MODEL, 0)
         assert not (folder / "sprung").exists()
 
     def test_weights_of_another_model_do_not_load(self, finished, own_profile):
         copy_run(finished, own_profile, OTHER, 0)
-        with pytest.raises(RuntimeError, match="state_dict"):
+        with pytest.raises(StudyError, match=f"the weights are of {MODEL}"):
             load_model(own_profile, OTHER, 0)
+
+    @pytest.mark.parametrize(
+        ("card", "fault"),
+        [
+            (None, "without a card"),
+            ({"mean": (0.5, 0.5, 0.5)}, "normalised by"),
+            ({"class_names": ("background", "tube")}, "do not fit"),
+            ({"format": 2}, "without a card"),
+        ],
+    )
+    def test_weights_whose_card_does_not_fit(self, finished, tmp_path, card, fault):
+        source = finished[0].run_folder(MODEL, 0) / "weights.safetensors"
+        changed = None if card is None else {"card": json.dumps(json.loads(read_card(source).model_dump_json()) | card)}
+        (tmp_path / "w.safetensors").write_bytes(save(load_file(source), metadata=changed))
+        with pytest.raises(StudyError, match=fault):
+            read_weights(tmp_path / "w.safetensors")
+
+
+def test_copies_of_one_original_count_as_one_image():
+    matrices = np.arange(12).reshape(3, 2, 2)
+    assert by_original(matrices, ["b", "a", "b"]).tolist() == [[[4, 5], [6, 7]], [[8, 10], [12, 14]]]
 
 
 # Two classes; pictures p, q, r. Sums: careful 90+10/10+90, seed 1 the same; careless 60+40/40+60.
@@ -261,7 +293,7 @@ BAD = np.array([[[40, 0], [0, 40]], [[10, 20], [20, 20]], [[10, 20], [20, 0]]])
 
 def run_of(model: str, seed: int, matrices: np.ndarray, epochs: int = 2) -> Run:
     metrics = {"class_names": ["off", "on"], "train_seconds": 60.0 + seed, "recipe": {"epochs": epochs}}
-    return Run(model, seed, metrics, matrices, ("p", "q", "r"))
+    return Run(model, seed, metrics, matrices, ("p", "q", "r"), ("p", "q", "r"))
 
 
 class TestTables:
@@ -312,7 +344,8 @@ class TestTables:
         assert image_scores(good) == pytest.approx([1, 3 / 4, 2 / 3])
         assert choose_pictures(good, []) == {"best": "p", "median": "q", "worst": "r"}
         more = [
-            Run(run.model, 0, {}, np.concatenate([run.matrices, run.matrices[1:2]]), (*"pqrs",)) for run in (good, bad)
+            Run(run.model, 0, {}, np.concatenate([run.matrices, run.matrices[1:2]]), (*"pqrs",), (*"pqrs",))
+            for run in (good, bad)
         ]
         more[0].matrices[3] = [[45, 5], [5, 45]]
         chosen = choose_pictures(more[0], more)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from rhseg_lib import StudyError, labelme, voc
+from rhseg_lib.leakage import leakage
 
 TUBE = np.array([[20, 0], [39, 0], [39, 79], [20, 79]])
 SLAG = np.array([[20, 60], [39, 60], [39, 69], [20, 69]])
@@ -132,13 +133,13 @@ def test_grouped_split_keeps_an_original_on_one_side(grouped):
     train, test = voc.read_split(tree, "train"), voc.read_split(tree, "test")
     assert not {dataset["copy_of"].get(name, name) for name in train} & set(test)
     assert not set(test) & set(dataset["copy_of"])
-    assert voc.leakage(tree).empty
+    assert leakage(tree).empty
 
 
 def test_as_described_leaks_and_the_report_finds_it(raw, tmp_path):
     dataset = build(raw, tmp_path / "voc", split="as_described", copies=4)
     assert dataset["counts"] == {"train": 90, "test": 10, "trainval": 90}
-    pairs = voc.leakage(tmp_path / "voc")
+    pairs = leakage(tmp_path / "voc")
     assert set(pairs.kind) == {"same original"}
     assert pairs.test.nunique() == 10
     voc.verify_voc(tmp_path / "voc")
@@ -153,7 +154,7 @@ def test_near_duplicates_across_the_split_are_found(raw, tmp_path):
     document = json.loads((own_raw / f"{copied}.json").read_text())
     (own_raw / "again.json").write_text(json.dumps({**document, "imagePath": "again.png"}))
     build(own_raw, tmp_path / "second", test_fraction=0.05, copies=0)
-    pairs = voc.leakage(tmp_path / "second")
+    pairs = leakage(tmp_path / "second")
     assert pairs[["kind", "original", "train", "test"]].values.tolist() == [["near duplicate", copied, "again", copied]]
 
 
@@ -185,13 +186,26 @@ def test_class_absent_from_the_test_part_is_said(tmp_path):
     assert build(raw, tmp_path / "voc")["absent_test_classes"] == ["slag_layer"]
 
 
-def test_class_pixels_by_image(grouped):
-    tree, dataset = grouped
-    table = voc.class_pixels(tree)
-    assert len(table) == 38
-    assert (table[[*dataset["classes"], "ignore"]].sum(axis=1) == 32 * 32).all()
-    totals = table[table.part == "test"][dataset["classes"]].sum().to_dict()
-    assert totals == {name: dataset["class_pixels"]["test"][name] for name in dataset["classes"]}
+def test_a_holdout_is_set_aside_and_never_copied(tmp_path):
+    raw, tree = write_scenes(tmp_path / "raw", 14), tmp_path / "voc"
+    dataset = build(raw, tree, holdout=4)
+    held = [f"scene_{index:04}" for index in range(10, 14)]
+    assert voc.read_split(tree, "holdout") == held
+    assert dataset["counts"] == {"train": 18, "test": 1, "trainval": 18, "holdout": 4}
+    others = set(voc.read_split(tree, "train") + voc.read_split(tree, "test"))
+    assert not others & {*held, *(f"{name}_{operation}" for name in held for operation in voc.OPERATIONS)}
+    assert sum(dataset["class_pixels"]["holdout"].values()) == 4 * 32 * 32
+    voc.verify_voc(tree)
+
+
+def test_a_holdout_leaves_the_other_parts_as_they_are_without(tmp_path):
+    raw = write_scenes(tmp_path / "raw", 14)
+    build(raw, tmp_path / "with", holdout=4)
+    for path in sorted(raw.glob("scene_001[0-3].*")):
+        path.unlink()
+    build(raw, tmp_path / "without")
+    for part in ("train", "test"):
+        assert voc.read_split(tmp_path / "with", part) == voc.read_split(tmp_path / "without", part)
 
 
 @pytest.mark.parametrize("offset", [0, 1])

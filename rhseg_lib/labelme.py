@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -66,6 +67,46 @@ class Fault:
     shape: int | None
     what: str
     mend: str
+
+
+class Picture(NamedTuple):
+    """One picture of a source with its mask."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    mask: np.ndarray  # (H, W) uint8
+    overwritten: Counter  # pixels of a class that another took, by (class that lost, label that took)
+
+
+@dataclass(frozen=True)
+class LabelmeFolder:
+    """A folder of pictures and Labelme JSON, as a source of pictures with masks.
+
+    Any source has these members: `folder`, `classes`, `names` and `examine`; it travels to worker processes.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]  # labels of mask values 1, 2, ...
+    ignore_label: str  # label of regions that do not count (255)
+    class_priority: tuple[str, ...] | None  # painting order; see `rasterize`
+
+    @property
+    def labels(self) -> dict[str, int]:
+        return label_ids(self.classes, self.ignore_label)
+
+    def names(self) -> dict[str, Path]:
+        """The name each picture gets in the study -> its annotation, sorted by name; StudyError if there are none."""
+        return {path.stem: path for path in annotation_files(self.folder)}
+
+    def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
+        """The picture of one annotation, or every fault of it."""
+        annotation, faults = examine(path, root=self.folder, labels=self.labels)
+        if annotation is None:
+            return None, faults
+        height, width = annotation.image.shape[:2]
+        mask, overwritten = rasterize(
+            annotation.shapes, height, width, labels=self.labels, class_priority=self.class_priority
+        )
+        return Picture(annotation.image, mask, overwritten), []
 
 
 def write_annotation(

@@ -72,12 +72,15 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
         profile.raw.mkdir(parents=True, exist_ok=True)
         write_atomically(note, yaml.safe_dump(wanted).encode())
         write_scenes(profile.raw, num_scenes=total, size=data.scene_size, seed=data.seed, workers=workers)
-    return build_voc(
+    source = labelme.LabelmeFolder(
         profile.raw if data.source == "synthetic" else profile.root / data.folder,
-        profile.voc,
         classes=data.classes,
         ignore_label=data.ignore_label,
         class_priority=data.class_priority,
+    )
+    return build_voc(
+        source,
+        profile.voc,
         image_size=data.image_size,
         split=data.split,
         test_fraction=data.test_fraction,
@@ -90,12 +93,9 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
 
 
 def build_voc(
-    raw: Path,
+    source: labelme.LabelmeFolder,
     voc: Path,
     *,
-    classes: tuple[str, ...],
-    ignore_label: str,
-    class_priority: tuple[str, ...] | None,
     image_size: int,
     split: Literal["grouped", "as_described"],
     test_fraction: float,
@@ -105,17 +105,12 @@ def build_voc(
     workers: int,
     settings: dict,
 ) -> dict:
-    """Build the tree `voc` from the Labelme JSON directly in `raw`.
+    """Build the tree `voc` from a source of pictures and masks.
 
     Parameters
     ----------
-    raw, voc : Path
-    classes : tuple of str
-        Labels of classes 1, 2, ...
-    ignore_label : str
-        Label of regions that do not count (255).
-    class_priority : tuple of str or None
-        Painting order of the classes; None is file order. See `labelme.rasterize`.
+    source : LabelmeFolder
+    voc : Path
     image_size : int
         Side of the square images in pixels; pictures keep their aspect, the margin is ignored.
     split : {"grouped", "as_described"}
@@ -143,14 +138,13 @@ def build_voc(
         For faults in the annotations, all at once; names that collide; too few images; a full disk.
     """
     voc = voc.resolve()  # a link to another disk stays a link
-    labels = labelme.label_ids(classes, ignore_label)
-    paths = labelme.annotation_files(raw)
+    pictures = source.names()
     if not 0 <= copies <= len(OPERATIONS):
         raise StudyError(f"{copies} copies of each original", where="copies", mend="choose 0 to 4")
     if voc.exists() and any(voc.iterdir()) and not (voc / "dataset.json").is_file():
         raise StudyError("a folder not made here is in the way", where=voc, mend="move it elsewhere")
     operations, parts = plan(
-        [path.stem for path in paths],
+        list(pictures),
         split=split,
         test_fraction=test_fraction,
         copies=copies,
@@ -162,26 +156,19 @@ def build_voc(
     shutil.rmtree(draft, ignore_errors=True)
     try:
         with _processes(workers) as run:
-            found = run(partial(_faults, root=raw, labels=labels), paths)
-            faults = [fault for some in tqdm(found, "checking", total=len(paths)) for fault in some]
-            labelme.refuse(faults, raw)
+            found = run(partial(_faults, source), pictures.values())
+            faults = [fault for some in tqdm(found, "checking", total=len(pictures)) for fault in some]
+            labelme.refuse(faults, source.folder)
             for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
                 (draft / folder).mkdir(parents=True)
-            write = partial(
-                _write_pictures,
-                root=raw,
-                draft=draft,
-                labels=labels,
-                class_priority=class_priority,
-                image_size=image_size,
-                seed=seed,
-            )
-            written = list(tqdm(run(write, paths, operations.values()), "writing", total=len(paths)))
+            write = partial(_write_pictures, source=source, draft=draft, image_size=image_size, seed=seed)
+            jobs = run(write, pictures, pictures.values(), operations.values())
+            written = list(tqdm(jobs, "writing", total=len(pictures)))
         for part, names in parts.items():
             _split_file(draft, part).write_text("".join(f"{name}\n" for name in names), newline="\n")
         pixels = {name: counts for done, _ in written for name, counts in done.items()}
         overwritten = sum((counts for _, counts in written), Counter())
-        columns = ("background", *classes, "ignore")
+        columns = ("background", *source.classes, "ignore")
         totals = {part: np.sum([pixels[name] for name in names], axis=0) for part, names in parts.items()}
         absent = [name for name, count in zip(columns[:-1], totals["test"], strict=False) if count == 0]
         dataset = {
@@ -208,7 +195,7 @@ def build_voc(
         _replace_folder(draft, voc)
     except BrokenProcessPool as error:
         mend = "run again with one worker: most often memory ran out"
-        raise StudyError("a worker process died", where=raw, mend=mend) from error
+        raise StudyError("a worker process died", where=source.folder, mend=mend) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -319,37 +306,32 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _faults(path: Path, *, root: Path, labels: dict[str, int]) -> list[labelme.Fault]:
-    return labelme.examine(path, root=root, labels=labels)[1]
+def _faults(source: labelme.LabelmeFolder, path: Path) -> list[labelme.Fault]:
+    return source.examine(path)[1]
 
 
 def _write_pictures(
+    name: str,
     path: Path,
     operations: list[str],
     *,
-    root: Path,
+    source: labelme.LabelmeFolder,
     draft: Path,
-    labels: dict[str, int],
-    class_priority: tuple[str, ...] | None,
     image_size: int,
     seed: int,
 ) -> tuple[dict[str, list[int]], Counter]:
     """Write one original and its copies; class pixels by name, and the overwritten pixels of the original."""
-    annotation = labelme.read_annotation(path, root=root, labels=labels)
-    height, width = annotation.image.shape[:2]
-    mask, overwritten = labelme.rasterize(
-        annotation.shapes, height, width, labels=labels, class_priority=class_priority
-    )
-    original = fit(annotation.image, mask, image_size)
-    pixels = {}
-    for operation in (None, *operations):
-        name = path.stem if operation is None else f"{path.stem}_{operation}"
-        image, mask = original if operation is None else _augment(*original, operation, f"{seed}/{name}")
+    picture, faults = source.examine(path)
+    labelme.refuse(faults, path)  # it changed since it was checked
+    original, pixels = fit(picture.image, picture.mask, image_size), {}
+    for written in (name, *(f"{name}_{operation}" for operation in operations)):
+        operation = written.removeprefix(name)[1:]
+        image, mask = _augment(*original, operation, f"{seed}/{written}") if operation else original
         image, mask = _pad(image, image_size, MARGIN_GREY), _pad(mask, image_size, IGNORE_INDEX)
-        image_file(draft, name).write_bytes(_encode(Image.fromarray(image), "JPEG"))
-        mask_file(draft, name).write_bytes(palette_png(mask))
-        pixels[name] = _count(mask, 1 + max(set(labels.values()) - {IGNORE_INDEX}))
-    return pixels, overwritten
+        image_file(draft, written).write_bytes(_encode(Image.fromarray(image), "JPEG"))
+        mask_file(draft, written).write_bytes(palette_png(mask))
+        pixels[written] = _count(mask, 1 + len(source.classes))
+    return pixels, picture.overwritten
 
 
 def fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -71,11 +71,8 @@ def profile(tmp_path_factory) -> Profile:
     data = profile.data
     draw_scenes(profile.raw, data.num_scenes, data.image_size)
     voc.build_voc(
-        profile.raw,
+        labelme.LabelmeFolder(profile.raw, data.classes, data.ignore_label, data.class_priority),
         profile.voc,
-        classes=data.classes,
-        ignore_label=data.ignore_label,
-        class_priority=data.class_priority,
         image_size=data.image_size,
         split=data.split,
         test_fraction=data.test_fraction,

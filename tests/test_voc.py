@@ -15,10 +15,9 @@ from rhseg_lib.leakage import leakage
 
 TUBE = np.array([[20, 0], [39, 0], [39, 79], [20, 79]])
 SLAG = np.array([[20, 60], [39, 60], [39, 69], [20, 69]])
+CLASSES = ("immersion_tube", "slag_layer")
+DRAWN = {"classes": CLASSES, "ignore_label": "__ignore__", "class_priority": CLASSES}
 SETTINGS = {
-    "classes": ("immersion_tube", "slag_layer"),
-    "ignore_label": "__ignore__",
-    "class_priority": ("immersion_tube", "slag_layer"),
     "image_size": 32,
     "split": "grouped",
     "test_fraction": 0.1,
@@ -44,7 +43,8 @@ def write_scenes(folder: Path, count: int, width: int = 64, height: int = 80) ->
 
 
 def build(raw: Path, tree: Path, **changes) -> dict:
-    return voc.build_voc(raw, tree, **{**SETTINGS, **changes})
+    drawn = {key: changes.pop(key, value) for key, value in DRAWN.items()}
+    return voc.build_voc(labelme.LabelmeFolder(raw, **drawn), tree, **{**SETTINGS, **changes})
 
 
 @pytest.fixture(scope="module")

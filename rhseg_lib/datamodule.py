@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from rhseg_lib import StudyError, voc
 
@@ -27,11 +28,22 @@ def load_tensors(folder: Path, names: list[str]) -> tuple[torch.Tensor, torch.Te
 
 
 class Batches:
-    """Shuffled batches of an in-memory set; the order of an epoch follows from (seed, epoch) alone.
+    """Shuffled batches of a set; the order of an epoch follows from (seed, epoch) alone.
 
     An epoch is one pass over the set or, with `epoch_images`, the next so many images of an endless row of passes.
     Of several processes, each takes its share of every batch, so that together they see each sample once.
     A last incomplete batch is left out: every step has the same shape.
+
+    Parameters
+    ----------
+    images, masks : Tensor
+        uint8 (N, 3, H, W) and (N, H, W), on the device where the batches are to be.
+    batch_size : int
+        Of all processes together.
+    seed : int
+    epoch_images : int or None
+    rank, world_size : int
+        Which process this is, of how many.
     """
 
     def __init__(
@@ -71,10 +83,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = self._order().to(self.images.device)
+        for batch in self._shares(order):
+            yield self.images[batch], self.masks[batch]
+
+    def _shares(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
+        """This process's indices of every batch."""
         for step in range(len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            batch = batch[self.rank :: self.world_size]
-            yield self.images[batch], self.masks[batch]
+            yield batch[self.rank :: self.world_size]
 
     def _order(self) -> torch.Tensor:
         """Indices of this epoch's images, cut from the passes that it touches."""
@@ -83,6 +99,52 @@ class Batches:
         seeds = (torch.Generator().manual_seed(epoch_seed(self.seed, number)) for number in passes)
         row = torch.cat([torch.randperm(total, generator=generator) for generator in seeds])
         return row[start - passes[0] * total :][: self.epoch_images]
+
+
+class DecodedBatches(Batches):
+    """The same batches, decoded anew every epoch by worker processes: the usual loop, for sets beyond memory.
+
+    Parameters
+    ----------
+    folder, names : Path, list of str
+        A VOC tree and its images.
+    device : torch.device
+        Where the batches are to be.
+    workers : int
+        Processes that decode.
+    options
+        Those of `Batches`.
+    """
+
+    def __init__(
+        self, folder: Path, names: list[str], *, device: torch.device, workers: int = 2, **options: int | None
+    ) -> None:
+        super().__init__(names, names, **options)
+        self.folder, self.device, self.workers = folder, device, workers
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        shares = [share.tolist() for share in self._shares(self._order())]
+        loader = DataLoader(
+            _Decoded(self.folder, self.images),
+            batch_sampler=shares,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the workers' seed must not be drawn from what dropout draws from
+        )
+        for images, masks in loader:
+            yield images.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
+
+
+class _Decoded(Dataset):
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.names = folder, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, masks = load_tensors(self.folder, [self.names[index]])
+        return images[0], masks[0]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

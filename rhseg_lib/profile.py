@@ -99,6 +99,8 @@ class Recipe(Strict):
     dice_weight: Number = Field(0.0, ge=0)  # of a Dice loss added to cross-entropy; the paper names no loss
     precision: Literal["32", "bf16"] = "32"
     channels_last: bool = False  # memory layout; the same numbers up to rounding
+    dataset_on_device: bool = True  # decoded once, batches formed where the model is; no: decoded anew every epoch
+    compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile; the last replays a step as CUDA graphs
     recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation
     pretrained: bool = False  # ImageNet encoder weights
 
@@ -127,6 +129,8 @@ class Profile(Strict):
     models: tuple[ModelName, ...] = MODEL_NAMES
     seeds: tuple[int, ...] = (0,)
     bootstrap_samples: int = Field(2000, ge=100)
+    gpu_gb_per_run: int = Field(0, ge=0)  # memory that one training takes of a GPU: how many share it
+    leaky: str | None = None  # a profile that splits these data as described: its optimism is set beside this one
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")

@@ -1,11 +1,21 @@
-"""Fit one model with one seed (paper, Table 1); exact resume after any interruption."""
+"""Fit one model with one seed (paper, Table 1); exact resume after any interruption.
+
+On several devices, of one machine or of many, each process runs
+
+    torchrun --nproc-per-node 8 -m rhseg_lib.training --profile paper --model unet_vgg16 --seed 0
+
+which trains to the last epoch and leaves the checkpoint; the study then evaluates it without training again.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import os
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +29,15 @@ from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from rhseg_lib import IGNORE_INDEX, StudyError, voc
-from rhseg_lib.datamodule import Batches, epoch_seed, load_tensors, normalize
+from rhseg_lib.datamodule import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import confusion_matrices, scores
 from rhseg_lib.models import build_model
-from rhseg_lib.profile import Recipe, fingerprint
+from rhseg_lib.profile import Recipe, check_model, fingerprint, load_profile
 
 
 class SlagDataModule(L.LightningDataModule):
-    """Training part of a VOC tree, decoded once and kept on the training device.
+    """Training part of a VOC tree, by default decoded once and kept on the training device.
 
     Parameters
     ----------
@@ -43,19 +53,22 @@ class SlagDataModule(L.LightningDataModule):
         self.folder, self.recipe, self.seed = folder, recipe, seed
 
     def setup(self, stage: str) -> None:
-        self.images, self.masks = load_tensors(self.folder, voc.read_split(self.folder, "train"))
+        self.names = voc.read_split(self.folder, "train")
+        if self.recipe.dataset_on_device:
+            self.images, self.masks = load_tensors(self.folder, self.names)
 
     def train_dataloader(self) -> Batches:
-        strategy = self.trainer.strategy
-        return Batches(
-            self.images.to(strategy.root_device),
-            self.masks.to(strategy.root_device),
-            batch_size=self.recipe.batch_size,
-            epoch_images=self.recipe.epoch_images,
-            seed=self.seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
+        device = self.trainer.strategy.root_device
+        options = {
+            "batch_size": self.recipe.batch_size,
+            "epoch_images": self.recipe.epoch_images,
+            "seed": self.seed,
+            "rank": self.trainer.global_rank,
+            "world_size": self.trainer.world_size,
+        }
+        if not self.recipe.dataset_on_device:
+            return DecodedBatches(self.folder, self.names, device=device, **options)
+        return Batches(self.images.to(device), self.masks.to(device), **options)
 
 
 class SegmentationTask(L.LightningModule):
@@ -81,18 +94,33 @@ class SegmentationTask(L.LightningModule):
         self.model_name, self.num_classes = model_name, num_classes
         self.recipe, self.seed = recipe, seed
         self.history: list[dict[str, float]] = []
+        self.compiled: Callable | None = None
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         images, masks = batch  # (B, 3, H, W) uint8, (B, H, W) uint8
+        if self.recipe.compile == "cuda_graphs":
+            torch.compiler.cudagraph_mark_step_begin()
+        loss, predicted = (self.compiled or self.forward_pass)(images, masks)
+        with torch.no_grad():  # summed where they are: nothing here waits for the device
+            self.loss_sum += loss
+            self.matrix += confusion_matrices(masks, predicted, self.num_classes).sum(0)
+        return loss
+
+    def forward_pass(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and most probable classes (B, H, W)."""
         layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
         logits = self.model(normalize(images).contiguous(memory_format=layout)).float()  # (B, K, H, W)
         loss = F.cross_entropy(logits, masks.long(), ignore_index=IGNORE_INDEX)
         if self.recipe.dice_weight:
             loss = loss + self.recipe.dice_weight * self.dice(logits, masks.long())
-        with torch.no_grad():
-            self.loss_sum += loss
-            self.matrix += confusion_matrices(masks, logits.argmax(1), self.num_classes).sum(0)
-        return loss
+        return loss, logits.detach().argmax(1)
+
+    def on_fit_start(self) -> None:
+        mode = {"default": "default", "cuda_graphs": "reduce-overhead"}.get(self.recipe.compile)
+        self.compiled = torch.compile(self.forward_pass, mode=mode, fullgraph=True) if mode else None
+
+    def on_fit_end(self) -> None:
+        self.compiled = None  # of no use beyond the fit, and it cannot be copied
 
     def on_train_epoch_start(self) -> None:
         self.trainer.train_dataloader.set_epoch(self.current_epoch)
@@ -158,18 +186,27 @@ class SaveProgress(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.bar = tqdm(
-            total=trainer.max_epochs, initial=trainer.current_epoch, desc=pl_module.model_name, unit="epoch"
+            total=trainer.max_epochs,
+            initial=trainer.current_epoch,
+            desc=pl_module.model_name,
+            unit="epoch",
+            disable=not trainer.is_global_zero,
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = pl_module.history[-1]
         self.bar.set_postfix(loss=f"{last['loss']:.3f}", train_miou=f"{last['train_miou']:.3f}", refresh=False)
         self.bar.update()
-        if time.monotonic() - self.saved >= self.every_seconds:
-            draft = self.path.with_name(f"{self.path.name}.draft")
-            trainer.save_checkpoint(draft, weights_only=False)
+        due = time.monotonic() - self.saved >= self.every_seconds
+        if trainer.strategy.broadcast(due):  # all processes save together, or none
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        draft = self.path.with_name(f"{self.path.name}.draft")
+        trainer.save_checkpoint(draft, weights_only=False)
+        if trainer.is_global_zero:
             os.replace(draft, self.path)  # Lightning drafts in the system's temporary folder: maybe on another disk
-            self.saved = time.monotonic()
+        self.saved = time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["signature"] = self.signature
@@ -214,24 +251,16 @@ def fit(
     StudyError
         Non-finite loss, unreadable checkpoint, too few images.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # a run's own line says what matters
-    folder.mkdir(parents=True, exist_ok=True)
-    signature = fingerprint(model_name, num_classes, recipe.model_dump(), seed, dataset_hash)
-    checkpoint = folder / "last.ckpt"
-    task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
-    data = SlagDataModule(voc_folder, recipe=recipe, seed=seed)
-    trainer = L.Trainer(
-        max_epochs=recipe.epochs,
-        devices=1,
-        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
-        callbacks=[SaveProgress(checkpoint, signature=signature, every_seconds=checkpoint_seconds)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
+    task, data, trainer = _train(
+        model_name,
+        voc_folder=voc_folder,
+        dataset_hash=dataset_hash,
+        num_classes=num_classes,
+        recipe=recipe,
+        seed=seed,
+        folder=folder,
+        checkpoint_seconds=checkpoint_seconds,
     )
-    resume = checkpoint if continues(checkpoint, signature) else None
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     task.to(trainer.strategy.root_device)
     if recipe.recompute_batchnorm:
         # After a short training the running statistics still remember the first weights.
@@ -240,6 +269,49 @@ def fit(
         update_bn(((normalize(images),) for images, _ in batches), task.model)
     write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
     return task.eval()
+
+
+def _train(
+    model_name: str,
+    *,
+    voc_folder: Path,
+    dataset_hash: str,
+    num_classes: int,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    checkpoint_seconds: float,
+) -> tuple[SegmentationTask, SlagDataModule, L.Trainer]:
+    """Run the epochs that are missing, on the devices of this process group; see `fit`."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # a run's own line says what matters
+    folder.mkdir(parents=True, exist_ok=True)
+    signature = fingerprint(model_name, num_classes, recipe.model_dump(), seed, dataset_hash)
+    checkpoint = folder / "last.ckpt"
+    task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
+    data = SlagDataModule(voc_folder, recipe=recipe, seed=seed)
+    progress = SaveProgress(checkpoint, signature=signature, every_seconds=checkpoint_seconds)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets both
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    trainer = L.Trainer(
+        max_epochs=recipe.epochs,
+        devices=per_node,
+        num_nodes=processes // per_node,
+        strategy="ddp" if processes > 1 else "auto",
+        # PyTorch has it for GPUs alone: on CPUs each process normalises by its own share of the batch.
+        sync_batchnorm=processes > 1 and torch.cuda.is_available(),
+        benchmark=torch.cuda.is_available(),  # every step has the same shape
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        callbacks=[progress],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    resume = checkpoint if continues(checkpoint, signature) else None
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    if processes > 1:
+        progress.save(trainer)
+    return task, data, trainer
 
 
 def continues(checkpoint: Path, signature: str) -> bool:
@@ -257,3 +329,31 @@ def continues(checkpoint: Path, signature: str) -> bool:
     if saved != signature:
         print(f"{checkpoint} is of another recipe or data set: starting from the first epoch")
     return saved == signature
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train one run to its last epoch and leave its checkpoint; one call per process."""
+    parser = argparse.ArgumentParser(prog="python -m rhseg_lib.training", description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    study = load_profile(given.profile)
+    check_model(given.model)
+    _train(
+        given.model,
+        voc_folder=study.voc,
+        dataset_hash=voc.read_dataset(study.voc)["hash"],
+        num_classes=len(study.data.class_names),
+        recipe=study.recipe_of(given.model),
+        seed=given.seed,
+        folder=study.run_folder(given.model, given.seed),
+        checkpoint_seconds=60.0,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except StudyError as fault:
+        sys.exit(f"error: {fault}")

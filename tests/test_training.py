@@ -1,8 +1,10 @@
 """Training repeats to the bit, also after SIGKILL; what cannot go on says so."""
 
 import io
+import json
 import math
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -333,3 +335,56 @@ def test_recomputed_statistics_change_and_weights_do_not(profile, tmp_path):
     assert layers and all(not torch.equal(one.running_var, other.running_var) for one, other in layers)
     assert {other.num_batches_tracked.item() for _, other in layers} == {2}  # one pass over the two batches
     assert {other.momentum for _, other in layers} == {one.momentum for one, _ in layers}
+
+
+class TestSwitches:
+    def test_batches_decoded_anew_give_the_same_weights(self, profile, unbroken, tmp_path):
+        run = train(profile, tmp_path / "run", recipe=changed(dataset_on_device=False))
+        assert same_weights(run, unbroken[0])
+
+    def test_compiled_steps_give_the_same_weights(self, profile, unbroken, tmp_path, monkeypatch):
+        compiled = []
+
+        def trace(function, *, mode, fullgraph, compile=torch.compile):  # the C++ compiler would take a minute
+            compiled.append(mode)
+            return compile(function, backend="eager", fullgraph=fullgraph)
+
+        monkeypatch.setattr(torch, "compile", trace)
+        run = train(profile, tmp_path / "run", recipe=changed(compile="cuda_graphs"))
+        assert compiled == ["reduce-overhead"]
+        assert same_weights(run, unbroken[0])
+
+
+def test_two_processes_train_as_one(profile, tmp_path, monkeypatch):
+    """U-Net has no batch norm: each process's share of a batch gives its share of the very same gradient."""
+    study = tmp_path / "study"
+    shutil.copytree(profile.root, study, ignore=shutil.ignore_patterns("runs"))
+    recipe = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_epochs": 0}
+    (study / "profiles/two.yaml").write_text(
+        "title: two\nkind: demonstration\ndata: {num_scenes: 12, scene_size: 64, image_size: 64}\n"
+        f"recipe: {json.dumps(recipe)}\nmodels: [unet_vgg16]\n"
+    )
+    (study / "data/tiny").rename(study / "data/two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    arguments = ["rhseg_lib.training", "--profile", "two", "--model", "unet_vgg16"]
+    ran = subprocess.run(command + arguments, check=False, cwd=study, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+    def finish(folder: Path) -> SegmentationTask:
+        return fit(
+            "unet_vgg16",
+            voc_folder=profile.voc,
+            dataset_hash=voc.read_dataset(profile.voc)["hash"],
+            num_classes=3,
+            recipe=Recipe(**recipe),
+            seed=0,
+            folder=folder,
+        )
+
+    two = finish(study / "reports/two/runs/unet_vgg16/seed0")  # from the checkpoint: no epoch is left to train
+    one = finish(tmp_path / "one")
+    for there, here in zip(two.history, one.history, strict=True):
+        assert there["loss"] == pytest.approx(here["loss"], rel=1e-4)
+        assert there["train_miou"] == pytest.approx(here["train_miou"], abs=2e-3)
+    for key, value in one.model.state_dict().items():
+        torch.testing.assert_close(two.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)

@@ -1,19 +1,27 @@
 # make study [PROFILE=quick]   the whole study; leaves reports/$(PROFILE)/index.html
+# make report PROFILE=paper    its pages from the runs that are there; trains nothing
 # make test                    the tests
 # make lab                     JupyterLab on the notebooks
 # Each creates .venv from requirements.lock on first use; Python 3.11 or 3.12 is all it needs.
 
 PROFILE ?= quick
 CORES ?= all
+GPU_GB ?= 72  # of GPU memory for trainings side by side; an 80 GB card
 PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c "" 2>/dev/null && echo python3.12 || echo python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: study test lint lab clean
+.PHONY: study report test lint lab clean
+
+SNAKEMAKE = snakemake --cores $(CORES) --resources gpu_gb=$(strip $(GPU_GB)) --rerun-incomplete --quiet rules host
 
 study: .venv/installed
-	snakemake --cores $(CORES) --config profile=$(PROFILE) --rerun-incomplete --quiet rules host
+	$(SNAKEMAKE) --config profile=$(PROFILE)
+	@echo "open reports/$(PROFILE)/index.html"
+
+report: .venv/installed
+	$(SNAKEMAKE) --config profile=$(PROFILE) runs=finished
 	@echo "open reports/$(PROFILE)/index.html"
 
 test: .venv/installed

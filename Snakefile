@@ -1,5 +1,6 @@
 # The study as a graph: data -> one run per (model, seed) -> tables, figures, pages.
 #   make study PROFILE=quick
+#   make report PROFILE=paper     the pages again, from the runs that are there; nothing is trained
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -15,8 +16,14 @@ PROFILE = study.name
 REPORTS = f"reports/{PROFILE}"
 RUNS = f"{REPORTS}/runs/{{model}}/seed{{seed}}"
 MODELS, SEEDS = list(study.models), list(study.seeds)
-PAGES = ["01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_segmentations", "07_claims"]
+PAGES = ["01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_segmentations", "07_claims", "08_speed"]
 METRICS = expand(f"{RUNS}/metrics.json", model=MODELS, seed=SEEDS)
+TRAINS = config.get("runs") != "finished"
+if not TRAINS:
+    PAGES.remove("08_speed")  # what a GPU has measured is not to be replaced by what this machine would
+    METRICS = [path for path in METRICS if Path(path).exists()]
+    if not METRICS:
+        raise WorkflowError(f"no finished run in {REPORTS}/runs\n  mend:  make study PROFILE={PROFILE}")
 
 
 def page(name):
@@ -29,10 +36,11 @@ def library(*names):
     return [f"rhseg_lib/{name}.py" for name in names]
 
 
-RUN = (
-    "OMP_NUM_THREADS={threads} python -m rhseg_lib.runner {input.source} --output {output.notebook}"
+COMMAND = (
+    "python -m rhseg_lib.runner {input.source} --output {output.notebook}"
     f" --html {{output.html}} -p profile {PROFILE}"
 )
+RUN = "OMP_NUM_THREADS={threads} " + COMMAND
 
 
 rule study:
@@ -69,26 +77,28 @@ rule architectures:
         RUN
 
 
-rule train:
-    input:
-        source="notebooks/03_train.ipynb",
-        library=[
-            *library("datamodule", "training", "evaluation", "metrics"),
-            *map(str, sorted(Path("rhseg_lib/models").glob("*.py"))),
-        ],
-        dataset=rules.dataset.output.dataset,
-    output:
-        **page("03_train_{model}_seed{seed}"),
-        metrics=f"{RUNS}/metrics.json",
-    params:
-        recipe=lambda wildcards: fingerprint(study.recipe_of(wildcards.model).model_dump()),
-    wildcard_constraints:
-        seed=r"\d+",
-    priority: 1  # the long ones first
-    resources:
-        gpu_share=1,  # of `--resources gpu_share=N`: how many runs share the GPU
-    shell:
-        RUN + " -p model {wildcards.model} -p seed {wildcards.seed}"
+if TRAINS:
+
+    rule train:
+        input:
+            source="notebooks/03_train.ipynb",
+            library=[
+                *library("datamodule", "training", "evaluation", "metrics"),
+                *map(str, sorted(Path("rhseg_lib/models").glob("*.py"))),
+            ],
+            dataset=rules.dataset.output.dataset,
+        output:
+            **page("03_train_{model}_seed{seed}"),
+            metrics=f"{RUNS}/metrics.json",
+        params:
+            recipe=lambda wildcards: fingerprint(study.recipe_of(wildcards.model).model_dump()),
+        wildcard_constraints:
+            seed=r"\d+",
+        priority: 1  # the long ones first
+        resources:
+            gpu_gb=study.gpu_gb_per_run,  # of `--resources gpu_gb=N`: as many runs share a GPU as fit
+        shell:
+            RUN + " -p model {wildcards.model} -p seed {wildcards.seed}"
 
 
 rule ablation:
@@ -143,6 +153,23 @@ rule claims:
         claims=f"{REPORTS}/tables/claims.csv",
     shell:
         RUN
+
+
+rule speed:
+    input:
+        source="notebooks/08_speed.ipynb",
+        library=library("speed", "training", "datamodule"),
+        dataset=rules.dataset.output.dataset,
+        complexity=rules.architectures.output.complexity,
+    output:
+        **page("08_speed"),
+        training=f"{REPORTS}/tables/speed_training.csv",
+        inference=f"{REPORTS}/tables/speed_inference.csv",
+    threads: workflow.cores  # it measures time: nothing else may run beside it
+    resources:
+        gpu_gb=study.gpu_gb_per_run,
+    shell:
+        "OMP_NUM_THREADS=1 " + COMMAND  # as a training has on a CPU
 
 
 rule summary:

@@ -16,6 +16,7 @@ evaluation    per-image confusion matrices and the files of a run; models compar
 metrics       IoU, mIoU, PA, mPA; bootstrap intervals; paired tests
 baselines     classifiers of single pixels; agreement of two annotators
 complexity    parameters, MiB, MACs, latency
+speed         training and prediction, switch by switch, against the plain loop
 published     what the paper states, as data; the claim ledger
 tables        every table, and what it says in words
 plots         every figure

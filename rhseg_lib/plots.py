@@ -468,3 +468,17 @@ def explore_png(image: np.ndarray, truth: np.ndarray, found: np.ndarray, *, opac
     figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)
     return buffer.getvalue()
+
+
+def speed_ladder(training: pd.DataFrame) -> Figure:
+    """Samples per second of every model over those of the plain loop, one bar per switch added."""
+    table = training["times_plain"].unstack("step")[training.index.unique("step")].loc[training.index.unique("model")]
+    figure, axis = plt.subplots(figsize=(10, 0.16 * table.size + 1.4))
+    table.rename(index=SHORT).plot.barh(ax=axis, width=0.8, color=sns.color_palette("crest", table.shape[1]))
+    axis.axvline(1, color="#1f2328", lw=1, ls=":")
+    axis.set(xlabel="training speed, times the plain loop", ylabel="")
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
+    figure.tight_layout()
+    return figure

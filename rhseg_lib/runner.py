@@ -37,6 +37,7 @@ PAGES = {  # notebook -> name in the navigation
     "05_comparison": "Comparison",
     "06_segmentations": "Segmentations",
     "07_claims": "Claims",
+    "08_speed": "Speed",
 }
 KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})  # the kernel's ports take no one else's orders
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}

@@ -16,7 +16,7 @@ from IPython.display import HTML, Markdown
 from torch import nn
 
 from rhseg_lib import StudyError
-from rhseg_lib.evaluation import Run, compare_models, compare_pair, load_model, stacked
+from rhseg_lib.evaluation import Run, compare_models, compare_pair, stacked
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import Comparison, Scores
 from rhseg_lib.profile import PROPOSED, Profile, Recipe
@@ -388,16 +388,37 @@ def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: st
 def latency(names: list[str], study: Profile) -> pd.DataFrame:
     """Milliseconds of one picture of the study's size, measured now on the CPU: median and quartiles."""
     from rhseg_lib.complexity import latency_ms
+    from rhseg_lib.models import build_model
 
     side, rows = study.data.image_size, {}
     for name in names:
-        measured = latency_ms(load_model(study, name, study.seeds[0]), side, side, repeats=9)
+        measured = latency_ms(build_model(name, num_classes=len(study.data.class_names)), side, side, repeats=9)
         rows[name] = {
             "latency_ms": measured.median,
             "lower_quartile": measured.lower_quartile,
             "upper_quartile": measured.upper_quartile,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def speed_in_words(training: pd.DataFrame, device: str, peak: float) -> Markdown:
+    """What the switches bring, model by model."""
+    last = training.groupby(level="model", sort=False).tail(1)
+    lines = [
+        f"- {label(model)}: {row['samples_per_second']:,.1f} samples/s, **{row['times_plain']:.2f} times**"
+        for (model, _), row in last.iterrows()
+    ]
+    text = f"Measured on {device}, which multiplies large matrices at {peak / 1e12:,.2f} TFLOP/s. With all switches, and times the plain loop:"
+    return Markdown("\n".join([text, "", *lines]))
+
+
+def speed(measured: pd.DataFrame) -> pd.DataFrame:
+    """A table of speeds for reading: models by name, shares in per cent."""
+    shown = measured.reset_index()
+    shown["model"] = [label(model) for model in shown["model"]]
+    if "share_of_peak" in shown:
+        shown["share_of_peak"] = [f"{100 * share:.0f} %" for share in shown["share_of_peak"]]
+    return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
 def pairs(compared: pd.DataFrame) -> pd.DataFrame:

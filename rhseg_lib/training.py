@@ -251,7 +251,7 @@ def fit(
     StudyError
         Non-finite loss, unreadable checkpoint, too few images.
     """
-    task, data, trainer = _train(
+    task, data, trainer = train(
         model_name,
         voc_folder=voc_folder,
         dataset_hash=dataset_hash,
@@ -271,7 +271,7 @@ def fit(
     return task.eval()
 
 
-def _train(
+def train(
     model_name: str,
     *,
     voc_folder: Path,
@@ -340,7 +340,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     study = load_profile(given.profile)
     check_model(given.model)
-    _train(
+    train(
         given.model,
         voc_folder=study.voc,
         dataset_hash=voc.read_dataset(study.voc)["hash"],

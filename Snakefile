@@ -54,7 +54,7 @@ rule dataset:
         library=library("scenes", "labelme", "voc", "baselines"),
     output:
         **page("01_dataset"),
-        dataset=f"data/{PROFILE}/voc/dataset.json",
+        dataset=update(f"data/{PROFILE}/voc/dataset.json"),  # not removed before the job: it vouches for the tree
         baselines=f"{REPORTS}/tables/baselines.csv",
     params:
         settings=fingerprint(study.data.model_dump()),

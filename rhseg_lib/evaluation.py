@@ -23,7 +23,16 @@ from torch import nn
 from rhseg_lib import StudyError, voc, weights
 from rhseg_lib.datamodule import load_tensors, normalize
 from rhseg_lib.files import write_atomically
-from rhseg_lib.metrics import Comparison, bootstrap_interval, compare, confusion_matrices, holm, mean_iou, scores
+from rhseg_lib.metrics import (
+    Comparison,
+    bootstrap_interval,
+    compare,
+    confusion_matrices,
+    holm,
+    mean_iou,
+    resampled_miou,
+    scores,
+)
 from rhseg_lib.profile import Profile
 
 
@@ -202,6 +211,37 @@ def finished_runs(profile: Profile, *, part: str = "test") -> list[Run]:
     return done
 
 
+def parts(profile: Profile) -> list[str]:
+    """The parts that runs are evaluated on, the one with most images last."""
+    return ["test", "holdout"] if profile.data.holdout_scenes else ["test"]
+
+
+def generalisation(profile: Profile) -> pd.DataFrame:
+    """What the test part promises against what fresh pictures give, by model, in per cent.
+
+    The interval of the difference draws both sets of images anew, independently of one another; under a leaky split it
+    is what memory of the training pictures is worth.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by model: seeds, test, holdout, difference, low, high; empty where the profile has no holdout.
+    """
+    rows = {}
+    if len(parts(profile)) > 1:
+        test, fresh = (stacked(finished_runs(profile, part=part)) for part in parts(profile))
+        for model in test:
+            shown = [100 * mean_iou(of[model].sum(1)).mean() for of in (test, fresh)]
+            drawn = [
+                100 * resampled_miou(of[model], samples=profile.bootstrap_samples, seed=seed)
+                for seed, of in enumerate((test, fresh))
+            ]
+            low, high = np.percentile(drawn[0] - drawn[1], (2.5, 97.5))
+            rows[model] = (len(test[model]), *shown, shown[0] - shown[1], low, high)
+    columns = ["seeds", "test", "holdout", "difference", "low", "high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+
+
 def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
     """Matrices of each model by original, its seeds stacked: model -> (R, M, K, K)."""
     models = dict.fromkeys(run.model for run in runs)
@@ -283,6 +323,11 @@ def read_predictions(profile: Profile, model: str, seed: int, names: list[str]) 
     """Masks (N, H, W) uint8 that a finished run predicted for images of the test part."""
     folder = profile.run_folder(model, seed) / "predictions"
     return np.stack([np.asarray(Image.open(folder / f"{name}.png")) for name in names])
+
+
+def has_weights(profile: Profile, run: Run) -> bool:
+    """Whether a run's weights are there; a clone of the repository has those of small models only."""
+    return (profile.run_folder(run.model, run.seed) / "weights.safetensors").exists()
 
 
 def load_model(profile: Profile, model: str, seed: int) -> nn.Module:

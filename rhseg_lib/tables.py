@@ -16,10 +16,10 @@ from IPython.display import HTML, Markdown
 from torch import nn
 
 from rhseg_lib import StudyError
-from rhseg_lib.evaluation import Run, compare_models, compare_pair, stacked
+from rhseg_lib.evaluation import Run, compare_models, compare_pair, generalisation, stacked
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import Comparison, Scores
-from rhseg_lib.profile import PROPOSED, Profile, Recipe
+from rhseg_lib.profile import PROPOSED, Profile, Recipe, load_profile
 from rhseg_lib.published import (
     COUNTED,
     DESCRIBED,
@@ -294,20 +294,46 @@ def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ablation_effects(runs: list[Run], *, samples: int) -> pd.DataFrame:
-    """What each change does to mIoU, in points, where both models are trained, and alike."""
-    rows = {}
+def ablation_effects(runs: dict[str, list[Run]], *, samples: int) -> pd.DataFrame:
+    """What each change does to mIoU, in points, on each part, where both models are trained, and alike."""
+    rows = []
     for name, (with_it, without) in EFFECTS.items():
-        found = compare_pair(runs, with_it, without, samples=samples)
-        if found is not None:
-            rows[name] = {
-                "difference": 100 * found.difference,
-                "low": 100 * found.low,
-                "high": 100 * found.high,
-                "p": f"{found.p_value:.4f}",
-            }
-    columns = ["difference", "low", "high", "p"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("change")
+        for part, some in runs.items():
+            found = compare_pair(some, with_it, without, samples=samples)
+            if found is not None:
+                row = {"change": name, "part": part, "images": len(some[0].names), "p": f"{found.p_value:.4f}"}
+                rows.append(row | {k: 100 * getattr(found, k) for k in ("difference", "low", "high")})
+    return pd.DataFrame(rows, columns=["change", "part", "images", "difference", "low", "high", "p"])
+
+
+def named_by_part(effects: pd.DataFrame) -> pd.DataFrame:
+    """The same, indexed by the change, and by the part where there are several."""
+    several = effects["part"].nunique() > 1
+    names = [f"{row.change} · {row.images} images" if several else row.change for row in effects.itertuples()]
+    return effects.set_index(pd.Index(names, name="change"))
+
+
+def promises(study: Profile) -> pd.DataFrame:
+    """Test part against holdout, of this profile and of the one that splits its data as described, if that has run."""
+    measured = {study.data.split: generalisation(study)}
+    if study.leaky is not None:
+        leaky = load_profile(study.leaky, root=study.root)
+        if any(leaky.reports.glob("runs/*/seed*/metrics.json")):
+            measured[leaky.data.split] = generalisation(leaky)
+    rows = [
+        {
+            "split": split.replace("_", " "),
+            "model": label(model),
+            "seeds": int(row["seeds"]),
+            "test mIoU": row["test"],
+            "holdout mIoU": row["holdout"],
+            "test − holdout": row["difference"],
+            "95 % interval": f"[{row['low']:+.1f},\N{NO-BREAK SPACE}{row['high']:+.1f}]",
+        }
+        for split, table in measured.items()
+        for model, row in table.iterrows()
+    ]
+    return pd.DataFrame(rows)
 
 
 def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
@@ -333,18 +359,21 @@ def claims(ledger: pd.DataFrame) -> HTML:
 
 
 def effects_in_words(effects: pd.DataFrame, runs: list[Run], study: Profile) -> Markdown:
-    """One sentence per effect, and what they are worth."""
+    """One sentence per effect, from the part with most images, and what they are worth."""
+    told = effects.drop_duplicates("change", keep="last").set_index("change")
     lines = [
         f"- **{name}**: not compared, since the two models are not both trained, or not alike."
         for name in EFFECTS
-        if name not in effects.index
+        if name not in told.index
     ]
-    for name, row in effects.iterrows():
+    for name, row in told.iterrows():
         if row["low"] > 0 or row["high"] < 0:
             verdict = f"goes with {row['difference']:+.1f} points of mIoU"
         else:
             verdict = f"makes no difference that these images can show ({row['difference']:+.1f} points)"
-        lines.append(f"- **{name}** {verdict}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}.")
+        lines.append(
+            f"- **{name}** {verdict}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f} on {row['images']} images."
+        )
     return Markdown("\n".join([*lines, "", _worth(runs, study)]))
 
 
@@ -354,7 +383,7 @@ def _worth(runs: list[Run], study: Profile) -> str:
     most = max(seen.values())
     fewer = [f"{SHORT[model]} {count:,}" for model, count in seen.items() if count < most]
     text = (
-        f"Seeds per model: {len(study.seeds)}. The intervals know only the test images: another seed moves a model too."
+        f"Seeds per model: {_range(stacked(runs))}. The intervals know only the images; another seed moves a model too."
     )
     if study.kind == "demonstration":
         text = f"Short trainings on small pictures: this shows how a question is answered, not the answer. {text}"
@@ -366,9 +395,15 @@ def _worth(runs: list[Run], study: Profile) -> str:
     return text
 
 
+def _range(of: dict[str, np.ndarray]) -> str:
+    """How many seeds: "3", or "1 to 3"."""
+    counts = sorted({len(matrices) for matrices in of.values()})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
 def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: str = "") -> pd.DataFrame:
     """Every trained model with its scores and the way to its training page, which stands in `folder`."""
-    shown = summary.reset_index()
+    shown, first = summary.reset_index(), {run.model: run.seed for run in reversed(runs)}
     return pd.DataFrame(
         {
             "model": [label(m) for m in shown["model"]],
@@ -380,7 +415,7 @@ def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: st
             **({"SD over seeds": shown["seed_deviation"]} if (shown["seeds"] > 1).any() else {}),
             "pictures seen": shown["model"].map({run.model: run.metrics["images_seen"] for run in runs}),
             "train min": shown["train_minutes"],
-            "page": [f"{folder}03_train_{m}_seed{study.seeds[0]}.html" for m in shown["model"]],
+            "page": [f"{folder}03_train_{m}_seed{first[m]}.html" for m in shown["model"]],
         }
     )
 
@@ -405,20 +440,20 @@ def speed_in_words(training: pd.DataFrame, device: str, peak: float) -> Markdown
     """What the switches bring, model by model."""
     last = training.groupby(level="model", sort=False).tail(1)
     lines = [
-        f"- {label(model)}: {row['samples_per_second']:,.1f} samples/s, **{row['times_plain']:.2f} times**"
+        f"- {label(model)}: **{row['times_plain']:.2f} times** the plain loop ({row['samples_per_second']:,.1f}/s)"
         for (model, _), row in last.iterrows()
     ]
-    text = f"Measured on {device}, which multiplies large matrices at {peak / 1e12:,.2f} TFLOP/s. With all switches, and times the plain loop:"
+    text = f"{device}; it multiplies large matrices at {peak / 1e12:,.2f} TFLOP/s. With all switches:"
     return Markdown("\n".join([text, "", *lines]))
 
 
 def speed(measured: pd.DataFrame) -> pd.DataFrame:
-    """A table of speeds for reading: models by name, shares in per cent."""
+    """A table of speeds for reading: models by their short names, shares in per cent."""
     shown = measured.reset_index()
-    shown["model"] = [label(model) for model in shown["model"]]
+    shown["model"] = [SHORT[model] for model in shown["model"]]
     if "share_of_peak" in shown:
         shown["share_of_peak"] = [f"{100 * share:.0f} %" for share in shown["share_of_peak"]]
-    return shown.rename(columns=lambda name: name.replace("_", " "))
+    return shown.rename(columns=lambda name: "TFLOP/s" if name == "tflops" else name.replace("_", " "))
 
 
 def pairs(compared: pd.DataFrame) -> pd.DataFrame:
@@ -467,8 +502,8 @@ def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: lis
     if len(compared):
         half = float(50 * (compared["high"] - compared["low"]).median())
         text += (
-            f" On a test set like this one the difference between two models is known to about ±{half:.1f} points; the "
-            "paper ranks models 0.41 points apart, with no interval."
+            f" On {images} images like these the difference between two models is known to about ±{half:.1f} points; "
+            "the paper ranks models 0.41 points apart, with no interval."
         )
     return Markdown(f"{text}\n\n{_worth(runs, study)}")
 

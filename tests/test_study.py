@@ -52,7 +52,15 @@ def test_every_table_page_and_run_is_there(study: Path) -> None:
     reports = study / "reports/ci"
     assert (reports / "index.html").exists()
     pages = {path.stem for path in (reports / "html").glob("*.html")}
-    assert {"01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_segmentations", "07_claims"} < pages
+    assert {
+        "01_dataset",
+        "02_architectures",
+        "04_ablation",
+        "05_comparison",
+        "06_segmentations",
+        "07_claims",
+        "08_speed",
+    } < pages
     assert len([page for page in pages if page.startswith("03_train")]) == 4
     for run in (reports / "runs").glob("*/seed0"):
         held = {path.name for path in run.iterdir()}
@@ -101,11 +109,25 @@ def test_a_broken_notebook_stops_with_its_name_cell_and_error(study: Path, tmp_p
     assert "segmentations" in planned(copy, "--until", "segmentations")
 
 
+def test_pages_are_built_from_the_runs_that_are_there(study: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("index.html", "weights.safetensors", ".snakemake"))
+    shutil.rmtree(copy / f"reports/ci/runs/{BROKEN}")
+    ran = call("snakemake", "--cores", "2", "--config", "profile=ci", "runs=finished", cwd=copy)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert "rule train" not in ran.stderr and "rule speed" not in ran.stderr
+    table3 = (copy / "reports/ci/tables/table3.csv").read_text()
+    assert table3.count("not trained") == 1 + (study / "reports/ci/tables/table3.csv").read_text().count("not trained")
+    shutil.rmtree(copy / "reports/ci/runs")
+    ran = call("snakemake", "--cores", "1", "--config", "profile=ci", "runs=finished", cwd=copy)
+    assert ran.returncode != 0 and "no finished run" in ran.stderr and "make study PROFILE=ci" in ran.stderr
+
+
 def test_an_unknown_profile_is_one_clear_error(study: Path) -> None:
     ran = call("snakemake", "--cores", "1", "--config", "profile=fast", cwd=study)
     assert ran.returncode != 0
     assert "unknown profile 'fast'" in ran.stderr
-    assert "take one of: ci, paper, quick" in ran.stderr
+    assert "take one of: ci, paper, paper_as_described, quick" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rhseg_lib import StudyError
 
@@ -50,8 +51,8 @@ class Strict(BaseModel):
 class Data(Strict):
     """Where the pictures come from and how they become a VOC tree (paper, section 3.1)."""
 
-    source: Literal["synthetic", "labelme"] = "synthetic"
-    folder: str | None = None  # source: labelme; a folder of images and Labelme JSON
+    source: Literal["synthetic", "labelme", "voc"] = "synthetic"
+    folder: str | None = None  # labelme: images and Labelme JSON; voc: a tree of images and masks; see `voc_source`
     seed: int = 2024
     num_scenes: int = Field(500, ge=10)
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on
@@ -61,16 +62,32 @@ class Data(Strict):
     class_priority: tuple[str, ...] | None = ("immersion_tube", "slag_layer")  # later paints over earlier
     ignore_label: str = "__ignore__"
     augmented_copies: int = Field(1, ge=0, le=4)  # per original, round robin: flip, contrast, brightness, blur
-    split: Literal["grouped", "as_described"] = "grouped"
+    split: Literal["given", "grouped", "as_described"] = Field(  # given: by the lists of a VOC tree that has them
+        default_factory=lambda data: "given" if data.get("source") == "voc" else "grouped"
+    )
     test_fraction: Number = Field(0.1, gt=0, lt=1)
+    group: str | None = None  # regular expression; what it finds in a name is the heat, which the split keeps whole
+
+    @field_validator("group")
+    @classmethod
+    def _a_regular_expression(cls, group: str | None) -> str | None:
+        try:
+            re.compile(group or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"not a regular expression ({error})") from error
+        return group
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
-        if (self.source == "labelme") != (self.folder is not None):
-            raise ValueError("'folder' belongs to source 'labelme', and that source needs it")
+        if (self.source == "synthetic") == (self.folder is not None):
+            raise ValueError("'folder' belongs to the sources 'labelme' and 'voc', and these need it")
         if self.source != "synthetic" and self.holdout_scenes:
             raise ValueError("'holdout_scenes' are rendered: they belong to source 'synthetic'")
-        if self.class_priority is not None and set(self.class_priority) != set(self.classes):
+        if self.split == "given" and self.source != "voc":
+            raise ValueError("'split: given' belongs to source 'voc', whose lists it takes")
+        if self.group is not None and (self.split == "as_described" or self.holdout_scenes):
+            raise ValueError("'group' goes neither with 'split: as_described' nor with 'holdout_scenes'")
+        if self.source != "voc" and self.class_priority is not None and set(self.class_priority) != set(self.classes):
             raise ValueError("'class_priority' must name each of 'classes' once")
         return self
 

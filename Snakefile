@@ -51,7 +51,7 @@ rule study:
 rule dataset:
     input:
         source="notebooks/01_dataset.ipynb",
-        library=library("scenes", "labelme", "voc", "baselines"),
+        library=library("scenes", "labelme", "voc_source", "split", "voc", "leakage", "baselines"),
     output:
         **page("01_dataset"),
         dataset=update(f"data/{PROFILE}/voc/dataset.json"),  # not removed before the job: it vouches for the tree

@@ -5,6 +5,7 @@ The modules, in the order the data flows:
 profile       what to run: data, recipe, models, seeds; every path derives from it
 scenes        procedural RH scenes: image, annotators' polygons, exact mask, millimetres
 labelme       Labelme JSON: read, check, write, rasterise
+voc_source    a ready VOC tree: read, check
 split         which originals are augmented; which images train, test or are held out
 voc           VOC2007 tree: build, verify, read
 leakage       pairs across the split that show the same

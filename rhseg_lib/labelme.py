@@ -312,7 +312,7 @@ def _read_image(document: dict, path: Path, root: Path) -> np.ndarray:
     if stated not in ((None, None), image.size):
         what = "the JSON says {}x{} pixels, the picture has {}x{}".format(*stated, *image.size)
         raise _fault(what, "bring back the picture that was annotated, or annotate this one anew")
-    return _to_rgb(image)
+    return to_rgb(image)
 
 
 def _find_image(named: object, path: Path, root: Path) -> Path:
@@ -354,7 +354,7 @@ def _decode(content: bytes, *, turn: bool) -> Image.Image:
         raise _fault(f"the picture cannot be read ({error})", "copy it again from its source") from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
     """Any mode -> (H, W, 3) uint8; grey deeper than 8 bits is stretched from its least to its greatest value."""
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image, dtype=np.float64)

@@ -83,9 +83,7 @@ def plan(
     parts = {"train": sorted(set(everything) - set(test)), "test": sorted(test)}
     parts["trainval"] = parts["train"]
     holders = Counter(name for classes in presence.values() for name in classes)
-    return Plan(
-        operations | {name: [] for name in held}, parts | ({"holdout": held} if held else {}), holders, notes
-    )
+    return Plan(operations | {name: [] for name in held}, parts | ({"holdout": held} if held else {}), holders, notes)
 
 
 def absence_in_words(absent: dict[str, list[str]], holders: Counter, *, grouped: bool) -> list[str]:
@@ -153,9 +151,7 @@ def _draw_test(order: list[str], sizes: dict[str, int], fraction: float) -> list
     return test or [min(order, key=sizes.get)]
 
 
-def _cure_absence(
-    test: list[str], order: list[str], presence: dict[str, set[str]], sizes: dict[str, int]
-) -> list[str]:
+def _cure_absence(test: list[str], order: list[str], presence: dict[str, set[str]], sizes: dict[str, int]) -> list[str]:
     """Swap groups between the parts as long as that cures the absence of a class, the swap that cures most first.
 
     Among equals the one that changes the size of the test part least, then the one of the groups drawn last.

@@ -1,4 +1,4 @@
-"""A folder of Labelme JSON -> VOC2007 tree with materialised augmentation and split (paper, section 3.1).
+"""Pictures with masks -> VOC2007 tree with materialised augmentation and split (paper, section 3.1).
 
     JPEGImages/*.jpg                    quality 95, image_size x image_size
     SegmentationClass/*.png             palette mode: 0 background, 1... classes, 255 ignore
@@ -37,10 +37,11 @@ from tqdm import tqdm
 
 from rhseg_lib import IGNORE_INDEX, StudyError, labelme
 from rhseg_lib.files import write_atomically
-from rhseg_lib.split import OPERATIONS, plan
+from rhseg_lib.split import OPERATIONS, absence_in_words, plan
 
 if TYPE_CHECKING:
     from rhseg_lib.profile import Profile
+    from rhseg_lib.voc_source import VocTree
 
 FORMAT = 1  # of dataset.json; raised when its meaning changes
 MARGIN_GREY = 128
@@ -59,6 +60,8 @@ VOC_PALETTE = _voc_palette()
 
 def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
     """Render the profile's scenes, if it asks for synthetic ones, and build its VOC tree; see `build_voc`."""
+    from rhseg_lib.voc_source import VocTree
+
     data = profile.data
     if data.source == "synthetic":
         from rhseg_lib.scenes import write_scenes
@@ -72,17 +75,22 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
         profile.raw.mkdir(parents=True, exist_ok=True)
         write_atomically(note, yaml.safe_dump(wanted).encode())
         write_scenes(profile.raw, num_scenes=total, size=data.scene_size, seed=data.seed, workers=workers)
-    source = labelme.LabelmeFolder(
-        profile.raw if data.source == "synthetic" else profile.root / data.folder,
-        classes=data.classes,
-        ignore_label=data.ignore_label,
-        class_priority=data.class_priority,
-    )
+    folder = profile.raw if data.source == "synthetic" else profile.root / data.folder
+    if data.source == "voc":
+        if folder.resolve().is_relative_to(profile.voc.resolve()):
+            mend = "name the folder of your own tree in the profile"
+            raise StudyError("the folder is where the study writes", where=folder, mend=mend)
+        source = VocTree(folder, data.classes, own_split=data.split == "given")
+    else:
+        source = labelme.LabelmeFolder(
+            folder, classes=data.classes, ignore_label=data.ignore_label, class_priority=data.class_priority
+        )
     return build_voc(
         source,
         profile.voc,
         image_size=data.image_size,
         split=data.split,
+        group=data.group,
         test_fraction=data.test_fraction,
         copies=data.augmented_copies,
         seed=data.seed,
@@ -93,11 +101,12 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
 
 
 def build_voc(
-    source: labelme.LabelmeFolder,
+    source: "labelme.LabelmeFolder | VocTree",
     voc: Path,
     *,
     image_size: int,
-    split: Literal["grouped", "as_described"],
+    split: Literal["given", "grouped", "as_described"],
+    group: str | None = None,
     test_fraction: float,
     copies: int,
     seed: int,
@@ -109,13 +118,16 @@ def build_voc(
 
     Parameters
     ----------
-    source : LabelmeFolder
+    source : LabelmeFolder or VocTree
     voc : Path
     image_size : int
         Side of the square images in pixels; pictures keep their aspect, the margin is ignored.
-    split : {"grouped", "as_described"}
+    split : {"given", "grouped", "as_described"}
         "grouped" splits the originals, augments the training part and tests on originals only. "as_described"
-        augments first and splits all images, so that copies of one original stand on both sides.
+        augments first and splits all images, so that copies of one original stand on both sides. "given" is
+        "grouped" with the parts that the lists of a `VocTree` name; if it has none, "grouped".
+    group : str or None
+        Regular expression that finds in a picture's name what the split keeps together; see `split.plan`.
     test_fraction : float
     copies : int
         Augmented copies of each original, 0 to 4. Copy j of original i is made by operation (i + j) mod 4.
@@ -143,22 +155,26 @@ def build_voc(
         raise StudyError(f"{copies} copies of each original", where="copies", mend="choose 0 to 4")
     if voc.exists() and any(voc.iterdir()) and not (voc / "dataset.json").is_file():
         raise StudyError("a folder not made here is in the way", where=voc, mend="move it elsewhere")
-    operations, parts = plan(
-        list(pictures),
-        split=split,
-        test_fraction=test_fraction,
-        copies=copies,
-        seed=seed,
-        holdout=holdout,
-    )
-    copy_of = {f"{name}_{operation}": name for name, some in operations.items() for operation in some}
+    given_test, notes = source.given_split() if split == "given" else (None, [])
+    split = "grouped" if split == "given" and given_test is None else split
     draft = voc.with_name(f"{voc.name}.unfinished")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         with _processes(workers) as run:
-            found = run(partial(_faults, source), pictures.values())
-            faults = [fault for some in tqdm(found, "checking", total=len(pictures)) for fault in some]
-            labelme.refuse(faults, source.folder)
+            found = run(partial(_check, source), pictures.values())
+            checked = list(tqdm(found, "checking", total=len(pictures)))
+            labelme.refuse([fault for faults, _ in checked for fault in faults], source.folder)
+            operations, parts, holders, more = plan(
+                {name: shown for name, (_, shown) in zip(pictures, checked, strict=True)},
+                split=split,
+                test_fraction=test_fraction,
+                copies=copies,
+                seed=seed,
+                holdout=holdout,
+                group=group,
+                given_test=given_test,
+            )
+            copy_of = {f"{name}_{operation}": name for name, some in operations.items() for operation in some}
             for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
                 (draft / folder).mkdir(parents=True)
             write = partial(_write_pictures, source=source, draft=draft, image_size=image_size, seed=seed)
@@ -170,7 +186,10 @@ def build_voc(
         overwritten = sum((counts for _, counts in written), Counter())
         columns = ("background", *source.classes, "ignore")
         totals = {part: np.sum([pixels[name] for name in names], axis=0) for part, names in parts.items()}
-        absent = [name for name, count in zip(columns[:-1], totals["test"], strict=False) if count == 0]
+        absent = {
+            part: [name for name, count in zip(columns[:-1], totals[part], strict=False) if count == 0]
+            for part in parts
+        }
         dataset = {
             "format": FORMAT,
             "classes": list(columns[:-1]),
@@ -184,7 +203,8 @@ def build_voc(
             "originals": {part: len(set(names) - copy_of.keys()) for part, names in parts.items()},
             "copy_of": copy_of,
             "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
-            "absent_test_classes": absent,
+            "absent_classes": absent,
+            "notes": [*notes, *more, *absence_in_words(absent, holders, grouped=group is not None)],
             "overwritten_pixels": [
                 {"class": lost, "by": taker, "pixels": overwritten[lost, taker]} for lost, taker in sorted(overwritten)
             ],
@@ -306,8 +326,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _faults(source: labelme.LabelmeFolder, path: Path) -> list[labelme.Fault]:
-    return source.examine(path)[1]
+def _check(source: "labelme.LabelmeFolder | VocTree", path: Path) -> tuple[list[labelme.Fault], frozenset[str]]:
+    """The faults of a picture, and the classes it shows."""
+    picture, faults = source.examine(path)
+    if picture is None:
+        return faults, frozenset()
+    names = ("background", *source.classes)
+    pixels = _count(picture.mask, len(names))[:-1]
+    return faults, frozenset(name for name, count in zip(names, pixels, strict=True) if count)
 
 
 def _write_pictures(
@@ -315,7 +341,7 @@ def _write_pictures(
     path: Path,
     operations: list[str],
     *,
-    source: labelme.LabelmeFolder,
+    source: "labelme.LabelmeFolder | VocTree",
     draft: Path,
     image_size: int,
     seed: int,

@@ -95,7 +95,8 @@ def test_tree_and_its_record(grouped):
     assert dataset["classes"] == ["background", "immersion_tube", "slag_layer"]
     assert dataset["counts"] == {"train": 36, "test": 2, "trainval": 36}
     assert dataset["originals"] == {"train": 18, "test": 2, "trainval": 18}
-    assert dataset["absent_test_classes"] == []
+    assert dataset["absent_classes"] == {"train": [], "test": [], "trainval": []}
+    assert dataset["notes"] == []
     assert dataset["overwritten_pixels"] == [{"class": "immersion_tube", "by": "slag_layer", "pixels": 20 * 20 * 10}]
     assert dataset["settings"] == {"source": "test"}
     images, masks = voc.load_arrays(tree, voc.read_split(tree, "test"))
@@ -183,7 +184,9 @@ def test_class_absent_from_the_test_part_is_said(tmp_path):
         labelme.write_annotation(
             path, image_path=f"{path.stem}.png", shapes=[("immersion_tube", TUBE)], height=80, width=64
         )
-    assert build(raw, tmp_path / "voc")["absent_test_classes"] == ["slag_layer"]
+    dataset = build(raw, tmp_path / "voc")
+    assert dataset["absent_classes"]["test"] == dataset["absent_classes"]["train"] == ["slag_layer"]
+    assert dataset["notes"] == ["No picture shows the class slag_layer: nothing can be said of it."]
 
 
 def test_a_holdout_is_set_aside_and_never_copied(tmp_path):

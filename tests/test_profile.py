@@ -41,6 +41,11 @@ BAD = {
     "unknown choice": (HEAD + "data: {split: random}\nrecipe: {}\n", ["data.split", "grouped"]),
     "labelme without folder": (HEAD + "data: {source: labelme}\nrecipe: {}\n", ["data", "folder"]),
     "folder without labelme": (HEAD + "data: {folder: here}\nrecipe: {}\n", ["data", "folder"]),
+    "voc without folder": (HEAD + "data: {source: voc}\nrecipe: {}\n", ["data", "folder"]),
+    "given split without a tree": (HEAD + "data: {split: given}\nrecipe: {}\n", ["data", "source 'voc'"]),
+    "broken group": (HEAD + "data: {group: '(heat'}\nrecipe: {}\n", ["data.group", "not a regular expression"]),
+    "group of leaky split": (HEAD + "data: {group: 'h', split: as_described}\nrecipe: {}\n", ["data", "'group'"]),
+    "group of a holdout": (HEAD + "data: {group: 'h', holdout_scenes: 3}\nrecipe: {}\n", ["data", "'group'"]),
     "priority of others": (HEAD + "data: {class_priority: [slag_layer]}\nrecipe: {}\n", ["data", "class_priority"]),
     "unknown model": (WHOLE + "models: [segformer]\n", ["models.0", "segformer", "unet_vgg16"]),
     "no models": (WHOLE + "models: []\n", ["models"]),
@@ -160,6 +165,20 @@ def test_a_profile_does_not_change(tmp_path):
 def test_banner_says_what_the_figures_are(tmp_path, content, said, unsaid):
     banner = load(tmp_path, content).banner
     assert all(words in banner for words in said) and not any(words in banner for words in unsaid)
+
+
+@pytest.mark.parametrize(
+    ("data", "split"),
+    [
+        ("{source: voc, folder: here, classes: [one, two, three]}", "given"),
+        ("{source: voc, folder: here, split: grouped}", "grouped"),
+        ("{source: voc, folder: here, split: as_described}", "as_described"),
+        ("{source: labelme, folder: here}", "grouped"),
+        ("{}", "grouped"),
+    ],
+)
+def test_a_tree_brings_its_own_split(tmp_path, data, split):
+    assert load(tmp_path, HEAD + f"data: {data}\nrecipe: {{}}\n").data.split == split
 
 
 def test_class_names_start_with_background(tmp_path):

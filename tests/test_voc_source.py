@@ -1,0 +1,365 @@
+"""A VOC tree as a source: every fault by its file, lists as people write them, masks of every kind."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rhseg_lib import StudyError, voc
+from rhseg_lib.profile import load_profile
+from rhseg_lib.voc_source import VocTree
+
+CLASSES = ("immersion_tube", "slag_layer")
+MASK = np.zeros((24, 32), np.uint8)
+MASK[4:20, 8:16], MASK[14:18, 8:16], MASK[:2] = 1, 2, 255
+WITHOUT_IGNORE = np.where(MASK == 255, 0, MASK).astype(np.uint8)
+PROFILE = """
+title: A ready tree
+kind: result
+data: {{source: voc, folder: {}, image_size: 32, augmented_copies: 1{}}}
+recipe: {{}}
+"""
+
+
+def picture(index: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(index).integers(0, 255, (24, 32, 3), dtype=np.uint8))
+
+
+def write_mask(path: Path, mask: np.ndarray = MASK) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voc.write_palette_png(path, mask)
+
+
+def write_lists(tree: Path, **lists: str | bytes) -> None:
+    folder = tree / "ImageSets" / "Segmentation"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in lists.items():
+        (folder / f"{name}.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Six pictures a to f with masks and no lists."""
+    folder = tmp_path / "tree"
+    (folder / "JPEGImages").mkdir(parents=True)
+    for index, name in enumerate("abcdef"):
+        picture(index).save(folder / "JPEGImages" / f"{name}.jpg")
+        write_mask(folder / "SegmentationClass" / f"{name}.png")
+    return folder
+
+
+def source(tree: Path, own_split: bool = True) -> VocTree:
+    return VocTree(tree, CLASSES, own_split)
+
+
+def mask_of(tree: Path) -> tuple[np.ndarray | None, list[str]]:
+    """The mask of picture a, and its faults as lines."""
+    found, faults = source(tree).examine(tree / "JPEGImages" / "a.jpg")
+    assert (found is None) == bool(faults)
+    return found and found.mask, [f"{fault.file}: {fault.what} -> {fault.mend}" for fault in faults]
+
+
+def test_pictures_with_masks(tree):
+    names = source(tree).names()
+    assert list(names) == list("abcdef")
+    found, faults = source(tree).examine(names["b"])
+    assert (faults, found.image.shape, found.image.dtype) == ([], (24, 32, 3), np.uint8)
+    assert np.array_equal(found.mask, MASK)
+    assert pickle.loads(pickle.dumps(source(tree))) == source(tree)
+
+
+def test_images_of_any_suffix_and_case(tree):
+    for name, suffix in zip("abc", (".JPG", ".png", ".BMP"), strict=True):
+        (tree / "JPEGImages" / f"{name}.jpg").unlink()
+        picture(0).save(tree / "JPEGImages" / f"{name}{suffix}")
+    (tree / "JPEGImages" / ".DS_Store").write_bytes(b"")
+    (tree / "JPEGImages" / "Thumbs.db").write_bytes(b"")
+    assert [path.name for path in source(tree).names().values()][:4] == ["a.JPG", "b.png", "c.BMP", "d.jpg"]
+
+
+def as_grey(path):
+    Image.fromarray(MASK).save(path)
+
+
+def as_colours(path):
+    Image.fromarray(voc.VOC_PALETTE[MASK]).save(path)
+
+
+def as_opaque(path):
+    Image.fromarray(voc.VOC_PALETTE[MASK]).convert("RGBA").save(path)
+
+
+def as_four_bits(path):
+    image = Image.fromarray(WITHOUT_IGNORE)
+    image.putpalette(voc.VOC_PALETTE[:16].tobytes())
+    image.save(path, bits=4)
+
+
+def as_another_palette(path):
+    image = Image.fromarray(WITHOUT_IGNORE)
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(path)
+
+
+@pytest.mark.parametrize("write", [as_grey, as_colours, as_opaque, as_four_bits, as_another_palette])
+def test_kinds_of_masks_that_are_taken(tree, write):
+    write(tree / "SegmentationClass" / "a.png")
+    mask, faults = mask_of(tree)
+    assert faults == []
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, WITHOUT_IGNORE if write in (as_four_bits, as_another_palette) else MASK)
+
+
+@pytest.mark.parametrize("margin", [np.s_[:5], np.s_[:, 28:], np.s_[:]])
+def test_a_margin_around_background_is_no_binary_mask(tree, margin):
+    mask = np.zeros_like(MASK)
+    mask[margin] = 255
+    write_mask(tree / "SegmentationClass" / "a.png", mask)
+    assert np.array_equal(mask_of(tree)[0], mask)
+
+
+BINARY = "this looks like a 0/255 mask; class ids are 0, 1, 2, …; 255 means ignore"
+
+
+def binary() -> np.ndarray:
+    return np.where(MASK % 255 > 0, 255, 0).astype(np.uint8)
+
+
+def spoil_outside(path):
+    write_mask(path, np.where(MASK == 2, 7, MASK).astype(np.uint8))
+
+
+def spoil_binary(path):
+    write_mask(path, binary())
+
+
+def spoil_binary_grey(path):
+    Image.fromarray(binary()).save(path)
+
+
+def spoil_binary_colours(path):
+    Image.fromarray(binary()).convert("RGB").save(path)
+
+
+def spoil_colours(path):
+    colours = voc.VOC_PALETTE[MASK]
+    colours[MASK == 2] = (200, 10, 30)
+    Image.fromarray(colours).save(path)
+
+
+def spoil_jpeg(path):
+    path.unlink()
+    Image.fromarray(MASK).save(path.with_suffix(".jpg"))
+
+
+def spoil_jpeg_in_disguise(path):
+    Image.fromarray(MASK).save(path, format="JPEG")
+
+
+def spoil_depth(path):
+    Image.fromarray(MASK.astype(np.uint16)).save(path)
+
+
+def spoil_alpha(path):
+    image = Image.fromarray(voc.VOC_PALETTE[MASK]).convert("RGBA")
+    image.putpixel((0, 0), (0, 0, 0, 10))
+    image.save(path)
+
+
+def spoil_palette(path):
+    image = Image.fromarray(WITHOUT_IGNORE)
+    image.putpalette(voc.VOC_PALETTE[[0, 2, 1]].tobytes())
+    image.save(path)
+
+
+def spoil_size(path):
+    write_mask(path, MASK[:, :-1].copy())
+
+
+def spoil_bytes(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def spoil_picture(path):
+    image = path.parents[1] / "JPEGImages" / "a.jpg"
+    image.write_bytes(image.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_outside, "SegmentationClass/a.png: mask values that belong to no class: 7; the classes are 1 to 2"),
+        (spoil_binary, f"SegmentationClass/a.png: {BINARY}"),
+        (spoil_binary_grey, f"SegmentationClass/a.png: {BINARY}"),
+        (spoil_binary_colours, f"SegmentationClass/a.png: {BINARY}"),
+        (
+            spoil_colours,
+            "SegmentationClass/a.png: an RGB mask with 1 colour(s) that VOC's palette lacks: (200, 10, 30)",
+        ),
+        (spoil_jpeg, "SegmentationClass/a.jpg: a mask in JPEG format, which changes class ids"),
+        (spoil_jpeg_in_disguise, "SegmentationClass/a.png: a mask in JPEG format, which changes class ids"),
+        (spoil_depth, "SegmentationClass/a.png: a mask of kind I;16, of 16 bits or more"),
+        (spoil_alpha, "SegmentationClass/a.png: a mask of kind RGBA"),
+        (spoil_palette, "SegmentationClass/a.png: the palette paints value 1 in VOC's colour of class 2"),
+        (spoil_size, "SegmentationClass/a.png: a mask of 31x24 pixels for a picture of 32x24"),
+        (spoil_bytes, "SegmentationClass/a.png: cannot be read"),
+        (spoil_picture, "JPEGImages/a.jpg: cannot be read"),
+    ],
+)
+def test_faults_of_a_picture(tree, spoil, said):
+    spoil(tree / "SegmentationClass" / "a.png")
+    (fault,) = mask_of(tree)[1]
+    assert fault.startswith(said)
+    assert len(fault.split(" -> ")[1]) > 10
+
+
+def test_both_files_of_a_picture_may_be_at_fault(tree):
+    spoil_picture(tree / "SegmentationClass" / "a.png")
+    spoil_outside(tree / "SegmentationClass" / "a.png")
+    assert [line.split(":")[0] for line in mask_of(tree)[1]] == ["JPEGImages/a.jpg", "SegmentationClass/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "test", "notes"),
+    [
+        ({}, None, ["The tree has no lists"]),
+        ({"train": "", "val": "\n"}, None, ["The tree has no lists"]),
+        ({"train": "a\nb\nc\nd\n", "test": "e\nf\n"}, "ef", []),
+        ({"train": "a\nb\nc\nd", "test": "e\nf"}, "ef", []),
+        ({"train": "a\r\nb\r\nc\r\nd\r\n", "test": "e\r\nf"}, "ef", []),
+        ({"train": "\ufeffa\nb\nc\nd", "test": "\ufeffe\nf"}, "ef", []),
+        ({"train": "a  \n\n\tb\nc\nd\n\n", "test": " e\nf\n  \n"}, "ef", []),
+        ({"train": "a\na\nb\nc\nd", "test": "f\ne\nf"}, "fe", []),
+        ({"train": "a\nb\nc\nd", "val": "e\nf"}, "ef", ["There is no test.txt"]),
+        ({"train": "a\nb\nc\nd", "val": "e\nf", "test": ""}, "ef", ["There is no test.txt"]),
+        ({"train": "a\nb\nc", "val": "d", "test": "e\nf", "trainval": "a\nb\nc\nd"}, "ef", ["1 pictures"]),
+        ({"trainval": "a\nb\nc\nd", "test": "e\nf"}, "ef", ["There is no train.txt"]),
+        ({"trainval": "a\nb\nc\nd\ne\nf", "val": "e\nf"}, "ef", ["There is no train.txt", "There is no test.txt"]),
+        ({"train": "a\nb", "test": "c"}, "c", ["3 pictures of JPEGImages are in neither list"]),
+    ],
+)
+def test_lists_as_people_write_them(tree, lists, test, notes):
+    write_lists(tree, **lists)
+    found, said = source(tree).given_split()
+    assert found == (None if test is None else list(test))
+    assert [line[: len(note)] for line, note in zip(said, notes, strict=True)] == notes
+    assert source(tree, own_split=False).given_split() == (None, [])
+    assert len(source(tree, own_split=False).names()) == 6
+
+
+LIST = "ImageSets/Segmentation/"
+
+
+@pytest.mark.parametrize(
+    ("lists", "removed", "said"),
+    [
+        ({}, "JPEGImages/a.jpg", "SegmentationClass/a.png: no picture for this mask -> add it to JPEGImages"),
+        ({}, "SegmentationClass/a.png", "JPEGImages/a.jpg: no mask for this picture -> add SegmentationClass/a.png"),
+        (
+            {"train": "a", "test": "b"},
+            "SegmentationClass/b.png",
+            "JPEGImages/b.jpg: no mask for this picture -> add SegmentationClass/b.png",
+        ),
+        ({"train": "a", "test": "b"}, "JPEGImages/b.jpg", f"{LIST}test.txt: no picture is named 'b' -> add it"),
+        ({"train": "a", "test": "b.jpg"}, None, f"{LIST}test.txt: 'b.jpg' is named with its suffix -> list names"),
+        ({"train": "a\n../x", "test": "b"}, None, f"{LIST}train.txt: '../x' is a path -> list names alone"),
+        ({"train": "a\nx\\b", "test": "b"}, None, f"{LIST}train.txt: 'x\\b' is a path -> list names alone"),
+        ({"train": "/etc/passwd\na", "test": "b"}, None, f"{LIST}train.txt: '/etc/passwd' is a path"),
+        ({"train": "a\nb", "test": "b"}, None, f"{LIST}test.txt: 'b' is in train.txt, too -> a picture either"),
+        ({"train": "a\nb", "val": "b"}, None, f"{LIST}val.txt: 'b' is in train.txt, too"),
+        ({"train": "a"}, None, f"{LIST}test.txt: not there, or without names"),
+        ({"test": "a"}, None, f"{LIST}train.txt: not there, or without names"),
+        ({"train": "a\nb".encode("utf-16"), "test": "b", "trainval": "a"}, None, f"{LIST}train.txt: not text in UTF-8"),
+    ],
+)
+def test_faults_of_the_tree(tree, lists, removed, said):
+    write_lists(tree, **lists)
+    if removed:
+        (tree / removed).unlink()
+    with pytest.raises(StudyError, match=r"1 fault\(s\)") as raised:
+        source(tree).names()
+    assert said in raised.value.what
+
+
+def test_faults_of_the_tree_are_told_together(tree):
+    for name in ("JPEGImages/a.jpg", "SegmentationClass/b.png"):
+        (tree / name).unlink()
+    picture(9).save(tree / "JPEGImages" / "c.png")
+    write_mask(tree / "SegmentationClass" / " d.png")
+    picture(9).save(tree / "JPEGImages" / " d.png")
+    with pytest.raises(StudyError, match=r"4 fault\(s\)") as raised:
+        source(tree).names()
+    for said in ("c.png: c.jpg has the same name", "' d': a name that no list can hold"):
+        assert said in raised.value.what
+
+
+def test_folders_missing_or_empty(tmp_path):
+    with pytest.raises(StudyError, match="no folder 'JPEGImages'") as raised:
+        source(tmp_path).names()
+    assert raised.value.where == tmp_path
+    for inner in ("JPEGImages", "SegmentationClass"):
+        (tmp_path / inner).mkdir()
+    with pytest.raises(StudyError, match="no pictures in the tree"):
+        source(tmp_path).names()
+
+
+def make(root: Path, more: str = "", folder: str = "tree") -> dict:
+    (root / "profiles").mkdir(exist_ok=True)
+    (root / "profiles" / "own.yaml").write_text(PROFILE.format(folder, more))
+    profile = load_profile("own", root=root)
+    dataset = voc.make_dataset(profile, workers=1)
+    voc.verify_voc(profile.voc)
+    return dataset
+
+
+def test_a_study_on_the_split_of_the_tree(tree, tmp_path):
+    write_lists(tree, train="a\nb\nc\n", val="d\ne\n")
+    dataset = make(tmp_path)
+    own = tmp_path / "data" / "own" / "voc"
+    assert voc.read_split(own, "test") == ["d", "e"]
+    assert voc.read_split(own, "train") == ["a", "a_flip", "b", "b_contrast", "c", "c_brightness"]
+    assert dataset["split"] == "given"
+    assert dataset["notes"] == [
+        "There is no test.txt with names: val.txt is the test part.",
+        "1 pictures of JPEGImages are in neither list and left out.",
+    ]
+    assert len(voc.read_split(own, "train")) == 6
+    dataset = make(tmp_path, ", split: grouped")
+    assert (dataset["split"], dataset["originals"]["train"], dataset["notes"]) == ("grouped", 5, [])
+
+
+def test_a_study_on_a_tree_without_lists(tree, tmp_path):
+    write_mask(tree / "SegmentationClass" / "c.png", np.where(MASK == 2, 1, MASK).astype(np.uint8))
+    dataset = make(tmp_path, ', group: "[ab]"')
+    assert (dataset["split"], dataset["originals"]) == ("grouped", {"train": 5, "test": 1, "trainval": 5})
+    assert dataset["notes"] == [
+        "The tree has no lists of train and test: the study split it.",
+        "2 pictures stand in 2 groups that the split keeps whole.",
+        "In 4 names the pattern of 'group' finds nothing: each is a group of its own.",
+    ]
+    assert dataset["absent_classes"] == {"train": [], "test": [], "trainval": []}
+
+
+def test_a_class_that_one_picture_shows_is_said(tree, tmp_path):
+    for name in "abcde":
+        write_mask(tree / "SegmentationClass" / f"{name}.png", np.where(MASK == 2, 1, MASK).astype(np.uint8))
+    dataset = make(tmp_path, ", split: grouped")
+    (part,) = (part for part in ("train", "test") if "slag_layer" in dataset["absent_classes"][part])
+    assert f"slag_layer is absent from the {part} part, as only one picture shows it" in dataset["notes"][0]
+
+
+def test_faults_of_all_pictures_stop_the_study(tree, tmp_path):
+    for name in "ab":
+        spoil_binary(tree / "SegmentationClass" / f"{name}.png")
+    with pytest.raises(StudyError, match=r"2 fault\(s\)"):
+        make(tmp_path)
+    assert not (tmp_path / "data").exists() or not list((tmp_path / "data").rglob("*.png"))
+
+
+def test_the_study_does_not_take_what_it_wrote(tree, tmp_path):
+    make(tmp_path)
+    with pytest.raises(StudyError, match="where the study writes"):
+        make(tmp_path, folder="data/own/voc")
+    assert (tmp_path / "data" / "own" / "voc" / "dataset.json").is_file()

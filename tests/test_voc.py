@@ -134,13 +134,13 @@ def test_grouped_split_keeps_an_original_on_one_side(grouped):
     train, test = voc.read_split(tree, "train"), voc.read_split(tree, "test")
     assert not {dataset["copy_of"].get(name, name) for name in train} & set(test)
     assert not set(test) & set(dataset["copy_of"])
-    assert leakage(tree).empty
+    assert leakage(tree).pairs.empty
 
 
 def test_as_described_leaks_and_the_report_finds_it(raw, tmp_path):
     dataset = build(raw, tmp_path / "voc", split="as_described", copies=4)
     assert dataset["counts"] == {"train": 90, "test": 10, "trainval": 90}
-    pairs = leakage(tmp_path / "voc")
+    pairs = leakage(tmp_path / "voc").pairs
     assert set(pairs.kind) == {"same original"}
     assert pairs.test.nunique() == 10
     voc.verify_voc(tmp_path / "voc")
@@ -155,7 +155,7 @@ def test_near_duplicates_across_the_split_are_found(raw, tmp_path):
     document = json.loads((own_raw / f"{copied}.json").read_text())
     (own_raw / "again.json").write_text(json.dumps({**document, "imagePath": "again.png"}))
     build(own_raw, tmp_path / "second", test_fraction=0.05, copies=0)
-    pairs = leakage(tmp_path / "second")
+    pairs = leakage(tmp_path / "second").pairs
     assert pairs[["kind", "original", "train", "test"]].values.tolist() == [["near duplicate", copied, "again", copied]]
 
 

@@ -53,8 +53,8 @@ def leakage(folder: Path) -> Leakage:
     -------
     Leakage
         ``pairs`` has the columns kind, original (of the test image), train, test, bits (of the hashes, that differ),
-        correlation and mirrored. Kinds: "same original", every such pair; "same pixels" and "near duplicate", for a
-        test image its most alike training image. A training image stands for the copies made of it.
+        correlation and mirrored. Kinds: "same original", every such pair, which is not compared; "same pixels" and
+        "near duplicate", for a test image its most alike training image, which stands for the copies made of it.
     """
     copy_of = voc.read_dataset(folder)["copy_of"]
     train, test = voc.read_split(folder, "train"), voc.read_split(folder, "test")
@@ -62,19 +62,21 @@ def leakage(folder: Path) -> Leakage:
     for name in train:
         trained.setdefault(copy_of.get(name, name), []).append(name)
     origins = {name: copy_of.get(name, name) for name in test}
-    same = [("same original", origins[b], a, b, pd.NA, pd.NA, False) for b in test for a in trained.get(origins[b], ())]
+    rows = [
+        ("same original", origins[b], a, b, np.nan, np.nan, False) for b in test for a in trained.get(origins[b], ())
+    ]
     standing = [some[0] for some in trained.values()]  # the lists are sorted: an original comes before its copies
     looks = {part: _look_at(folder, names, copy_of) for part, names in (("train", standing), ("test", test))}
     found = [pair for block in _blocks(looks["test"]) for pair in _most_alike(block, looks["train"])]
+    for likeness, *row in sorted(found, key=lambda pair: -pair[0]):
+        rows.append(("same pixels" if likeness == EXACT else "near duplicate", *row))
     columns = ["kind", "original", "train", "test", "bits", "correlation", "mirrored"]
-    pairs = pd.DataFrame(sorted(found, key=lambda pair: -pair[0]), columns=["likeness", *columns[1:]])
-    kinds = pairs.pop("likeness").map(lambda likeness: "same pixels" if likeness == EXACT else "near duplicate")
-    pairs.insert(0, "kind", kinds)
+    pairs = pd.DataFrame(rows, columns=columns)
     within = {
         part: sum(int((_likeness(block, some)[0].max(1) > 0).sum()) for block in _blocks(some))
         for part, some in looks.items()
     }
-    return Leakage(pd.concat([pd.DataFrame(same, columns=columns), pairs], ignore_index=True), within)
+    return Leakage(pairs, within)
 
 
 def in_words(found: Leakage, *, train: int, test: int) -> list[str]:

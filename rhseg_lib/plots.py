@@ -69,7 +69,7 @@ def contact_sheet(pictures: list[np.ndarray], *, columns: int, titles: list[str]
     for number, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         axis.imshow(picture)
         if titles is not None:
-            axis.set_title(titles[number], fontsize=9, pad=3)
+            axis.set_title(titles[number], fontsize=9, pad=3, parse_math=False)  # a name may hold $
     figure.tight_layout(pad=0.3)
     return figure
 

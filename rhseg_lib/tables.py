@@ -73,6 +73,11 @@ def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML
     )
 
 
+def sentences(lines: list[str]) -> HTML:
+    """Show sentences as paragraphs, their text escaped: they may hold the user's names."""
+    return HTML("".join(f"<p>{html.escape(line)}</p>" for line in lines))
+
+
 def keep(frame: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, its index too where it names the rows."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,16 @@ def test_text_of_a_table_is_shown_as_text() -> None:
     assert "1.50" in shown
 
 
+def test_sentences_hold_names_as_text() -> None:
+    assert tables.sentences(["<b>$x$</b>", "two"]).data == "<p>&lt;b&gt;$x$&lt;/b&gt;</p><p>two</p>"
+
+
+def test_a_picture_may_be_titled_with_any_name() -> None:
+    sheet = plots.contact_sheet([np.zeros((4, 4, 3), np.uint8)], columns=1, titles=["$\\frac{ $"])
+    sheet.canvas.draw()
+    plots.plt.close(sheet)
+
+
 def test_a_missing_value_is_a_dash_and_a_large_count_is_grouped() -> None:
     shown = tables.show(pd.DataFrame({"a": [np.nan], "b": [5_813_523]}), caption="").data
     assert ">–<" in shown

@@ -49,10 +49,7 @@ class VocTree:
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
         """One picture with its mask, or every fault of the two."""
-        faults, image, mask = [], None, None
-        drawn = self.folder / MASKS / f"{path.stem}.png"
-        if not drawn.is_file():
-            drawn = self._by_name(MASKS, None, []).get(path.stem, drawn)
+        faults, image, mask, drawn = [], None, None, self._mask_of(path)
         try:
             image = to_rgb(ImageOps.exif_transpose(_load(path)))  # (H, W, 3)
         except StudyError as error:
@@ -65,6 +62,15 @@ class VocTree:
         except StudyError as error:
             faults.append(_fault(drawn.relative_to(self.folder), error.what, error.mend))
         return (None if faults else Picture(image, mask, Counter())), faults
+
+    def fingerprint(self, path: Path) -> str:
+        """Another one when size or time of a picture or of its mask changes."""
+        states = [file.stat() for file in (path, self._mask_of(path))]
+        return " ".join(f"{state.st_size}/{state.st_mtime_ns}" for state in states)
+
+    def _mask_of(self, path: Path) -> Path:
+        usual = self.folder / MASKS / f"{path.stem}.png"
+        return usual if usual.is_file() else self._by_name(MASKS, None, []).get(path.stem, usual)
 
     def _survey(self) -> tuple[dict[str, Path], list[str] | None, list[str]]:
         """Names, names to test on and notes; by the names of the files and the lists alone."""

@@ -70,6 +70,16 @@ def test_pictures_with_masks(tree):
     assert pickle.loads(pickle.dumps(source(tree))) == source(tree)
 
 
+def test_a_fingerprint_follows_picture_and_mask(tree):
+    path = tree / "JPEGImages" / "a.jpg"
+    first = source(tree).fingerprint(path)
+    assert source(tree).fingerprint(path) == first
+    spoil_bytes(tree / "SegmentationClass" / "a.png")
+    second = source(tree).fingerprint(path)
+    spoil_picture(tree / "SegmentationClass" / "a.png")
+    assert len({first, second, source(tree).fingerprint(path)}) == 3
+
+
 def test_images_of_any_suffix_and_case(tree):
     for name, suffix in zip("abc", (".JPG", ".png", ".BMP"), strict=True):
         (tree / "JPEGImages" / f"{name}.jpg").unlink()

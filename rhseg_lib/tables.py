@@ -502,7 +502,7 @@ def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: lis
     text = (
         f"The highest mIoU is that of **{label(best)}**, {summary.loc[best, 'miou']:.1f} % "
         f"{interval(summary.loc[best])}. Of the {len(compared)} pairs of models that were trained alike, {told} "
-        f"differ by more than the choice of {images} test images explains."
+        f"differ by more than the choice of these {images} images explains."
     )
     if len(compared):
         half = float(50 * (compared["high"] - compared["low"]).median())

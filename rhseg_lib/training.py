@@ -1,10 +1,8 @@
 """Fit one model with one seed (paper, Table 1); exact resume after any interruption.
 
-On several devices, of one machine or of many, each process runs
-
-    torchrun --nproc-per-node 8 -m rhseg_lib.training --profile paper --model unet_vgg16 --seed 0
-
-which trains to the last epoch and leaves the checkpoint; the study then evaluates it without training again.
+From the command line, `python -m rhseg_lib.training --profile paper --model unet_vgg16 --seed 0` makes one run. On
+several devices, of one machine or of many, `torchrun --nproc-per-node 8 -m rhseg_lib.training` with the same options
+trains to the last epoch and leaves the checkpoint; the study then evaluates it without training again.
 """
 
 from __future__ import annotations
@@ -332,7 +330,7 @@ def continues(checkpoint: Path, signature: str) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train one run to its last epoch and leave its checkpoint; one call per process."""
+    """Train one run to its last epoch. One process writes the finished run; several leave their checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m rhseg_lib.training", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", required=True)
     parser.add_argument("--model", required=True)
@@ -340,7 +338,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     study = load_profile(given.profile)
     check_model(given.model)
-    train(
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    task = (train if several else fit)(
         given.model,
         voc_folder=study.voc,
         dataset_hash=voc.read_dataset(study.voc)["hash"],
@@ -350,6 +349,10 @@ def main(arguments: list[str] | None = None) -> None:
         folder=study.run_folder(given.model, given.seed),
         checkpoint_seconds=60.0,
     )
+    if not several:
+        from rhseg_lib.evaluation import finish_run
+
+        finish_run(task.model, profile=study, model_name=given.model, seed=given.seed, history=task.history)
 
 
 if __name__ == "__main__":

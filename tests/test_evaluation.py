@@ -357,3 +357,21 @@ def test_predictions_are_palette_pictures(finished):
     name = voc.read_split(profile.voc, "test")[0]
     with Image.open(profile.run_folder(MODEL, 0) / "predictions" / f"{name}.png") as picture:
         assert (picture.mode, picture.size) == ("P", (64, 64))
+
+
+def test_what_the_test_part_promises_against_fresh_pictures(own_profile, monkeypatch):
+    """Test pictures GOOD, fresh ones BAD: 2 x 90/110 = 81.8 % against 60/100 and 60/100, minus nothing."""
+    monkeypatch.setattr(evaluation, "parts", lambda _: ["test", "holdout"])
+    monkeypatch.setattr(
+        evaluation, "finished_runs", lambda _, part: [run_of("careful", 0, GOOD if part == "test" else BAD)]
+    )
+    (row,) = evaluation.generalisation(own_profile).itertuples()
+    assert (row.Index, row.seeds) == ("careful", 1)
+    assert row.test == pytest.approx(100 * 90 / 110)
+    assert row.holdout == pytest.approx(100 * 60 / 140)
+    assert row.difference == pytest.approx(row.test - row.holdout)
+    assert row.low < row.difference < row.high
+
+
+def test_without_a_holdout_nothing_is_promised(profile):
+    assert evaluation.generalisation(profile).empty

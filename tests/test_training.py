@@ -20,8 +20,9 @@ import torch
 from conftest import MODEL, Trap
 
 from rhseg_lib import StudyError, voc
-from rhseg_lib.profile import Profile, Recipe
-from rhseg_lib.training import SegmentationTask, continues, fit
+from rhseg_lib.evaluation import read_run
+from rhseg_lib.profile import MODEL_NAMES, Profile, Recipe, load_profile
+from rhseg_lib.training import SegmentationTask, continues, fit, main
 
 EPOCHS = 4
 RECIPE = Recipe(
@@ -69,6 +70,16 @@ def same_weights(one: SegmentationTask, other: SegmentationTask) -> bool:
 
 def untimed(history: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+def copy_study(profile: Profile, folder: Path) -> Path:
+    return shutil.copytree(profile.root, folder / "study", ignore=shutil.ignore_patterns("runs"))
+
+
+@pytest.fixture
+def own_study(profile, tmp_path) -> Profile:
+    """A copy of the study that a test may write to."""
+    return load_profile("tiny", root=copy_study(profile, tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -355,10 +366,28 @@ class TestSwitches:
         assert same_weights(run, unbroken[0])
 
 
-def test_two_processes_train_as_one(profile, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_a_step_is_one_graph_that_reaches_every_parameter(name):
+    """What CUDA graphs and several processes need: no break in the step, no parameter without a gradient."""
+    task = SegmentationTask(name, num_classes=3, recipe=changed(precision="bf16", dice_weight=0), seed=0).train()
+    torch._dynamo.reset()  # it gives up after eight models in one process
+    step = torch.compile(task.forward_pass, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, predicted = step(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(2, 64, 64, dtype=torch.uint8))
+    loss.backward()
+    assert predicted.shape == (2, 64, 64)
+    assert [key for key, value in task.named_parameters() if value.grad is None] == []
+
+
+def test_the_command_line_makes_a_finished_run(own_study, monkeypatch):
+    monkeypatch.chdir(own_study.root)
+    main(["--profile", "tiny", "--model", MODEL, "--seed", "5"])
+    assert read_run(own_study, MODEL, 5).metrics["test"]["images"] == 3
+
+
+def test_two_processes_train_as_one(profile, tmp_path):
     """U-Net has no batch norm: each process's share of a batch gives its share of the very same gradient."""
-    study = tmp_path / "study"
-    shutil.copytree(profile.root, study, ignore=shutil.ignore_patterns("runs"))
+    study = copy_study(profile, tmp_path)
     recipe = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_epochs": 0}
     (study / "profiles/two.yaml").write_text(
         "title: two\nkind: demonstration\ndata: {num_scenes: 12, scene_size: 64, image_size: 64}\n"

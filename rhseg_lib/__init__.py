@@ -22,6 +22,7 @@ published     what the paper states, as data; the claim ledger
 tables        every table, and what it says in words
 plots         every figure
 runner        strict papermill call, HTML pages
+unfinished    a folder in the making outlives a kill
 files         a file is written whole or not at all
 """
 

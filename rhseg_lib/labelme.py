@@ -10,7 +10,9 @@ import json
 import math
 import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -55,8 +57,9 @@ class Annotation:
     """A picture and what was drawn on it."""
 
     path: Path
-    image: np.ndarray  # (H, W, 3) uint8 RGB
+    image: np.ndarray  # (H, W, 3) uint8 RGB; smaller if it may be
     shapes: tuple[Shape, ...]
+    size: tuple[int, int]  # width and height of the picture in pixels, to which the shapes belong
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Fault:
 class Picture(NamedTuple):
     """One picture of a source with its mask."""
 
-    image: np.ndarray  # (H, W, 3) uint8 RGB
+    image: np.ndarray  # (H, W, 3) uint8 RGB; its sides may be smaller than the mask's
     mask: np.ndarray  # (H, W) uint8
     overwritten: Counter  # pixels of a class that another took, by (class that lost, label that took)
 
@@ -81,13 +84,15 @@ class Picture(NamedTuple):
 class LabelmeFolder:
     """A folder of pictures and Labelme JSON, as a source of pictures with masks.
 
-    Any source has these members: `folder`, `classes`, `names` and `examine`; it travels to worker processes.
+    Any source has these members: `folder`, `classes`, `names`, `examine` and `fingerprint`; it travels to worker
+    processes.
     """
 
     folder: Path
     classes: tuple[str, ...]  # labels of mask values 1, 2, ...
     ignore_label: str  # label of regions that do not count (255)
     class_priority: tuple[str, ...] | None  # painting order; see `rasterize`
+    least_side: int = 0  # pixels; see `examine`
 
     @property
     def labels(self) -> dict[str, int]:
@@ -99,14 +104,24 @@ class LabelmeFolder:
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
         """The picture of one annotation, or every fault of it."""
-        annotation, faults = examine(path, root=self.folder, labels=self.labels)
+        annotation, faults = examine(path, root=self.folder, labels=self.labels, least_side=self.least_side)
         if annotation is None:
             return None, faults
-        height, width = annotation.image.shape[:2]
+        width, height = annotation.size
         mask, overwritten = rasterize(
             annotation.shapes, height, width, labels=self.labels, class_priority=self.class_priority
         )
         return Picture(annotation.image, mask, overwritten), []
+
+    def fingerprint(self, path: Path) -> str:
+        """Another one when the JSON changes, or size or time of the picture that it names."""
+        digest = sha256(path.read_bytes())
+        with suppress(StudyError):  # `examine` tells the fault
+            document = _read_document(path)
+            if document.get("imageData") is None:
+                about = _find_image(document.get("imagePath"), path, self.folder).stat()
+                digest.update(f"{about.st_size} {about.st_mtime_ns}".encode())
+        return digest.hexdigest()
 
 
 def write_annotation(
@@ -197,16 +212,21 @@ def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annota
     return annotation
 
 
-def examine(path: Path, *, root: Path, labels: dict[str, int]) -> tuple[Annotation | None, list[Fault]]:
-    """`read_annotation` that returns the faults; the annotation is None if there are any."""
+def examine(
+    path: Path, *, root: Path, labels: dict[str, int], least_side: int = 0
+) -> tuple[Annotation | None, list[Fault]]:
+    """`read_annotation` that returns the faults; the annotation is None if there are any.
+
+    With a `least_side`, a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its longer
+    side has that many pixels: twice as fast, in a fraction of the memory, and truncation is found all the same.
+    """
     faults, shapes, image, size = [], [], None, None
     try:
         document = _read_document(path)
     except StudyError as error:
         return None, [Fault(path.name, None, error.what, error.mend)]
     try:
-        image = _read_image(document, path, root)
-        size = image.shape[1::-1]
+        image, size = _read_image(document, path, root, least_side)
     except StudyError as error:
         faults.append(Fault(path.name, None, error.what, error.mend))
     for index, item in enumerate(document["shapes"]):
@@ -214,7 +234,7 @@ def examine(path: Path, *, root: Path, labels: dict[str, int]) -> tuple[Annotati
             shapes.append(_read_shape(item, labels, size))
         except StudyError as error:
             faults.append(Fault(path.name, index, error.what, error.mend))
-    return (None if faults else Annotation(path, image, tuple(shapes))), faults
+    return (None if faults else Annotation(path, image, tuple(shapes), size)), faults
 
 
 def rasterize(
@@ -248,20 +268,24 @@ def rasterize(
         rank = {label: index for index, label in enumerate(class_priority)}
         shapes = sorted(shapes, key=lambda shape: rank.get(shape.label, len(rank)))
     mask = np.zeros((height, width), np.uint8)
-    overwritten = Counter()
+    overwritten, painted, canvas = Counter(), set(), Image.new("1", (width, height))
     for shape in shapes:
-        drawn, value = _draw(shape, height, width), labels[shape.label]
-        lost = np.bincount(mask[drawn], minlength=256)
-        for label, index in labels.items():
-            if index not in (0, IGNORE_INDEX, value) and lost[index]:
-                overwritten[label, shape.label] += int(lost[index])
-        mask[drawn] = value
+        _draw(shape, canvas)
+        value = labels[shape.label]
+        left, top, right, bottom = box = canvas.getbbox() or (0, 0, 0, 0)
+        drawn, under = np.asarray(canvas.crop(box)), mask[top:bottom, left:right]
+        for label in painted - {shape.label}:
+            if lost := np.count_nonzero(drawn & (under == labels[label])):
+                overwritten[label, shape.label] += int(lost)
+        if value not in (0, IGNORE_INDEX):
+            painted.add(shape.label)
+        np.copyto(under, value, where=drawn)
+        canvas.paste(0, box)
     return mask, overwritten
 
 
-def _draw(shape: Shape, height: int, width: int) -> np.ndarray:
-    """The pixels of one shape as Labelme draws it, (H, W) bool."""
-    canvas = Image.new("1", (width, height))
+def _draw(shape: Shape, canvas: Image.Image) -> None:
+    """Draw one shape as Labelme does, in white."""
     draw = ImageDraw.Draw(canvas)
     points = [tuple(point) for point in shape.points.tolist()]
     x, y = points[0]
@@ -277,7 +301,6 @@ def _draw(shape: Shape, height: int, width: int) -> np.ndarray:
             draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=1, fill=1)
         case "mask":
             canvas.paste(Image.fromarray(shape.mask), tuple(shape.points.min(0).astype(int).tolist()))
-    return np.asarray(canvas)
 
 
 def _place(fault: Fault) -> str:
@@ -301,18 +324,19 @@ def _read_document(path: Path) -> dict:
     return document
 
 
-def _read_image(document: dict, path: Path, root: Path) -> np.ndarray:
-    """The picture the shapes were drawn on, (H, W, 3) uint8 RGB."""
+def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The picture the shapes were drawn on, (H, W, 3) uint8 RGB, perhaps reduced; its full width and height."""
     embedded = document.get("imageData")
     if embedded is None:
-        image = _decode(_find_image(document.get("imagePath"), path, root).read_bytes(), turn=True)
+        content = _find_image(document.get("imagePath"), path, root).read_bytes()
     else:
-        image = _decode(_from_base64(embedded), turn=False)  # Labelme turned it before embedding it
+        content = _from_base64(embedded)
+    image, size = _decode(content, turn=embedded is None, least_side=least_side)  # Labelme embeds turned pictures
     stated = document.get("imageWidth"), document.get("imageHeight")
-    if stated not in ((None, None), image.size):
-        what = "the JSON says {}x{} pixels, the picture has {}x{}".format(*stated, *image.size)
+    if stated not in ((None, None), size):
+        what = "the JSON says {}x{} pixels, the picture has {}x{}".format(*stated, *size)
         raise _fault(what, "bring back the picture that was annotated, or annotate this one anew")
-    return to_rgb(image)
+    return to_rgb(image), size
 
 
 def _find_image(named: object, path: Path, root: Path) -> Path:
@@ -339,14 +363,23 @@ def _from_base64(text: object) -> bytes:
         raise _fault(f"broken base64 ({error})", SAVE_AGAIN) from error
 
 
-def _decode(content: bytes, *, turn: bool) -> Image.Image:
-    """Decode a picture to its last pixel, so that a truncated one is found; `turn` it as its EXIF says."""
+def _decode(content: bytes, *, turn: bool, least_side: int = 0) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a picture to its last pixel, so that a truncated one is found; `turn` it as its EXIF says.
+
+    A JPEG may come reduced, see `examine`; the width and height it has in full.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content))
+        size = image.size
+        if least_side:
+            image.draft(None, tuple(math.ceil(side * least_side / max(size)) for side in size))
+        stored = image.size
         image.load()
-        return ImageOps.exif_transpose(image) if turn else image
+        if turn:
+            ImageOps.exif_transpose(image, in_place=True)
+        return image, size if image.size == stored else size[::-1]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
         raise _fault(what, "make the picture smaller, then annotate it") from error
@@ -362,7 +395,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         image = Image.fromarray((255 * grey).round().astype(np.uint8))
     if image.mode == "P":
         image = image.convert("RGBA")  # a palette may hold transparency, which RGB alone warns of
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | None) -> Shape:
@@ -392,7 +425,7 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
             what = "points far outside the picture of {}x{} pixels".format(*size)
             raise _fault(what, "check that the JSON belongs to this picture, or draw the shape again")
     if kind == "mask":
-        mask = np.asarray(_decode(_from_base64(item.get("mask")), turn=False).convert("L")) > 0
+        mask = np.asarray(_decode(_from_base64(item.get("mask")), turn=False)[0].convert("L")) > 0
         box = np.ptp(points, axis=0).astype(int)[::-1] + 1  # both corners belong to it
         if np.abs(box - mask.shape).max() > 1:
             raise _fault(f"a mask of {mask.shape[::-1]} pixels in a box of {(*box[::-1].tolist(),)}", REDRAW)

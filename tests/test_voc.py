@@ -1,9 +1,13 @@
-"""VOC tree: what is in it, how it is split, what verification finds, and that only whole trees are left behind."""
+"""VOC tree: what is in it, how it is split, what verification finds; only whole trees, and what is finished is kept."""
 
 import errno
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from PIL import Image
 
 from rhseg_lib import StudyError, labelme, voc
 from rhseg_lib.leakage import leakage
+from rhseg_lib.unfinished import Unfinished, repair
 
 TUBE = np.array([[20, 0], [39, 0], [39, 79], [20, 79]])
 SLAG = np.array([[20, 60], [39, 60], [39, 69], [20, 69]])
@@ -228,6 +233,51 @@ def test_halving_neither_thins_nor_thickens_a_band():
     assert covered / 8 == 4.5
 
 
+def photograph(folder: Path, orientation: int = 1) -> Path:
+    """A smooth JPEG of 512x384 stored pixels with one annotation; turned by its EXIF if asked for."""
+    cells = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    folder.mkdir()
+    Image.fromarray(cells).resize((512, 384), Image.Resampling.BICUBIC).save(folder / "a.jpg", quality=95, exif=exif)
+    width, height = (512, 384) if orientation == 1 else (384, 512)
+    shapes = [("immersion_tube", 4 * TUBE)]
+    labelme.write_annotation(folder / "a.json", image_path="a.jpg", shapes=shapes, height=height, width=width)
+    return folder / "a.json"
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("least_side", "decoded"), [(0, 512), (257, 512), (256, 256), (100, 128), (10, 64)])
+def test_a_jpeg_decoded_reduced_gives_the_same_picture(tmp_path, orientation, least_side, decoded):
+    path = photograph(tmp_path / "raw", orientation=orientation)
+    full, reduced = (
+        labelme.LabelmeFolder(path.parent, **DRAWN, least_side=side).examine(path)[0] for side in (0, least_side)
+    )
+    assert max(reduced.image.shape) == decoded
+    assert np.array_equal(reduced.mask, full.mask)
+    images, masks = zip(*(voc.fit(picture.image, picture.mask, 40) for picture in (full, reduced)), strict=True)
+    assert images[0].shape == images[1].shape == ((30, 40, 3) if orientation == 1 else (40, 30, 3))
+    assert np.abs(images[0].astype(int) - images[1]).max() <= 4
+    assert np.array_equal(*masks)
+
+
+@pytest.mark.parametrize("least_side", [0, 64])
+def test_a_truncated_jpeg_is_found_reduced_or_not(tmp_path, least_side):
+    path = photograph(tmp_path / "raw")
+    picture = path.with_suffix(".jpg")
+    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size * 9 // 10])
+    (fault,) = labelme.LabelmeFolder(path.parent, **DRAWN, least_side=least_side).examine(path)[1]
+    assert "truncated" in fault.what
+
+
+def test_shares_are_exact():
+    """Three columns of width 4/3: the second holds half of the first run's end and the start of the next."""
+    mask = np.array([[1, 1, 2, 2]] * 2, np.uint8)
+    values, shares = voc._shares(mask, 3, 1)
+    assert values.tolist() == [1, 2]
+    assert np.allclose(shares, [[[1, 0.5, 0]], [[0, 0.5, 1]]])
+
+
 def test_enlarged_picture(raw, tmp_path):
     build(raw, tmp_path / "voc", image_size=100)
     voc.verify_voc(tmp_path / "voc")
@@ -334,7 +384,7 @@ def test_windows_line_ends_are_read(own):
     voc.verify_voc(own)
 
 
-def test_all_faults_are_told_and_nothing_is_written(tmp_path):
+def test_all_faults_are_told_and_no_tree_is_written(tmp_path):
     raw = write_scenes(tmp_path / "raw", 4)
     (raw / "scene_0001.json").write_text("{")
     (raw / "scene_0002.json").write_text("{}")
@@ -342,7 +392,8 @@ def test_all_faults_are_told_and_nothing_is_written(tmp_path):
         build(raw, tmp_path / "voc")
     assert "scene_0001.json" in raised.value.what
     assert "scene_0002.json" in raised.value.what
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    assert not (tmp_path / "voc").exists()
+    assert not list(tmp_path.rglob("dataset.json"))
 
 
 class FullDisk:
@@ -368,19 +419,233 @@ class FullDisk:
 )
 def test_failed_build_leaves_the_old_tree_alone(own, raw, monkeypatch, error, expected, what):
     before = files(own)
-    monkeypatch.setattr(Path, "write_bytes", FullDisk(error))
-    with pytest.raises(expected, match=what):
+    with monkeypatch.context() as patch, pytest.raises(expected, match=what):
+        patch.setattr(Path, "write_bytes", FullDisk(error))
         build(raw, own, seed=5)
     assert files(own) == before
+    assert list(finished(own)) == ["scene_0000"]  # the journal and three files fitted on the disk
+    assert not (own.with_name("voc.unfinished") / "dataset.json").exists()
+    build(raw, own, seed=5)
+    voc.verify_voc(own)
     assert [path.name for path in own.parent.iterdir()] == ["voc"]
 
 
-def test_left_over_of_a_killed_build_is_replaced(own, raw):
-    draft = own.with_name("voc.unfinished")
-    draft.mkdir()
-    (draft / "dataset.json").write_text("{}")
-    before = voc.read_dataset(own)["hash"]
-    assert build(raw, own, seed=5)["hash"] != before
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def stop_after(monkeypatch, count: int, raw: Path, tree: Path, **changes) -> None:
+    """Build until `count` times something was noted as finished."""
+    noted, record = [], Unfinished.record
+
+    def limited(self, records):
+        if len(noted) == count:
+            raise Stopped
+        record(self, records)
+        noted.append(records)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Unfinished, "record", limited)
+        build(raw, tree, **changes)
+
+
+def finished(tree: Path) -> dict[str, str]:
+    """Images that the unfinished folder's journal names, with the time each one's picture was written."""
+    draft = tree.with_name(f"{tree.name}.unfinished")
+    lines = (draft / "finished.jsonl").read_text().splitlines()[1:]
+    return {
+        name: voc.image_file(draft / "tree", name).stat().st_mtime_ns
+        for name in (json.loads(line)["name"] for line in lines)
+    }
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Names of the images that are written from here on."""
+    names, write = [], voc._write_image
+
+    def noted(tree, name, *others):
+        names.append(name)
+        return write(tree, name, *others)
+
+    monkeypatch.setattr(voc, "_write_image", noted)
+    return names
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_voc
+from rhseg_lib.unfinished import Unfinished
+
+count, record = 0, Unfinished.record
+
+def record_and_die(self, records):
+    global count
+    record(self, records)
+    count += 1
+    if count == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    Unfinished.record = record_and_die
+    test_voc.build(Path(sys.argv[2]), Path(sys.argv[3]), workers=int(sys.argv[5]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+@pytest.mark.parametrize(("count", "workers"), [(7, 1), (7, 2), (25, 1)])  # among the originals; among the copies
+def test_killed_build_goes_on_and_ends_as_an_unbroken_one(grouped, raw, tmp_path, written, capsys, count, workers):
+    script, tree = tmp_path / "killed.py", tmp_path / "voc"
+    script.write_text(KILLED)
+    arguments = [script, Path(__file__).parent, raw, tree, count, workers]
+    done = subprocess.run([sys.executable, *map(str, arguments)], stderr=subprocess.DEVNULL, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not tree.exists()
+    assert len(finished(tree)) == count
+    with pytest.raises(StudyError, match="no finished data set"):
+        voc.read_dataset(tree)
+    build(raw, tree)
+    assert f"{count} images are finished already" in capsys.readouterr().out
+    assert len(written) == 38 - count
+    assert files(tree) == files(grouped[0])
+    assert [path.name for path in tmp_path.iterdir() if path != script] == ["voc"]
+
+
+def change_label(raw, tree):
+    path = raw / "scene_0001.json"
+    path.write_text(path.read_text().replace("slag_layer", "immersion_tube"))
+
+
+def change_time(raw, tree):
+    os.utime(raw / "scene_0001.png", (1, 1))
+
+
+def tear_image(raw, tree):
+    path = voc.image_file(tree.with_name("voc.unfinished") / "tree", "scene_0001")
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def lose_mask(raw, tree):
+    voc.mask_file(tree.with_name("voc.unfinished") / "tree", "scene_0001").unlink()
+
+
+def nothing(raw, tree):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [(nothing, 0), (change_label, 1), (change_time, 1), (tear_image, 1), (lose_mask, 1)],
+)
+def test_what_is_stale_is_made_again(raw, tmp_path, monkeypatch, written, change, again):
+    own_raw, tree = tmp_path / "raw", tmp_path / "voc"
+    shutil.copytree(raw, own_raw)
+    stop_after(monkeypatch, 6, own_raw, tree, copies=0)
+    change(own_raw, tree)
+    written.clear()
+    build(own_raw, tree, copies=0)
+    assert len(written) == 14 + again
+    assert ("scene_0001" in written) == bool(again)
+    build(own_raw, tmp_path / "unbroken", copies=0)
+    assert files(tree) == files(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"image_size": 48}, 0),
+        ({"seed": 4}, 0),
+        ({"classes": CLASSES[::-1]}, 0),
+        ({"copies": 2}, 25),
+        ({"copies": 0}, 20),
+        ({"test_fraction": 0.5}, None),
+    ],
+)
+def test_other_settings(raw, tmp_path, monkeypatch, written, changes, kept):
+    tree = tmp_path / "voc"
+    stop_after(monkeypatch, 25, raw, tree)
+    written.clear()
+    dataset = build(raw, tree, **changes)
+    if kept is not None:
+        assert len(written) == 20 + len(dataset["copy_of"]) - kept
+    build(raw, tmp_path / "unbroken", **changes)
+    assert files(tree) == files(tmp_path / "unbroken")
+
+
+def test_a_mended_fault_costs_one_picture(raw, tmp_path, written):
+    own_raw, tree = tmp_path / "raw", tmp_path / "voc"
+    shutil.copytree(raw, own_raw)
+    path = own_raw / "scene_0003.json"
+    content = path.read_text()
+    path.write_text("{")
+    with pytest.raises(StudyError, match="1 fault"):
+        build(own_raw, tree, copies=0)
+    assert len(written) == 19
+    written.clear()
+    path.write_text(content)
+    build(own_raw, tree, copies=0)
+    assert written == ["scene_0003"]
+
+
+def test_a_picture_that_is_gone_is_no_longer_in_the_tree(raw, tmp_path, monkeypatch):
+    own_raw, tree = tmp_path / "raw", tmp_path / "voc"
+    shutil.copytree(raw, own_raw)
+    stop_after(monkeypatch, 6, own_raw, tree)
+    (own_raw / "scene_0002.json").unlink()
+    build(own_raw, tree)
+    voc.verify_voc(tree)
+    assert not voc.image_file(tree, "scene_0002").exists()
+
+
+@pytest.mark.parametrize("torn", ['{"name": "scene_00', '{"name": "sc\xc3', "\n"])
+def test_torn_journal(raw, tmp_path, monkeypatch, written, torn):
+    tree = tmp_path / "voc"
+    stop_after(monkeypatch, 6, raw, tree, copies=0)
+    with (tmp_path / "voc.unfinished" / "finished.jsonl").open("ab") as journal:
+        journal.write(torn.encode("latin-1"))
+    written.clear()
+    build(raw, tree, copies=0)
+    assert len(written) == 14
+    voc.verify_voc(tree)
+
+
+def stop_in_publish(patch, moment: str) -> None:
+    """Stop before the first rename of a folder, before the second, or before what was replaced is removed."""
+    folders, rename_path, rmtree = [], Path.rename, shutil.rmtree
+
+    def rename(self, target):
+        folders.append(target)
+        if len(folders) == {"before": 1, "between": 2, "after": None}[moment]:
+            raise Stopped
+        return rename_path(self, target)
+
+    def remove(path, **options):
+        if len(folders) == 2:
+            raise Stopped
+        rmtree(path, **options)
+
+    patch.setattr(Path, "rename", rename)
+    patch.setattr(shutil, "rmtree", remove)
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_killed_while_the_tree_takes_its_place(own, raw, monkeypatch, tmp_path, written, moment):
+    """Before the first rename, between the two, and after the second: always one whole tree, old or new."""
+    old = files(own)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_in_publish(patch, moment)
+        build(raw, own, seed=5)
+    present = voc.read_dataset(own)["seed"] if own.exists() else None
+    assert present == {"before": 3, "between": None, "after": 5}[moment]
+    repair(own)
+    voc.verify_voc(own)
+    assert (files(own) == old) == (moment != "after")
+    assert not own.with_name("voc.replaced").exists()
+    written.clear()
+    build(raw, own, seed=5)
+    assert len(written) == (38 if moment == "after" else 0)
     voc.verify_voc(own)
     assert [path.name for path in own.parent.iterdir()] == ["voc"]
 

@@ -365,7 +365,7 @@ def test_faults_of_all_pictures_stop_the_study(tree, tmp_path):
         spoil_binary(tree / "SegmentationClass" / f"{name}.png")
     with pytest.raises(StudyError, match=r"2 fault\(s\)"):
         make(tmp_path)
-    assert not (tmp_path / "data").exists() or not list((tmp_path / "data").rglob("*.png"))
+    assert not list(tmp_path.rglob("dataset.json"))
 
 
 def test_the_study_does_not_take_what_it_wrote(tree, tmp_path):

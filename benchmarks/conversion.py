@@ -1,0 +1,195 @@
+"""How fast Labelme annotations become a VOC tree, beside scripts that do it file by file.
+
+    python benchmarks/conversion.py --pictures 400
+
+draws synthetic 1920x1080 photographs with polygons in a temporary folder and converts them, in one run:
+
+masks alone   one process; for each file: JSON, PIL polygons, a PNG of the mask at full size
+with picture  the same; and the picture decoded and saved as JPEG beside it
+build_voc     ours: checked, scaled to --image-size, on --workers processes, their start included
+
+Processor time stands beside the time on the clock: it tells more where other work runs on the machine.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+
+import cv2
+import numpy as np
+import psutil
+from PIL import Image, ImageDraw
+
+from rhseg_lib import labelme, voc
+
+CLASSES = ("immersion_tube", "slag_layer")
+USUAL, LARGE = (1920, 1080), (6000, 4000)  # width, height
+
+
+def main() -> None:
+    """Draw the pictures, convert them in each way, print what it took."""
+    options = read_options()
+    ways = {"build_voc": build}
+    if not options.ours_alone:
+        ways = {"masks alone": convert_masks, "with picture": convert_with_pictures} | ways
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        raw = Path(folder, "raw")
+        draw(raw, options)
+        measured = {}
+        for title, way in ways.items():
+            out = Path(folder, title)
+            out.mkdir()
+            measured[title] = measure(lambda way=way, out=out: way(raw, out, options))
+    report(measured, options)
+
+
+def read_options() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--large", type=int, default=0, help="so many more, of 6000x4000 pixels")
+    parser.add_argument("--distinct", type=int, default=50, help="photographs drawn; the others are copies of them")
+    parser.add_argument("--embedded", action="store_true", help="the pictures stand in the JSON")
+    parser.add_argument("--image-size", type=int, default=512)
+    parser.add_argument("--copies", type=int, default=0, help="augmented copies of each training picture")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--ours-alone", action="store_true", help="leave the plain scripts out")
+    parser.add_argument("--folder", help="where the temporary folder is made")
+    return parser.parse_args()
+
+
+def draw(raw: Path, options: argparse.Namespace) -> None:
+    """Write photographs and their annotations: four polygons each, of 40 to 200 points."""
+    raw.mkdir()
+    random = np.random.default_rng(0)
+    drawn = [photograph(USUAL, random) for _ in range(min(options.distinct, options.pictures))]
+    sizes = [USUAL] * options.pictures
+    for index in range(options.large):
+        sizes.insert(index * len(sizes) // options.large, LARGE)
+    large = photograph(LARGE, random) if options.large else b""
+    for index, size in enumerate(sizes):
+        content = drawn[index % len(drawn)] if size == USUAL else large
+        picture = raw / f"picture_{index:05}.jpg"
+        shapes = [(label, outline(size, random)) for label in CLASSES * 2]
+        path = picture.with_suffix(".json")
+        labelme.write_annotation(path, image_path=picture.name, shapes=shapes, height=size[1], width=size[0])
+        if options.embedded:
+            document = json.loads(path.read_text()) | {"imageData": base64.b64encode(content).decode()}
+            path.write_text(json.dumps(document, indent=2))
+        else:
+            picture.write_bytes(content)
+    usual = np.mean([len(content) for content in drawn])
+    print(f"{len(sizes)} pictures; JPEGs of {usual / 1e3:.0f} kB, large ones of {len(large) / 1e3:.0f} kB")
+
+
+def photograph(size: tuple[int, int], random: np.random.Generator) -> bytes:
+    """A JPEG of smooth regions with edges and the noise of a sensor."""
+    smooth = cv2.resize(random.integers(0, 255, (30, 50, 3), np.uint8), size, interpolation=cv2.INTER_CUBIC)
+    noise = cv2.randn(np.empty(smooth.shape, np.int16), 0, 6)
+    noisy = np.clip(smooth.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def outline(size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """A ragged ellipse, (N, 2) x and y in pixels."""
+    angles = np.linspace(0, 2 * np.pi, random.integers(40, 201), endpoint=False)
+    radii = random.uniform(0.1, 0.25, 2) * size * random.normal(1, 0.03, (len(angles), 1))
+    centre = random.uniform(0.3, 0.7, 2) * size
+    return centre + radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def convert_masks(raw: Path, out: Path, _: argparse.Namespace) -> None:
+    """The least a script does: a mask of each file."""
+    for path in sorted(raw.glob("*.json")):
+        save_mask(json.loads(path.read_text()), out / f"{path.stem}.png")
+
+
+def convert_with_pictures(raw: Path, out: Path, _: argparse.Namespace) -> None:
+    """What a script usually does: a mask and a JPEG of each file."""
+    for path in sorted(raw.glob("*.json")):
+        document = json.loads(path.read_text())
+        embedded = document["imageData"]
+        content = base64.b64decode(embedded) if embedded else (raw / document["imagePath"]).read_bytes()
+        Image.open(io.BytesIO(content)).convert("RGB").save(out / f"{path.stem}.jpg")
+        save_mask(document, out / f"{path.stem}.png")
+
+
+def save_mask(document: dict, path: Path) -> None:
+    """Paint the polygons over one another, as large as the picture, in VOC's colours."""
+    canvas = Image.new("P", (document["imageWidth"], document["imageHeight"]))
+    canvas.putpalette(voc.VOC_PALETTE.tobytes())
+    brush = ImageDraw.Draw(canvas)
+    for shape in document["shapes"]:
+        value = 1 + CLASSES.index(shape["label"])
+        brush.polygon([tuple(point) for point in shape["points"]], outline=value, fill=value)
+    canvas.save(path)
+
+
+def build(raw: Path, out: Path, options: argparse.Namespace) -> None:
+    """The library's own way, as `voc.make_dataset` calls it."""
+    least_side = round(voc.REDUCTION * options.image_size)
+    voc.build_voc(
+        labelme.LabelmeFolder(raw, CLASSES, "__ignore__", None, least_side=least_side),
+        out / "voc",
+        image_size=options.image_size,
+        split="grouped",
+        test_fraction=0.1,
+        copies=options.copies,
+        seed=0,
+        workers=options.workers,
+        settings={},
+    )
+
+
+def measure(work: Callable) -> tuple[float, float, float, float]:
+    """Seconds on the clock, seconds of processors; peak MB of memory, of all processes and of the largest worker."""
+    stop, peaks = Event(), [0, 0]
+    watch = Thread(target=watch_memory, args=(stop, peaks))
+    watch.start()
+    begun, used = time.perf_counter(), sum(os.times()[:4])
+    try:
+        work()
+        return time.perf_counter() - begun, sum(os.times()[:4]) - used, peaks[0] / 1e6, peaks[1] / 1e6
+    finally:
+        stop.set()
+        watch.join()
+
+
+def watch_memory(stop: Event, peaks: list[int]) -> None:
+    """Ten times a second: resident bytes of all processes, shared pages counted in each, and of the largest worker."""
+    this = psutil.Process()
+    while not stop.wait(0.1):
+        workers = [memory_of(process) for process in this.children(recursive=True)]
+        peaks[:] = max(peaks[0], memory_of(this) + sum(workers)), max([peaks[1], *workers])
+
+
+def memory_of(process: psutil.Process) -> int:
+    """Resident bytes; 0 if the process has ended."""
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def report(measured: dict[str, tuple[float, float, float, float]], options: argparse.Namespace) -> None:
+    """Print a line for each way; at its end, how many times as fast as it is `build_voc`."""
+    count = options.pictures + options.large
+    print(f"{'':14}images/s   ms of processor an image   peak MB, of a worker   times as fast: clock, processor")
+    ours = measured["build_voc"]
+    for title, (clock, processor, peak, worker) in measured.items():
+        rates = f"{count / clock:8.1f}   {1e3 * processor / count:25.1f}   {peak:7.0f} {worker:13.0f}"
+        print(f"{title:14}{rates}   {clock / ours[0]:20.2f} {processor / ours[1]:10.2f}")
+    print(f"build_voc, images/s of each of {options.workers} workers: {count / ours[0] / options.workers:.1f}")
+
+
+if __name__ == "__main__":
+    main()

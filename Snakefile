@@ -36,6 +36,12 @@ def library(*names):
     return [f"rhseg_lib/{name}.py" for name in names]
 
 
+def state(folder):
+    """Every file of a folder of one's own: one more or one changed makes the data set anew."""
+    found = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+
+
 COMMAND = (
     "python -m rhseg_lib.runner {input.source} --output {output.notebook}"
     f" --html {{output.html}} -p profile {PROFILE}"
@@ -51,13 +57,14 @@ rule study:
 rule dataset:
     input:
         source="notebooks/01_dataset.ipynb",
-        library=library("scenes", "labelme", "voc_source", "split", "voc", "leakage", "baselines"),
+        library=library("scenes", "faults", "labelme", "voc_source", "split", "voc", "leakage", "baselines"),
     output:
         **page("01_dataset"),
         dataset=update(f"data/{PROFILE}/voc/dataset.json"),  # not removed before the job: it vouches for the tree
         baselines=f"{REPORTS}/tables/baselines.csv",
     params:
         settings=fingerprint(study.data.model_dump()),
+        pictures=fingerprint(*state(study.data.folder)),
     threads: workflow.cores
     shell:
         RUN

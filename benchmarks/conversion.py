@@ -138,7 +138,7 @@ def build(raw: Path, out: Path, options: argparse.Namespace) -> None:
     """The library's own way, as `voc.make_dataset` calls it."""
     least_side = round(voc.REDUCTION * options.image_size)
     voc.build_voc(
-        labelme.LabelmeFolder(raw, CLASSES, "__ignore__", None, least_side=least_side),
+        labelme.LabelmeFolder(raw, CLASSES, ("__ignore__",), None, least_side=least_side),
         out / "voc",
         image_size=options.image_size,
         split="grouped",

@@ -4,6 +4,7 @@ The modules, in the order the data flows:
 
 profile       what to run: data, recipe, models, seeds; every path derives from it
 scenes        procedural RH scenes: image, annotators' polygons, exact mask, millimetres
+faults        what is wrong with a source's files: one table, each fault with its mend
 labelme       Labelme JSON: read, check, write, rasterise
 voc_source    a ready VOC tree: read, check
 split         which originals are augmented; which images train, test or are held out

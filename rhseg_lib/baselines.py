@@ -81,7 +81,7 @@ def annotator_agreement(profile: Profile, names: list[str]) -> dict[str, Scores]
 
 def drawn_mask(profile: Profile, path: Path) -> np.ndarray:
     """The mask that a Labelme file of the raw folder describes, (S, S) uint8 at the study's image size."""
-    labels = label_ids(profile.data.classes, profile.data.ignore_label)
+    labels = label_ids(profile.data.classes, profile.data.ignore_labels, profile.data.background_labels)
     annotation = read_annotation(path, root=profile.raw, labels=labels)
     height, width, _ = annotation.image.shape
     priority = profile.data.class_priority

@@ -1,30 +1,40 @@
 """Labelme JSON: read, check and write annotations; shapes -> mask.
 
-Masks agree with Labelme's own export: an embedded picture wins over the file it names, EXIF turns a picture
-read from a file, shapes are drawn by PIL with outline and fill, and paint over one another in file order.
+Masks agree with the export of Labelme 6, whatever version wrote the file: an embedded picture wins over the file it
+names, EXIF turns a picture read from a file, shapes are drawn by PIL with outline and fill, and paint over one another
+in file order.
 """
 
 import base64
 import io
 import json
 import math
+import os
+import re
+import unicodedata
 import warnings
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from rhseg_lib import IGNORE_INDEX, StudyError
+from rhseg_lib.faults import Fault, refuse, told_path
 from rhseg_lib.files import write_atomically
 
 BACKGROUND_LABELS = ("_background_", "__background__", "background")
 LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels; Labelme's
-MAX_POINTS = 100_000  # per shape
+MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL takes seconds for as many points
+PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")  # EPS would run a program
+UNSAFE = re.compile(r'[<>:"/\\|?*$]|^ | $')  # in a file name on Windows; in lists of names; in titles of figures
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(1, 10))}
+MAX_NAME = 150  # bytes, so that a copy's name fits any file system
 POINT_COUNTS = {  # least and most points that make the shape
     "polygon": (3, MAX_POINTS),
     "oriented_rectangle": (4, 4),
@@ -37,7 +47,9 @@ POINT_COUNTS = {  # least and most points that make the shape
 }
 WRITTEN_SHAPE = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
 REDRAW = "delete the shape in Labelme and draw it again"
+Image.init()  # given formats to choose from, PIL looks no further than those it has loaded
 SAVE_AGAIN = "open the picture in Labelme and save it again"
+COPY_AGAIN = "copy it again from its source, or save it as PNG or JPEG"
 MOVE_OUT = "save it again in Labelme, or move it out of the folder"
 
 
@@ -60,16 +72,7 @@ class Annotation:
     image: np.ndarray  # (H, W, 3) uint8 RGB; smaller if it may be
     shapes: tuple[Shape, ...]
     size: tuple[int, int]  # width and height of the picture in pixels, to which the shapes belong
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a file, or with ``shapes[shape]`` of it, and how to mend it."""
-
-    file: str
-    shape: int | None
-    what: str
-    mend: str
+    digest: str  # SHA-256 of the picture's bytes as stored
 
 
 class Picture(NamedTuple):
@@ -78,6 +81,7 @@ class Picture(NamedTuple):
     image: np.ndarray  # (H, W, 3) uint8 RGB; its sides may be smaller than the mask's
     mask: np.ndarray  # (H, W) uint8
     overwritten: Counter  # pixels of a class that another took, by (class that lost, label that took)
+    digest: str = ""  # of the picture's bytes; pictures without one are not looked for twice
 
 
 @dataclass(frozen=True)
@@ -90,17 +94,27 @@ class LabelmeFolder:
 
     folder: Path
     classes: tuple[str, ...]  # labels of mask values 1, 2, ...
-    ignore_label: str  # label of regions that do not count (255)
+    ignore_labels: tuple[str, ...]  # labels of regions that do not count (255)
     class_priority: tuple[str, ...] | None  # painting order; see `rasterize`
+    background_labels: tuple[str, ...] = ()  # labels of things that are background, beside `BACKGROUND_LABELS`
+    subfolders: bool = True  # whether annotations in them are input, too
     least_side: int = 0  # pixels; see `examine`
 
     @property
     def labels(self) -> dict[str, int]:
-        return label_ids(self.classes, self.ignore_label)
+        return label_ids(self.classes, self.ignore_labels, self.background_labels)
 
     def names(self) -> dict[str, Path]:
         """The name each picture gets in the study -> its annotation, sorted by name; StudyError if there are none."""
-        return {path.stem: path for path in annotation_files(self.folder)}
+        named, taken = {}, set()
+        for path in annotation_files(self.folder, subfolders=self.subfolders):
+            relative = path.relative_to(self.folder)
+            name = picture_name(relative)
+            if name.casefold() in taken:  # one file on Windows; the first keeps its name
+                name = _with_digest(name, relative)
+            taken.add(name.casefold())
+            named[name] = path
+        return dict(sorted(named.items()))
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
         """The picture of one annotation, or every fault of it."""
@@ -111,12 +125,13 @@ class LabelmeFolder:
         mask, overwritten = rasterize(
             annotation.shapes, height, width, labels=self.labels, class_priority=self.class_priority
         )
-        return Picture(annotation.image, mask, overwritten), []
+        return Picture(annotation.image, mask, overwritten, annotation.digest), []
 
     def fingerprint(self, path: Path) -> str:
         """Another one when the JSON changes, or size or time of the picture that it names."""
-        digest = sha256(path.read_bytes())
+        digest = sha256()
         with suppress(StudyError):  # `examine` tells the fault
+            digest.update(_read_json(path))
             document = _read_document(path)
             if document.get("imageData") is None:
                 about = _find_image(document.get("imagePath"), path, self.folder).stat()
@@ -155,39 +170,55 @@ def write_annotation(
     write_atomically(Path(path), json.dumps(document, indent=1).encode())
 
 
-def label_ids(classes: tuple[str, ...], ignore_label: str) -> dict[str, int]:
-    """Mask value of every known label: 1, 2, ... in the order of `classes`, 0 background, 255 ignore."""
+def label_ids(
+    classes: tuple[str, ...], ignore_labels: tuple[str, ...], background_labels: tuple[str, ...] = ()
+) -> dict[str, int]:
+    """Mask value of every known label: 1, 2, ... in the order of `classes`, 255 ignore, 0 background."""
     ids = {label: index for index, label in enumerate(classes, 1)}
-    others = {ignore_label: IGNORE_INDEX} | dict.fromkeys(BACKGROUND_LABELS, 0)
-    if len(ids) < len(classes) or ids.keys() & others.keys():
-        mend = "name each class once, and neither background nor the ignore label"
-        raise StudyError(f"the classes {classes} do not fit", where="classes", mend=mend)
+    others = dict.fromkeys(ignore_labels, IGNORE_INDEX) | dict.fromkeys((*background_labels, *BACKGROUND_LABELS), 0)
+    given = (*classes, *ignore_labels, *background_labels)
+    if len(set(given)) < len(given) or set(BACKGROUND_LABELS) & {*classes, *ignore_labels}:
+        mend = "name each label once: a class, ignored or background; 'background' is no class of its own"
+        raise StudyError(f"the classes {classes} do not fit", where="classes, ignore and background labels", mend=mend)
     return ids | others
 
 
-def annotation_files(folder: Path) -> list[Path]:
-    """The JSON files directly in `folder`, sorted by name; StudyError if there are none."""
+def annotation_files(folder: Path, *, subfolders: bool = True) -> list[Path]:
+    """The JSON files in `folder`, sorted; hidden files and folders are left out; StudyError if there are none.
+
+    A link to a folder is listed as if it were a file, so that it is found faulty rather than passed over.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
-        raise StudyError("the folder of annotations is not there", where=folder, mend="correct its path")
-    files = [path for path in folder.iterdir() if path.suffix.lower() == ".json" and path.name[0] != "."]
+        mend = "put the pictures and their Labelme JSON there, or correct 'folder' in the profile"
+        raise StudyError("the folder of annotations is not there", where=folder, mend=mend)
+    files = []
+    for here, inner, found in os.walk(folder, onerror=_unreadable):
+        inner[:] = [name for name in inner if subfolders and name[0] != "."]
+        files += [Path(here, name) for name in found if name.lower().endswith(".json") and name[0] != "."]
+        files += [Path(here, name) for name in inner if Path(here, name).is_symlink()]
     if not files:
         mend = "annotate its pictures in Labelme and save the JSON files beside them"
         raise StudyError("no Labelme JSON in the folder", where=folder, mend=mend)
     return sorted(files)
 
 
-def check_folder(folder: Path, *, labels: dict[str, int]) -> list[Fault]:
-    """All faults of all annotations directly in `folder`; `labels` as `label_ids` gives them."""
-    return [fault for path in annotation_files(folder) for fault in examine(path, root=folder, labels=labels)[1]]
+def picture_name(relative: Path) -> str:
+    """Name in the study of the picture that ``folder/relative`` annotates: it follows from that path alone.
+
+    Folders are joined by two underscores. What some file system, list or figure does not bear is replaced, and the
+    name then ends in eight digits of a digest of the path.
+    """
+    plain = unicodedata.normalize("NFC", "__".join((*relative.parent.parts, relative.stem)))
+    name = UNSAFE.sub("_", "".join(sign if sign.isprintable() else "_" for sign in plain))
+    if name != plain or len(name.encode()) > MAX_NAME or name.split(".")[0].lower() in DEVICES:
+        return _with_digest(name, relative)
+    return name
 
 
-def refuse(faults: list[Fault], where: Path) -> None:
-    """Raise one StudyError that lists the faults, if there are any."""
-    if faults:
-        lines = [f"\n  {_place(fault)}: {fault.what} -> {fault.mend}" for fault in faults[:50]]
-        more = f"\n  and {len(faults) - 50} more" if len(faults) > 50 else ""
-        what = f"{len(faults)} fault(s) in the annotations:{''.join(lines)}{more}"
-        raise StudyError(what, where=where, mend="mend each as its line says, then run again")
+def _with_digest(name: str, relative: Path) -> str:
+    short = name.encode()[: MAX_NAME - 9].decode(errors="ignore").rstrip()
+    return f"{short}_{sha256(os.fsencode(relative.as_posix())).hexdigest()[:8]}"
 
 
 def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annotation:
@@ -220,21 +251,21 @@ def examine(
     With a `least_side`, a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its longer
     side has that many pixels: twice as fast, in a fraction of the memory, and truncation is found all the same.
     """
-    faults, shapes, image, size = [], [], None, None
+    file, faults, shapes, image, size, digest = told_path(path, root), [], [], None, None, ""
     try:
         document = _read_document(path)
     except StudyError as error:
-        return None, [Fault(path.name, None, error.what, error.mend)]
+        return None, [Fault(file, None, error.what, error.mend)]
     try:
-        image, size = _read_image(document, path, root, least_side)
+        image, size, digest = _read_image(document, path, root, least_side)
     except StudyError as error:
-        faults.append(Fault(path.name, None, error.what, error.mend))
+        faults.append(Fault(file, None, error.what, error.mend))
     for index, item in enumerate(document["shapes"]):
         try:
             shapes.append(_read_shape(item, labels, size))
         except StudyError as error:
-            faults.append(Fault(path.name, index, error.what, error.mend))
-    return (None if faults else Annotation(path, image, tuple(shapes), size)), faults
+            faults.append(Fault(file, index, error.what, error.mend))
+    return (None if faults else Annotation(path, image, tuple(shapes), size, digest)), faults
 
 
 def rasterize(
@@ -256,7 +287,8 @@ def rasterize(
         Mask value of each label, as `label_ids` gives them.
     class_priority : tuple of str or None
         None paints in file order, as Labelme does. Otherwise classes are painted in this order, so that later
-        ones lie on top; ignore and background shapes come last, as they take away from the classes.
+        ones lie on top, above things that are background. Ignored regions and holes (shapes labelled
+        ``_background_``) come last, as they take away from the classes.
 
     Returns
     -------
@@ -266,7 +298,8 @@ def rasterize(
     """
     if class_priority is not None:
         rank = {label: index for index, label in enumerate(class_priority)}
-        shapes = sorted(shapes, key=lambda shape: rank.get(shape.label, len(rank)))
+        things = {label for label, index in labels.items() if index == 0 and label not in BACKGROUND_LABELS}
+        shapes = sorted(shapes, key=lambda shape: -1 if shape.label in things else rank.get(shape.label, len(rank)))
     mask = np.zeros((height, width), np.uint8)
     overwritten, painted, canvas = Counter(), set(), Image.new("1", (width, height))
     for shape in shapes:
@@ -294,17 +327,24 @@ def _draw(shape: Shape, canvas: Image.Image) -> None:
             draw.polygon(points, outline=1, fill=1)
         case "rectangle":
             draw.rectangle([*shape.points.min(0), *shape.points.max(0)], outline=1, fill=1)
-        case "line" | "linestrip":
+        case "line":
             draw.line(points, fill=1, width=LINE_WIDTH)
+        case "linestrip":
+            draw.line(points, fill=1, width=LINE_WIDTH, joint="curve")
         case "circle" | "point":
             radius = math.dist(*points) if shape.shape_type == "circle" else POINT_RADIUS
             draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=1, fill=1)
         case "mask":
-            canvas.paste(Image.fromarray(shape.mask), tuple(shape.points.min(0).astype(int).tolist()))
+            canvas.paste(Image.fromarray(shape.mask), tuple(shape.points.min(0).round().astype(int).tolist()))
 
 
-def _place(fault: Fault) -> str:
-    return fault.file if fault.shape is None else f"{fault.file} shapes[{fault.shape}]"
+def _told(value: object) -> str:
+    """A value from a file, short: text in quotes, a number, of anything else its kind."""
+    return f"{value!r:.60}" if isinstance(value, str | int | float) else f"of type {type(value).__name__}"
+
+
+def _unreadable(error: OSError) -> None:
+    raise StudyError(f"a folder cannot be read ({error.strerror})", where=error.filename, mend="allow it to be read")
 
 
 def _fault(what: str, mend: str) -> StudyError:
@@ -312,31 +352,63 @@ def _fault(what: str, mend: str) -> StudyError:
     return StudyError(what, where=None, mend=mend)
 
 
-def _read_document(path: Path) -> dict:
+def _read_bytes(path: Path) -> bytes:
     try:
-        document = json.loads(path.read_bytes().decode("utf-8-sig"))
+        return path.read_bytes()
+    except OSError as error:
+        raise _fault(f"cannot be opened ({error.strerror})", "allow the file to be read, or copy it again") from error
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON; of a key given twice, one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _fault(f"the key {_told(twice)} is given twice", SAVE_AGAIN)
+    return found
+
+
+def _read_json(path: Path) -> bytes:
+    if path.is_dir():
+        raise _fault("a link to another folder, which is not followed", "put the folder itself there")
+    if not path.is_file():
+        raise _fault("not a file, or a link to nothing", MOVE_OUT)
+    return _read_bytes(path)
+
+
+def _read_document(path: Path) -> dict:
+    content = _read_json(path)
+    if not content.strip():
+        raise _fault("an empty file", "annotate the picture anew, or move the file out of the folder")
+    try:
+        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_each_once)
+    except UnicodeDecodeError as error:
+        raise _fault("not text in UTF-8", "save it as UTF-8 in a text editor, or again in Labelme") from error
     except (ValueError, RecursionError) as error:
-        raise _fault(f"not JSON in UTF-8 ({error})", MOVE_OUT) from error
+        raise _fault(f"not JSON ({error})", MOVE_OUT) from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
         raise _fault("no list 'shapes', so not Labelme's", MOVE_OUT)
     if not document["shapes"]:
         raise _fault("no shapes", f"annotate it, or draw one '{BACKGROUND_LABELS[0]}' shape if all is background")
+    if len(document["shapes"]) > MAX_SHAPES:
+        raise _fault(f"{len(document['shapes'])} shapes, more than {MAX_SHAPES}", MOVE_OUT)
     return document
 
 
-def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """The picture the shapes were drawn on, (H, W, 3) uint8 RGB, perhaps reduced; its full width and height."""
+def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tuple[np.ndarray, tuple[int, int], str]:
+    """The picture the shapes were drawn on, (H, W, 3) uint8 RGB, perhaps reduced; its full size; its digest."""
     embedded = document.get("imageData")
     if embedded is None:
-        content = _find_image(document.get("imagePath"), path, root).read_bytes()
+        content = _read_bytes(_find_image(document.get("imagePath"), path, root))
     else:
         content = _from_base64(embedded)
     image, size = _decode(content, turn=embedded is None, least_side=least_side)  # Labelme embeds turned pictures
     stated = document.get("imageWidth"), document.get("imageHeight")
-    if stated not in ((None, None), size):
-        what = "the JSON says {}x{} pixels, the picture has {}x{}".format(*stated, *size)
+    if any(side not in (None, found) for side, found in zip(stated, size, strict=True)):
+        said = "x".join("?" if side is None else _told(side) for side in stated)
+        what = "the JSON says {} pixels, the picture has {}x{}".format(said, *size)
         raise _fault(what, "bring back the picture that was annotated, or annotate this one anew")
-    return to_rgb(image), size
+    return to_rgb(image), size, sha256(content).hexdigest()
 
 
 def _find_image(named: object, path: Path, root: Path) -> Path:
@@ -345,12 +417,16 @@ def _find_image(named: object, path: Path, root: Path) -> Path:
         raise _fault("neither 'imageData' nor 'imagePath'", SAVE_AGAIN)
     relative = PureWindowsPath(named)
     if relative.anchor:
-        raise _fault(f"'imagePath' is absolute: {named}", "put the picture beside the JSON; name it alone")
-    found = (path.parent / relative.as_posix()).resolve()
-    if not found.is_relative_to(root.resolve()):
-        raise _fault(f"'imagePath' leads out of the folder: {named}", "put the picture beside the JSON")
-    if not found.is_file():
-        raise _fault(f"the picture is not there: {named}", "put it there, or correct 'imagePath'")
+        raise _fault(f"'imagePath' is absolute: {_told(named)}", "put the picture beside the JSON; name it alone")
+    try:
+        found = (path.parent / relative.as_posix()).resolve()
+        if not found.is_relative_to(root.resolve()):
+            raise _fault(f"'imagePath' leads out of the folder: {_told(named)}", "put the picture beside the JSON")
+        there = found.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, a link to itself, a sign that no path has
+        there = False
+    if not there:
+        raise _fault(f"the picture is not there: {_told(named)}", "put it there, or correct 'imagePath'")
     return found
 
 
@@ -370,30 +446,33 @@ def _decode(content: bytes, *, turn: bool, least_side: int = 0) -> tuple[Image.I
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-        size = image.size
-        if least_side:
-            image.draft(None, tuple(math.ceil(side * least_side / max(size)) for side in size))
-        stored = image.size
-        image.load()
-        if turn:
-            ImageOps.exif_transpose(image, in_place=True)
-        return image, size if image.size == stored else size[::-1]
+            image = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
+            size = image.size
+            if least_side:
+                image.draft(None, tuple(math.ceil(side * least_side / max(size)) for side in size))
+            stored = image.size
+            image.load()
+            if turn:
+                ImageOps.exif_transpose(image, in_place=True)
+            return image, size if image.size == stored else size[::-1]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
         raise _fault(what, "make the picture smaller, then annotate it") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise on broken files
-        raise _fault(f"the picture cannot be read ({error})", "copy it again from its source") from error
+    except UnidentifiedImageError as error:
+        raise _fault("no picture, or of a kind that is not read here", COPY_AGAIN) from error
+    except Exception as error:  # on broken files PIL's decoders raise many kinds
+        raise _fault(f"the picture cannot be read ({_told(str(error))})", COPY_AGAIN) from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Any mode -> (H, W, 3) uint8; grey deeper than 8 bits is stretched from its least to its greatest value."""
     if image.mode.startswith(("I", "F")):
-        grey = np.asarray(image, dtype=np.float64)
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
         grey = (grey - grey.min()) / max(np.ptp(grey), 1e-9)
         image = Image.fromarray((255 * grey).round().astype(np.uint8))
-    if image.mode == "P":
+    if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette may hold transparency, which RGB alone warns of
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
@@ -404,29 +483,49 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
         raise _fault("no 'label' or no 'points'", REDRAW)
     label, kind, mask = item["label"], item.get("shape_type") or "polygon", None
     if not isinstance(label, str) or label not in labels:
-        raise _fault(f"unknown label {label!r}", f"use one of {', '.join(labels)}, or add it to the classes")
-    if kind not in POINT_COUNTS:
-        raise _fault(f"unknown shape type {kind!r}", "draw it as a polygon")
-    try:
-        points = np.array(item["points"], dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != 2:
-            raise ValueError(points.shape)
-    except (TypeError, ValueError) as error:
-        raise _fault("'points' is not a list of x, y pairs", REDRAW) from error
+        raise _fault(f"unknown label {_told(label)}", _mend_label(label, labels))
+    if not isinstance(kind, str) or kind not in POINT_COUNTS:
+        raise _fault(f"unknown shape type {_told(kind)}", "draw it as a polygon")
+    points = item["points"]
+    if not isinstance(points, list):
+        raise _fault("'points' is not a list of x, y pairs", REDRAW)
     least, most = POINT_COUNTS[kind]
     if not least <= len(points) <= most:
         wanted = str(least) if least == most else f"{least} to {most}"
         raise _fault(f"a {kind} of {len(points)} point(s) instead of {wanted}", REDRAW)
-    if not np.isfinite(points).all():
-        raise _fault("a coordinate that is not a finite number", REDRAW)
+    points = _read_points(points)
     if size is not None:
         reach = max(size) / 2  # a little outside is a slip of the hand; this far is another picture
         if (points < -reach).any() or (points > np.add(size, reach)).any():
             what = "points far outside the picture of {}x{} pixels".format(*size)
             raise _fault(what, "check that the JSON belongs to this picture, or draw the shape again")
     if kind == "mask":
-        mask = np.asarray(_decode(_from_base64(item.get("mask")), turn=False)[0].convert("L")) > 0
-        box = np.ptp(points, axis=0).astype(int)[::-1] + 1  # both corners belong to it
-        if np.abs(box - mask.shape).max() > 1:
+        mask = np.asarray(_decode(_from_base64(item.get("mask")), turn=False)[0]) > 0
+        box = np.ptp(points.round(), axis=0).astype(int)[::-1] + 1  # both corners belong to it
+        if mask.ndim != 2 or np.abs(box - mask.shape).max() > 1:
             raise _fault(f"a mask of {mask.shape[::-1]} pixels in a box of {(*box[::-1].tolist(),)}", REDRAW)
+        if (points == points.round()).all():  # between pixels, Labelme goes by the mask's own size
+            mask = mask[: box[0], : box[1]]
     return Shape(label, points, kind, item.get("group_id"), mask)
+
+
+def _read_points(points: list) -> np.ndarray:
+    """(N, 2) float64 of checked x, y pairs."""
+    for point in points:
+        if not isinstance(point, list) or len(point) != 2 or not {*map(type, point)} <= {int, float}:
+            raise _fault("'points' is not a list of x, y pairs", REDRAW)
+    try:
+        found = np.array(points, dtype=np.float64)
+    except OverflowError:  # an integer of hundreds of digits
+        found = np.full((1, 2), np.inf)
+    if not np.isfinite(found).all():
+        raise _fault("a coordinate that is not a finite number", REDRAW)
+    return found
+
+
+def _mend_label(label: object, labels: dict[str, int]) -> str:
+    own = [known for known in labels if known not in BACKGROUND_LABELS]
+    known = {name.casefold(): name for name in own}
+    near = get_close_matches(label[:60].strip().casefold(), known, n=1, cutoff=0.55) if isinstance(label, str) else []
+    use = f"did you mean {known[near[0]]!r}? rename it" if near else f"use one of {', '.join(own)}"
+    return f"{use}, or add it to a list of labels in the profile"

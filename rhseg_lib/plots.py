@@ -13,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import HTML
+from matplotlib import font_manager
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
@@ -23,10 +24,21 @@ from rhseg_lib import IGNORE_INDEX
 from rhseg_lib.published import SHORT
 
 CLASS_COLOURS = ("#6e7781", "#0ea5e9", "#f59e0b", "#10b981", "#a855f7", "#ef4444")  # background first
+COLOUR_NAMES = ("grey", "blue", "orange", "green", "purple", "red")
 MODEL_COLOURS = dict(zip(SHORT, sns.color_palette("deep", len(SHORT)).as_hex(), strict=True))
 RIGHT, WRONG = "#e6e9ed", "#d1242f"
 
-sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc={"axes.titlesize": "medium"})
+CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC")
+
+
+def _fonts() -> list[str]:
+    """Seaborn's, and one that draws what it lacks, if there is one."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["sans-serif", *[name for name in CHINESE if name in installed][:1]]
+
+
+rc = {"axes.titlesize": "medium", "font.family": _fonts()}
+sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc=rc)
 
 
 def show(figure: Figure, path: Path, *, alt: str, caption: str) -> HTML:

@@ -38,6 +38,16 @@ def _number(value: object) -> object:
     return value
 
 
+def _label(value: object) -> object:
+    """YAML 1.1 reads ``no`` and ``on`` as booleans, ``12`` as a number."""
+    if not isinstance(value, str):
+        raise ValueError("YAML does not read this as text: put the label in quotes")
+    if not value.isprintable() or "$" in value or value.strip() != value or not value:
+        raise ValueError("a label is printable text without '$' and without spaces around it")
+    return value
+
+
+Label = Annotated[str, BeforeValidator(_label)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 
@@ -53,14 +63,21 @@ class Data(Strict):
 
     source: Literal["synthetic", "labelme", "voc"] = "synthetic"
     folder: str | None = None  # labelme: images and Labelme JSON; voc: a tree of images and masks; see `voc_source`
+    on_fault: Literal["stop", "skip"] = "stop"  # whether faulty annotations stop the study or are left out
     seed: int = 2024
     num_scenes: int = Field(500, ge=10)
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on
     scene_size: int = Field(512, ge=64)  # pixels, side of a rendered scene
     image_size: int = Field(512, ge=32)  # pixels, side of the study's images
-    classes: tuple[str, ...] = ("immersion_tube", "slag_layer")  # ids 1, 2, ...; 0 is background
-    class_priority: tuple[str, ...] | None = ("immersion_tube", "slag_layer")  # later paints over earlier
-    ignore_label: str = "__ignore__"
+    classes: Annotated[tuple[Label, ...], Field(min_length=1, max_length=5)] = (  # ids 1, 2, ...; 0 is background
+        "immersion_tube",
+        "slag_layer",
+    )
+    class_priority: tuple[Label, ...] | None = Field(  # later paints over earlier; None: in the order of drawing
+        default_factory=lambda data: data.get("classes")
+    )
+    ignore_labels: tuple[Label, ...] = ("__ignore__",)  # regions that neither train nor test
+    background_labels: tuple[Label, ...] = ()  # annotated things that are no class of this study
     augmented_copies: int = Field(1, ge=0, le=4)  # per original, round robin: flip, contrast, brightness, blur
     split: Literal["given", "grouped", "as_described"] = Field(  # given: by the lists of a VOC tree that has them
         default_factory=lambda data: "given" if data.get("source") == "voc" else "grouped"

@@ -128,6 +128,13 @@ def counts(dataset: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
+def left_out(dataset: dict) -> HTML:
+    """The files that a build left out for their faults."""
+    frame = pd.DataFrame(dataset["skipped"], columns=["file", "shape", "what", "mend"], dtype=object)
+    caption = f"{frame['file'].nunique()} file(s) of annotations left out for their faults"
+    return show(frame.fillna(""), caption=caption)
+
+
 def of_scores(results: dict[str, Scores], class_names: tuple[str, ...]) -> pd.DataFrame:
     """One row per method: mIoU, mPA and each class's IoU in per cent."""
     rows = {

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -36,7 +37,7 @@ import yaml
 from PIL import Image
 from tqdm import tqdm
 
-from rhseg_lib import IGNORE_INDEX, StudyError, labelme
+from rhseg_lib import IGNORE_INDEX, StudyError, faults, labelme
 from rhseg_lib.files import write_atomically
 from rhseg_lib.split import OPERATIONS, absence_in_words, plan
 from rhseg_lib.unfinished import Unfinished, repair
@@ -74,7 +75,10 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
         total = data.num_scenes + data.holdout_scenes
         wanted = {"seed": data.seed, "size": data.scene_size, "num_scenes": total}
         note = profile.raw / "scenes.yaml"
-        if profile.raw.exists() and (not note.exists() or yaml.safe_load(note.read_text()) != wanted):
+        if profile.raw.exists() and any(profile.raw.iterdir()) and not note.exists():
+            mend = "move it elsewhere: scenes are rendered there"
+            raise StudyError("a folder not made here is in the way", where=profile.raw, mend=mend)
+        if note.exists() and yaml.safe_load(note.read_text()) != wanted:
             print(f"{profile.raw} holds scenes of other settings: rendering anew")
             shutil.rmtree(profile.raw)  # nothing is lost: scenes follow from their settings
         profile.raw.mkdir(parents=True, exist_ok=True)
@@ -87,26 +91,40 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
             raise StudyError("the folder is where the study writes", where=folder, mend=mend)
         source = VocTree(folder, data.classes, own_split=data.split == "given")
     else:
+        if profile.voc.resolve().is_relative_to(folder.resolve()):
+            mend = "give the pictures a folder of their own, such as data/photographs"
+            raise StudyError("the data set would be written among the pictures", where=folder, mend=mend)
         source = labelme.LabelmeFolder(
             folder,
             classes=data.classes,
-            ignore_label=data.ignore_label,
+            ignore_labels=data.ignore_labels,
             class_priority=data.class_priority,
+            background_labels=data.background_labels,
+            subfolders=data.source != "synthetic",  # there they hold the second annotator
             least_side=round(REDUCTION * data.image_size),
         )
-    return build_voc(
-        source,
-        profile.voc,
-        image_size=data.image_size,
-        split=data.split,
-        group=data.group,
-        test_fraction=data.test_fraction,
-        copies=data.augmented_copies,
-        seed=data.seed,
-        holdout=data.holdout_scenes,
-        workers=workers,
-        settings=data.model_dump(mode="json"),
-    )
+    listed = profile.tables / "faults.csv"
+    try:
+        dataset = build_voc(
+            source,
+            profile.voc,
+            image_size=data.image_size,
+            split=data.split,
+            group=data.group,
+            test_fraction=data.test_fraction,
+            copies=data.augmented_copies,
+            seed=data.seed,
+            holdout=data.holdout_scenes,
+            on_fault=data.on_fault,
+            workers=workers,
+            settings=data.model_dump(mode="json"),
+        )
+    except faults.FaultyAnnotations as error:
+        faults.write_faults(listed, [asdict(fault) for fault in error.faults])
+        error.mend = f"mend each as its line says ({listed} lists them all), or set on_fault: skip; then run again"
+        raise
+    faults.write_faults(listed, dataset["skipped"])
+    return dataset
 
 
 def build_voc(
@@ -120,6 +138,7 @@ def build_voc(
     copies: int,
     seed: int,
     holdout: int = 0,
+    on_fault: Literal["stop", "skip"] = "stop",
     workers: int,
     settings: dict,
 ) -> dict:
@@ -143,6 +162,9 @@ def build_voc(
     seed : int
     holdout : int
         The last so many pictures, in the order of their names, are a part of their own that is never trained on.
+    on_fault : {"stop", "skip"}
+        Whether pictures with faults stop the build or are left out, listed as ``skipped``; the others stay in the part
+        where they would be with them, unless a part would then lack a class.
     workers : int
         Processes; 0 takes one per processor, 1 works in this one.
     settings : dict
@@ -175,10 +197,12 @@ def build_voc(
         with _processes(workers) as run:
             _go_on(draft, pictures, source, run)
             faulty = _write_originals(draft, pictures, source, image_size, run)
-            labelme.refuse([fault for faults in faulty.values() for fault in faults], source.folder)
+            found = [("" if n in faulty else draft.finished[n]["digest"], faulty.get(n, [])) for n in pictures]
+            skipped = faults.sift(pictures, found, folder=source.folder, on_fault=on_fault)
             columns = ("background", *source.classes, "ignore")
-            operations, parts, holders, more = plan(
-                {name: _shown(draft.finished[name], columns[:-1]) for name in pictures},
+            shown = {n: () if n in skipped else _shown(draft.finished[n], columns[:-1]) for n in pictures}
+            operations, parts, holders, more = plan(  # with those skipped, so that the others stay in their part
+                {name: frozenset(some) for name, some in shown.items()},
                 split=split,
                 test_fraction=test_fraction,
                 copies=copies,
@@ -187,6 +211,7 @@ def build_voc(
                 group=group,
                 given_test=given_test,
             )
+            pictures, operations, parts = _without(set(skipped), pictures, operations, parts, source.folder)
             copy_of = {f"{name}_{operation}": name for name, some in operations.items() for operation in some}
             _write_copies(draft, pictures, operations, source, image_size, seed, run)
         records = {name: draft.finished[name] for name in image_names(parts)}
@@ -211,6 +236,7 @@ def build_voc(
             "counts": {part: len(names) for part, names in parts.items()},
             "originals": {part: len(set(names) - copy_of.keys()) for part, names in parts.items()},
             "copy_of": copy_of,
+            "skipped": [asdict(fault) for some in skipped.values() for fault in some],
             "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
             "absent_classes": absent,
             "notes": [*notes, *more, *absence_in_words(absent, holders, grouped=group is not None)],
@@ -347,6 +373,23 @@ def _digest_of_settings(source: "Source", image_size: int, seed: int) -> str:
     return sha256(json.dumps(made).encode()).hexdigest()
 
 
+def _without(
+    skipped: set[str],
+    pictures: dict[str, Path],
+    operations: dict[str, list[str]],
+    parts: dict[str, list[str]],
+    folder: Path,
+) -> tuple[dict[str, Path], dict[str, list[str]], dict[str, list[str]]]:
+    """The plan of a build without the skipped pictures and their copies."""
+    out = skipped | {f"{name}_{operation}" for name in skipped for operation in operations[name]}
+    parts = {part: [name for name in names if name not in out] for part, names in parts.items()}
+    for part, names in parts.items():
+        if not names:
+            raise StudyError(f"every picture of the part '{part}' has faults", where=folder, mend="mend some of them")
+    operations = {name: some for name, some in operations.items() if name not in skipped}
+    return {name: pictures[name] for name in operations}, operations, parts
+
+
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("pillow", "albumentations", "numpy")}
 
@@ -380,14 +423,14 @@ def _write_originals(
     source: "Source",
     image_size: int,
     run: Callable,
-) -> dict[str, list[labelme.Fault]]:
+) -> dict[str, list[faults.Fault]]:
     """Check and write the originals that are not finished; the faults of those that have some, by name."""
     missing, faulty = [name for name in pictures if name not in draft.finished], {}
     write = partial(_write_original, source=source, tree=draft.tree, image_size=image_size)
     jobs = run(write, missing, [pictures[name] for name in missing])
-    for name, (record, faults) in zip(missing, _progress(jobs, "converting", len(pictures), len(missing)), strict=True):
-        if faults:
-            faulty[name] = faults
+    for name, (record, found) in zip(missing, _progress(jobs, "converting", len(pictures), len(missing)), strict=True):
+        if found:
+            faulty[name] = found
         else:
             draft.record({name: record})
     return faulty
@@ -419,16 +462,17 @@ def _progress(jobs: Iterable, title: str, total: int, missing: int) -> Iterable:
 
 def _write_original(
     name: str, path: Path, *, source: "Source", tree: Path, image_size: int
-) -> tuple[dict | None, list[labelme.Fault]]:
+) -> tuple[dict | None, list[faults.Fault]]:
     """Write one original; its record, or its faults."""
     made_of = source.fingerprint(path)
-    picture, faults = source.examine(path)
-    if faults:
-        return None, faults
+    picture, found = source.examine(path)
+    if found:
+        return None, found
     image, mask = fit(picture.image, picture.mask, image_size)
     record = _write_image(tree, name, image, mask, image_size, len(source.classes))
     overwritten = [[*labels, count] for labels, count in sorted(picture.overwritten.items())]
-    return {"original": name, "made_of": made_of, "overwritten": overwritten, **record}, []
+    about = {"original": name, "made_of": made_of, "digest": picture.digest}
+    return {**about, "overwritten": overwritten, **record}, []
 
 
 def _write_copies_of(
@@ -445,8 +489,8 @@ def _write_copies_of(
     """Write augmented copies of one original, from its pixels before they became JPEG; their records by name."""
     if source.fingerprint(path) != made_of:
         raise StudyError("the picture changed while it was converted", where=path, mend="run again")
-    picture, faults = source.examine(path)
-    labelme.refuse(faults, path)
+    picture, found = source.examine(path)
+    faults.refuse(found, path)
     original, records = fit(picture.image, picture.mask, image_size), {}
     for operation in operations:
         copy = f"{name}_{operation}"

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rhseg_lib import IGNORE_INDEX, StudyError
-from rhseg_lib.labelme import Fault, Picture, refuse, to_rgb
+from rhseg_lib.faults import Fault, refuse
+from rhseg_lib.labelme import Picture, to_rgb
 from rhseg_lib.voc import VOC_PALETTE
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"

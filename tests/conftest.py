@@ -71,7 +71,7 @@ def profile(tmp_path_factory) -> Profile:
     data = profile.data
     draw_scenes(profile.raw, data.num_scenes, data.image_size)
     voc.build_voc(
-        labelme.LabelmeFolder(profile.raw, data.classes, data.ignore_label, data.class_priority),
+        labelme.LabelmeFolder(profile.raw, data.classes, data.ignore_labels, data.class_priority),
         profile.voc,
         image_size=data.image_size,
         split=data.split,

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import struct
 import warnings
 import zlib
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labelme_files import FAULTY, MESSY, VERSIONS, write_messy_folder
 from PIL import Image
 
-from rhseg_lib import StudyError, files, labelme
+from rhseg_lib import StudyError, faults, files, labelme, voc
 
-LABELS = labelme.label_ids(("immersion_tube", "slag_layer"), "__ignore__")
+LABELS = labelme.label_ids(("immersion_tube", "slag_layer"), ("__ignore__",))
 TRIANGLE = [[0, 0], [4, 0], [0, 4]]
 
 
@@ -51,6 +53,11 @@ def write(folder: Path, *shapes: dict, **changes) -> Path:
 
 def read(path: Path) -> labelme.Annotation:
     return labelme.read_annotation(path, root=path.parent, labels=LABELS)
+
+
+def faults_of(folder: Path) -> list[faults.Fault]:
+    source = labelme.LabelmeFolder(folder, ("immersion_tube", "slag_layer"), ("__ignore__",), None)
+    return [fault for path in source.names().values() for fault in source.examine(path)[1]]
 
 
 def paint(*shapes: labelme.Shape, class_priority=None, height=40, width=60):
@@ -98,6 +105,134 @@ def test_mask_shape_lies_in_its_box_and_is_clipped(corner, covered):
     assert list(map(tuple, np.argwhere(mask == 2))) == covered
 
 
+def test_linestrip_is_round_at_its_turns():
+    mask, _ = paint(shape("slag_layer", [[10, 10], [30, 10], [30, 30]], "linestrip"))
+    # beyond the turn at (30, 10) two straight lines of width 10 leave a square open: it holds a quarter of a disc
+    assert mask[7, 33] == 2  # 4.2 px from the turn
+    assert mask[6, 35] == 0  # 6.4 px from it
+
+
+@pytest.mark.parametrize(
+    ("points", "size", "covered"),
+    [
+        ([[4, 2], [6, 3]], (2, 3), (slice(2, 4), slice(4, 7))),
+        ([[3.6, 2.4], [6.4, 3.4]], (2, 3), (slice(2, 4), slice(4, 7))),  # between pixels: the nearest
+        ([[4, 2], [6, 3]], (3, 4), (slice(2, 4), slice(4, 7))),  # more than its box: cut to it
+        ([[3.6, 2.4], [6.4, 3.4]], (2, 4), (slice(2, 4), slice(4, 8))),  # between pixels: the patch as it is
+        ([[4, 2], [6, 3]], (1, 3), (slice(2, 3), slice(4, 7))),
+    ],
+)
+def test_mask_shape_lies_where_labelme_puts_it(tmp_path, points, size, covered):
+    patch = in_base64(np.full(size, 255, np.uint8))
+    path = write(tmp_path, item(points=points, shape_type="mask", mask=patch))
+    mask, _ = paint(*read(path).shapes, height=10, width=20)
+    expected = np.zeros((10, 20), np.uint8)
+    expected[covered] = 2
+    assert np.array_equal(mask, expected)
+
+
+SQUARE = [[2, 1], [9, 1], [9, 6], [2, 6]]  # 8 x 6 pixels
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_of_labelme_is_read(tmp_path, version):
+    pixels = np.full((10, 20, 3), version, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    embedded = (tmp_path / "scene.png").read_bytes()
+    shapes = [{"label": "slag_layer", "points": SQUARE}]
+    if version > 3:
+        shapes += [{"label": "immersion_tube", "points": [[12, 1], [14, 3]], "shape_type": "rectangle"}]
+    if version > 4:
+        mask = in_base64(np.ones((2, 2), np.uint8))
+        shapes += [{"label": "immersion_tube", "points": [[12, 5], [13, 6]], "shape_type": "mask", "mask": mask}]
+    if version > 5:
+        turned = [[17, 1], [18, 2], [17, 3], [16, 2]]
+        shapes += [{"label": "immersion_tube", "points": turned, "shape_type": "oriented_rectangle"}]
+    for content in (embedded, None)[: 1 + (version > 3)]:
+        path = tmp_path / "scene.json"
+        path.write_text(json.dumps(VERSIONS[version](shapes, tmp_path / "scene.png", (20, 10), content)))
+        annotation = read(path)
+        assert np.array_equal(annotation.image, pixels)
+        counts = np.bincount(paint(*annotation.shapes, height=10, width=20)[0].ravel(), minlength=3)
+        assert counts[2] == 8 * 6
+        assert counts[1] == {3: 0, 4: 3 * 3, 5: 3 * 3 + 4, 6: 3 * 3 + 4 + 5}[version]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a mark"])
+def test_text_in_utf_8_may_begin_with_its_mark(tmp_path, mark):
+    path = write(tmp_path)
+    path.write_bytes(mark + path.read_bytes())
+    assert read(path).image.shape == (10, 20, 3)
+
+
+NAMES = {
+    # JSON below the folder: name in the study, or how it begins before a digest of the path
+    "IMG_001.json": "IMG_001",
+    "may_05/IMG_001.JSON": "may_05__IMG_001",
+    "heats/may 05/IMG 1.json": "heats__may 05__IMG 1",
+    "渣层/三.json": "渣层__三",
+    "a.b.c..json": "a.b.c.",
+    "cafe\u0301.json": "caf\u00e9",
+    "a:b?.json": "a_b__",
+    " a.json": "_a_",
+    "a\u2028b.json": "a_b_",
+    "cost $5.json": "cost _5_",
+    "may/$x^$.json": "may___x^__",
+    "NUL.1.json": "NUL.1_",
+    "渣" * 80 + ".json": "渣" * 47 + "_",
+}
+
+
+@pytest.mark.parametrize("path", NAMES)
+def test_name_of_a_picture_follows_from_its_path(path):
+    name = labelme.picture_name(Path(path))
+    if NAMES[path].endswith("_"):
+        assert re.fullmatch(re.escape(NAMES[path]) + "_?[0-9a-f]{8}", name)
+    else:
+        assert name == NAMES[path]
+    assert len(f"{name}_brightness.jpg".encode()) < 255
+    assert not set(name) & set('<>:"/\\|?*$\n')
+
+
+def test_names_never_collide_and_stay(tmp_path):
+    def names(*paths: str) -> dict[str, str]:
+        for path in paths:
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).touch()
+        source = labelme.LabelmeFolder(tmp_path, ("slag_layer",), (), None)
+        return {path.relative_to(tmp_path).as_posix(): name for name, path in source.names().items()}
+
+    first = names("A.json", "may/A.json", "may/b?.json")
+    assert list(first.values()) == sorted(first.values())
+    later = names("a.json", "may__A.json", "june/A.json", "may/b*.json", "x.json/c.json", ".git/d.json", "n.txt")
+    assert first.items() <= later.items()
+    assert len({name.casefold() for name in later.values()}) == len(later) == 8
+    assert later["june/A.json"] == "june__A"
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "gif", "ppm", "jp2"])
+def test_any_picture_format(tmp_path, suffix):
+    Image.new("RGB", (20, 10), (200, 100, 50)).save(tmp_path / f"other.{suffix}")
+    image = read(write(tmp_path, imagePath=f"other.{suffix}")).image
+    assert np.abs(image.astype(int) - (200, 100, 50)).max() <= 12
+
+
+def test_grey_of_16_bits_with_holes(tmp_path):
+    grey = np.full((10, 20), 5.0, np.float32)
+    grey[0, 0], grey[0, 1] = np.nan, 10
+    Image.fromarray(grey).save(tmp_path / "scene.tif")
+    image = read(write(tmp_path, imagePath="scene.tif")).image
+    assert (image[0, 0, 0], image[0, 1, 0], image[5, 5, 0]) == (0, 255, 128)
+
+
+def test_things_that_are_background_lie_under_the_classes():
+    labels = labelme.label_ids(("slag_layer",), (), ("ladle",))
+    drawn = [shape("slag_layer", [[0, 0], [9, 9]], "rectangle"), shape("ladle", [[0, 0], [9, 4]], "rectangle")]
+    for priority, pixels in ((("slag_layer",), 100), (None, 50)):
+        mask, _ = labelme.rasterize(drawn, 10, 10, labels=labels, class_priority=priority)
+        assert np.count_nonzero(mask == 1) == pixels
+
+
 def test_mask_shape_is_read_from_base64(tmp_path):
     patch = np.array([[255, 0, 255], [0, 255, 0]], np.uint8)
     path = write(tmp_path, item(points=[[4, 2], [6, 3]], shape_type="mask", mask=in_base64(patch)))
@@ -139,16 +274,12 @@ def test_group_ids_do_not_change_the_mask(tmp_path):
 
 
 def test_ids_follow_the_class_list_and_not_first_sight():
-    labels = labelme.label_ids(("slag_layer", "immersion_tube"), "skip")
-    assert (labels["slag_layer"], labels["immersion_tube"], labels["skip"], labels["_background_"]) == (
-        1,
-        2,
-        255,
-        0,
-    )
-    for classes in (("background", "slag_layer"), ("slag_layer", "slag_layer"), ("skip",)):
+    labels = labelme.label_ids(("slag_layer", "immersion_tube"), ("skip", "glare"), ("ladle",))
+    expected = {"slag_layer": 1, "immersion_tube": 2, "skip": 255, "glare": 255, "ladle": 0, "_background_": 0}
+    assert {label: labels[label] for label in expected} == expected
+    for classes in (("background", "slag_layer"), ("slag_layer", "slag_layer"), ("skip",), ("ladle",)):
         with pytest.raises(StudyError, match="do not fit"):
-            labelme.label_ids(classes, "skip")
+            labelme.label_ids(classes, ("skip",), ("ladle",))
 
 
 def test_written_annotation_is_read_back(tmp_path):
@@ -264,15 +395,15 @@ FAULTS = {
     "absolute, Windows": ([], {"imagePath": "C:\\data\\scene.png"}, None, "absolute", "beside the JSON"),
     "network share": ([], {"imagePath": "\\\\host\\share\\scene.png"}, None, "absolute", "beside the JSON"),
     "outside": ([], {"imagePath": "..\\scene.png"}, None, "leads out of the folder", "beside the JSON"),
-    "picture missing": ([], {"imagePath": "other.png"}, None, "not there: other.png", "correct 'imagePath'"),
+    "picture missing": ([], {"imagePath": "other.png"}, None, "not there: 'other.png'", "correct 'imagePath'"),
     "a folder": ([], {"imagePath": "."}, None, "not there", "correct 'imagePath'"),
     "size": ([], {"imageHeight": 20, "imageWidth": 10}, None, "says 10x20 pixels, the picture has 20x10", "anew"),
     "truncated": ([], {"imageData": encoded(png(NOISE)[:-200])}, None, "cannot be read", "copy it again"),
-    "no picture": ([], {"imageData": encoded(b"text")}, None, "cannot be read", "copy it again"),
+    "no picture": ([], {"imageData": encoded(b"text")}, None, "no picture", "save it as PNG"),
     "bad base64": ([], {"imageData": "a"}, None, "broken base64", "save it again"),
     "data not text": ([], {"imageData": 7}, None, "not text", "save it again"),
     "bomb": ([], {"imageData": encoded(huge_png())}, None, "million pixels", "smaller"),
-    "unknown label": ([item(), item("slag")], {}, 1, "unknown label 'slag'", "immersion_tube, slag_layer, __ignore__"),
+    "unknown label": ([item(), item("slag")], {}, 1, "unknown label 'slag'", "did you mean 'slag_layer'?"),
     "no label": ([{"points": TRIANGLE}], {}, 0, "no 'label'", "draw it again"),
     "no points": ([{"label": "slag_layer"}], {}, 0, "no 'points'", "draw it again"),
     "not a shape": ([7], {}, 0, "no 'label'", "draw it again"),
@@ -282,7 +413,7 @@ FAULTS = {
     "infinite": ([item(points=[[0, 0], [1, float("inf")], [1, 1]])], {}, 0, "not a finite number", "draw it again"),
     "flat points": ([item(points=[0, 0, 1, 1, 2, 2])], {}, 0, "x, y pairs", "draw it again"),
     "ragged points": ([item(points=[[0, 0], [1], [2, 2]])], {}, 0, "x, y pairs", "draw it again"),
-    "too many": ([item(points=[[0, 0]] * 100_001)], {}, 0, "100001 point(s)", "draw it again"),
+    "too many": ([item(points=[[0, 0]] * 10_001)], {}, 0, "10001 point(s)", "draw it again"),
     "far outside": ([item(points=[[0, 0], [31, 0], [5, 5]])], {}, 0, "far outside the picture of 20x10", "belongs to"),
     "unknown type": ([item(shape_type="spline")], {}, 0, "unknown shape type 'spline'", "polygon"),
     "mask missing": ([item(points=[[0, 0], [3, 3]], shape_type="mask")], {}, 0, "not text", "save it again"),
@@ -297,41 +428,63 @@ FAULTS = {
 def test_fault_is_named_with_its_mend(tmp_path, name):
     shapes, changes, index, what, mend = FAULTS[name]
     path = write(tmp_path, *shapes, **changes)
-    (fault,) = labelme.check_folder(tmp_path, labels=LABELS)
+    (fault,) = faults_of(tmp_path)
     assert (fault.file, fault.shape) == ("scene.json", index)
     assert what in fault.what
     assert mend in fault.mend
-    with pytest.raises(StudyError, match=r"scene\.json" if index is None else rf"shapes\[{index}\]"):
+    with pytest.raises(StudyError, match=rf"scene\.json  {'' if index is None else index} "):
         read(path)
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"[" * 100_000, b""], ids=["cut", "bytes", "deep", "empty"])
-def test_not_json(tmp_path, content):
-    (tmp_path / "scene.json").write_bytes(content)
-    (fault,) = labelme.check_folder(tmp_path, labels=LABELS)
-    assert "not JSON in UTF-8" in fault.what
 
 
 def test_all_faults_of_all_files_at_once(tmp_path):
     write(tmp_path, item("slag"), item(), item("tube"), imagePath="gone.png").rename(tmp_path / "b.json")
     (tmp_path / "a.json").write_text("no JSON")
     (tmp_path / "._b.json").write_text("what a Mac leaves beside a file")
-    (tmp_path / "second").mkdir()
-    (tmp_path / "second" / "c.json").write_text("not part of the folder")
-    faults = labelme.check_folder(tmp_path, labels=LABELS)
-    assert [(fault.file, fault.shape) for fault in faults] == [
+    for folder in ("second", ".ipynb_checkpoints"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "c.json").write_text("{}")
+    found = faults_of(tmp_path)
+    assert [(fault.file, fault.shape) for fault in found] == [
         ("a.json", None),
         ("b.json", None),
         ("b.json", 0),
         ("b.json", 2),
+        ("second/c.json", None),
     ]
-    with pytest.raises(StudyError) as raised:
-        labelme.refuse(faults, tmp_path)
-    assert raised.value.what.startswith("4 fault(s)")
-    assert "b.json shapes[2]: unknown label 'tube' -> use one of" in raised.value.what
+    with pytest.raises(faults.FaultyAnnotations) as raised:
+        faults.refuse(found, tmp_path)
+    assert raised.value.faults == tuple(found)
+    assert raised.value.what.startswith("5 fault(s) in 3 file(s)")
+    assert "b.json         2      unknown label 'tube'  " in raised.value.what
 
 
 @pytest.mark.parametrize(("name", "what"), [("", "no Labelme JSON"), ("missing", "is not there")])
 def test_folder_without_annotations(tmp_path, name, what):
     with pytest.raises(StudyError, match=what):
-        labelme.check_folder(tmp_path / name, labels=LABELS)
+        faults_of(tmp_path / name)
+
+
+def test_messy_folder_goes_in(tmp_path):
+    write_messy_folder(tmp_path / "own")
+    source = labelme.LabelmeFolder(
+        tmp_path / "own", ("immersion_tube", "slag_layer"), ("__ignore__", "glare"), None, ("ladle",)
+    )
+    settings = {"image_size": 64, "split": "grouped", "test_fraction": 0.2, "copies": 0, "seed": 0, "workers": 1}
+    with pytest.raises(faults.FaultyAnnotations) as raised:
+        voc.build_voc(source, tmp_path / "voc", **settings, settings={})
+    assert {fault.file for fault in raised.value.faults} == FAULTY.keys()
+    for file, what in FAULTY.items():
+        assert any(fault.file == file and what in fault.what for fault in raised.value.faults)
+    dataset = voc.build_voc(source, tmp_path / "voc", **settings, settings={}, on_fault="skip")
+    assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - len(FAULTY)
+    voc.verify_voc(tmp_path / "voc")
+    for name, path in source.names().items():
+        picture, found = source.examine(path)
+        if found:
+            continue
+        height, width = picture.mask.shape
+        counts = np.bincount(picture.mask.ravel(), minlength=256)
+        tube, slag = counts[1] / (height * width), counts[2] / (height * width)
+        assert (tube, slag) == (pytest.approx(1 / 8, abs=0.03), pytest.approx(1 / 16, abs=0.02)), name
+        bright = picture.image[picture.mask == 1].mean() - picture.image[picture.mask == 0].mean()
+        assert bright > 50, name  # the picture is turned as its shapes are

@@ -47,6 +47,25 @@ BAD = {
     "group of leaky split": (HEAD + "data: {group: 'h', split: as_described}\nrecipe: {}\n", ["data", "'group'"]),
     "group of a holdout": (HEAD + "data: {group: 'h', holdout_scenes: 3}\nrecipe: {}\n", ["data", "'group'"]),
     "priority of others": (HEAD + "data: {class_priority: [slag_layer]}\nrecipe: {}\n", ["data", "class_priority"]),
+    "a class that YAML reads as false": (
+        HEAD + "data: {classes: [no, tube]}\nrecipe: {}\n",
+        ["classes.0", "in quotes", "False"],
+    ),
+    "a class that YAML reads as a number": (
+        HEAD + "data: {classes: [tube, 12]}\nrecipe: {}\n",
+        ["classes.1", "in quotes"],
+    ),
+    "a label that YAML reads as true": (
+        HEAD + "data: {ignore_labels: [on]}\nrecipe: {}\n",
+        ["ignore_labels.0", "in quotes"],
+    ),
+    "a class with a space at its end": (HEAD + "data: {classes: ['tube ']}\nrecipe: {}\n", ["classes.0", "spaces"]),
+    "a class of nothing": (HEAD + "data: {classes: ['']}\nrecipe: {}\n", ["classes.0"]),
+    "a class with a formula": (HEAD + "data: {classes: ['$x$']}\nrecipe: {}\n", ["classes.0"]),
+    "no classes": (HEAD + "data: {classes: []}\nrecipe: {}\n", ["data.classes"]),
+    "six classes": (HEAD + "data: {classes: [a, b, c, d, e, f]}\nrecipe: {}\n", ["data.classes", "at most 5"]),
+    "one label for classes": (HEAD + "data: {classes: tube}\nrecipe: {}\n", ["data.classes"]),
+    "an unknown way with faults": (HEAD + "data: {on_fault: ask}\nrecipe: {}\n", ["data.on_fault", "skip"]),
     "unknown model": (WHOLE + "models: [segformer]\n", ["models.0", "segformer", "unet_vgg16"]),
     "no models": (WHOLE + "models: []\n", ["models"]),
     "a model twice": (WHOLE + "models: [unet_vgg16, unet_vgg16]\n", ["models"]),
@@ -98,6 +117,15 @@ def test_shipped_profiles_load(path):
         assert recipe.warmup_epochs < recipe.epochs
     originals = profile.data.num_scenes * (1 - profile.data.test_fraction)
     assert originals >= profile.recipe.batch_size
+
+
+def test_classes_of_any_script_and_their_priority(tmp_path):
+    data = load(tmp_path, HEAD + "data: {classes: [渣层, tube wall, 'no', 'on']}\nrecipe: {}\n").data
+    assert data.classes == data.class_priority == ("渣层", "tube wall", "no", "on")
+    assert data.class_names == ("background", *data.classes)
+    data = load(tmp_path, HEAD + "data: {classes: [a, b], class_priority: [b, a]}\nrecipe: {}\n").data
+    assert data.class_priority == ("b", "a")
+    assert load(tmp_path, HEAD + "data: {class_priority: null}\nrecipe: {}\n").data.class_priority is None
 
 
 def test_the_paper_profile_is_table_1():

@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rhseg_lib.labelme import check_folder, label_ids
+from rhseg_lib.labelme import LabelmeFolder
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -70,7 +70,7 @@ def test_there_are_the_notebooks_of_the_study() -> None:
 
 def test_the_committed_sample_is_small_and_without_fault() -> None:
     sample = ROOT / "data/sample"
-    labels = label_ids(("immersion_tube", "slag_layer"), "__ignore__")
+    source = LabelmeFolder(sample, ("immersion_tube", "slag_layer"), ("__ignore__",), None, subfolders=False)
     assert len(list(sample.glob("*.json"))) == 12
-    assert check_folder(sample, labels=labels) == []
+    assert [fault for path in source.names().values() for fault in source.examine(path)[1]] == []
     assert sum(path.stat().st_size for path in sample.rglob("*") if path.is_file()) < 2e6

@@ -127,7 +127,7 @@ def test_an_unknown_profile_is_one_clear_error(study: Path) -> None:
     ran = call("snakemake", "--cores", "1", "--config", "profile=fast", cwd=study)
     assert ran.returncode != 0
     assert "unknown profile 'fast'" in ran.stderr
-    assert "take one of: ci, paper, paper_as_described, quick" in ran.stderr
+    assert "take one of: ci, own, paper, paper_as_described, quick" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 

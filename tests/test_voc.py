@@ -21,7 +21,7 @@ from rhseg_lib.unfinished import Unfinished, repair
 TUBE = np.array([[20, 0], [39, 0], [39, 79], [20, 79]])
 SLAG = np.array([[20, 60], [39, 60], [39, 69], [20, 69]])
 CLASSES = ("immersion_tube", "slag_layer")
-DRAWN = {"classes": CLASSES, "ignore_label": "__ignore__", "class_priority": CLASSES}
+DRAWN = {"classes": CLASSES, "ignore_labels": ("__ignore__",), "class_priority": CLASSES}
 SETTINGS = {
     "image_size": 32,
     "split": "grouped",
@@ -175,12 +175,40 @@ def test_hash_follows_the_seed_and_the_content(grouped, raw, tmp_path):
     assert build(raw, tmp_path / "voc", seed=4)["hash"] != grouped[1]["hash"]
 
 
-def test_annotations_in_subfolders_are_not_input(raw, tmp_path):
+def test_annotations_in_subfolders_are_input_unless_told(raw, tmp_path):
     own_raw = tmp_path / "raw"
     shutil.copytree(raw, own_raw)
     (own_raw / "second").mkdir()
     (own_raw / "second" / "scene_0000.json").write_text("{}")
-    assert build(own_raw, tmp_path / "voc")["originals"] == {"train": 18, "test": 2, "trainval": 18}
+    source = labelme.LabelmeFolder(own_raw, **DRAWN, subfolders=False)
+    dataset = voc.build_voc(source, tmp_path / "voc", **SETTINGS)
+    assert dataset["originals"] == {"train": 18, "test": 2, "trainval": 18}
+    with pytest.raises(StudyError, match=r"second/scene_0000\.json"):
+        build(own_raw, tmp_path / "voc")
+
+
+def test_skipped_pictures_leave_the_others_where_they_are(raw, grouped, tmp_path):
+    own_raw = tmp_path / "raw"
+    shutil.copytree(raw, own_raw)
+    (tested, _), (trained, *_) = voc.read_split(grouped[0], "test"), voc.read_split(grouped[0], "train")
+    for name in (tested, trained):
+        (own_raw / f"{name}.json").write_text("{}")
+    dataset = build(own_raw, tmp_path / "voc", on_fault="skip")
+    assert [fault["file"] for fault in dataset["skipped"]] == sorted([f"{tested}.json", f"{trained}.json"])
+    for part in ("train", "test", "trainval"):
+        expected = [name for name in voc.read_split(grouped[0], part) if not name.startswith((tested, trained))]
+        assert voc.read_split(tmp_path / "voc", part) == expected
+    assert dataset["originals"] == {"train": 17, "test": 1, "trainval": 17}
+    voc.verify_voc(tmp_path / "voc")
+    build(raw, tmp_path / "voc", split="as_described", copies=0)
+    for name in voc.read_split(tmp_path / "voc", "test"):
+        (own_raw / f"{name}.json").write_text("{}")
+    with pytest.raises(StudyError, match="every picture of the part 'test' has faults"):
+        build(own_raw, tmp_path / "voc", on_fault="skip", split="as_described", copies=0)
+    for path in own_raw.glob("*.json"):
+        path.write_text("{}")
+    with pytest.raises(StudyError, match=r"20 fault\(s\) in 20 file\(s\)"):
+        build(own_raw, tmp_path / "voc", on_fault="skip")
 
 
 def test_class_absent_from_the_test_part_is_said(tmp_path):

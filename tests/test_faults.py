@@ -1,0 +1,158 @@
+"""Faults: how they are tabulated, kept as CSV, skipped; what a profile over a messy folder leaves behind."""
+
+import csv
+
+import numpy as np
+import pytest
+from labelme_files import FAULTY, MESSY, write_messy_folder
+from PIL import Image
+
+from rhseg_lib import StudyError, faults, voc
+from rhseg_lib.faults import Fault
+from rhseg_lib.profile import Profile, load_profile
+
+OWN = """
+title: A messy folder
+kind: result
+data:
+  source: labelme
+  folder: photographs
+  ignore_labels: [__ignore__, glare]
+  background_labels: [ladle]
+  image_size: 64
+  test_fraction: 0.2
+recipe: {}
+"""
+
+
+def told(found: list[Fault], tmp_path) -> list[str]:
+    with pytest.raises(faults.FaultyAnnotations) as raised:
+        faults.refuse(found, tmp_path)
+    return raised.value.what.splitlines()
+
+
+def test_table_is_aligned_whatever_signs_it_holds(tmp_path):
+    found = [Fault("渣层.json", 12, "a", "mend it"), Fault("b.json", None, "much longer", "mend that")]
+    assert told(found, tmp_path) == [
+        "2 fault(s) in 2 file(s) of the annotations:",
+        "  file       shape  what         mend",
+        "  渣层.json  12     a            mend it",  # each Chinese sign is two columns wide
+        "  b.json            much longer  mend that",
+    ]
+
+
+def test_equal_faults_are_told_once(tmp_path):
+    found = [
+        Fault(f"{number:03}.json", shape, "unknown label", "rename it") for number in range(250) for shape in (0, 3)
+    ]
+    assert told(found, tmp_path)[0] == "500 fault(s) in 250 file(s) of the annotations:"
+    assert told(found, tmp_path)[2:] == ["  000.json and 249 more  0      unknown label (500 times)  rename it"]
+
+
+def test_fifty_rows_at_most(tmp_path):
+    found = [Fault("a.json", number, f"fault {number}", "mend it") for number in range(52)]
+    lines = told(found, tmp_path)
+    assert len(lines) == 2 + 50 + 1
+    assert lines[-1] == "  and 2 more"
+    assert len(told(found[:50], tmp_path)) == 2 + 50
+
+
+def test_no_fault_no_error(tmp_path):
+    faults.refuse([], tmp_path)
+
+
+def sift(tmp_path, checked: dict[str, tuple[str, list[Fault]]], on_fault="skip") -> dict[str, list[Fault]]:
+    pictures = {name: tmp_path / f"{name}.json" for name in checked}
+    return faults.sift(pictures, list(checked.values()), folder=tmp_path, on_fault=on_fault)
+
+
+def test_a_picture_annotated_twice_is_kept_once(tmp_path):
+    fault = Fault("a.json", None, "no shapes", "draw some")
+    checked = {"a": ("", [fault]), "b": ("1f", []), "c": ("2e", []), "d": ("1f", []), "e": ("", []), "f": ("", [])}
+    faulty = sift(tmp_path, checked)
+    assert faulty["a"] == [fault]
+    (twice,) = faulty.pop("d")
+    assert (twice.file, twice.what) == ("d.json", "annotates the same picture as b.json")
+    assert faulty.keys() == {"a"}
+    with pytest.raises(faults.FaultyAnnotations, match=r"2 fault\(s\)"):
+        sift(tmp_path, checked, "stop")
+    with pytest.raises(faults.FaultyAnnotations, match=r"1 fault\(s\)"):
+        sift(tmp_path, {"a": ("", [fault])})
+
+
+@pytest.fixture
+def own(tmp_path) -> Profile:
+    """A profile over the messy folder, which stops at faults."""
+    write_messy_folder(tmp_path / "photographs")
+    return rewritten(tmp_path)
+
+
+def rewritten(root, old="", new="") -> Profile:
+    (root / "profiles").mkdir(exist_ok=True)
+    (root / "profiles/own.yaml").write_text(OWN.replace(old, new))
+    return load_profile("own", root=root)
+
+
+def test_faults_stop_a_study_and_are_kept_as_csv(own):
+    with pytest.raises(StudyError, match=r"3 fault\(s\) in 3 file\(s\)") as raised:
+        voc.make_dataset(own, workers=1)
+    kept = own.tables / "faults.csv"
+    assert str(kept) in raised.value.mend
+    assert "on_fault: skip" in raised.value.mend
+    with kept.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} == FAULTY.keys()
+    assert [row["shape"] for row in rows] == ["", "1", ""]
+    assert not own.voc.exists()
+
+
+def test_faults_may_be_skipped_and_mended(own):
+    with pytest.raises(StudyError):
+        voc.make_dataset(own, workers=1)
+    folder = own.root / "photographs"
+    skipping = rewritten(own.root, "labelme\n", "labelme\n  on_fault: skip\n")
+    dataset = voc.make_dataset(skipping, workers=1)
+    assert {fault["file"] for fault in dataset["skipped"]} == FAULTY.keys()
+    assert (own.tables / "faults.csv").exists()
+    Image.fromarray(np.zeros((72, 96, 3), np.uint8)).save(folder / "六月/gone.png")
+    for file in ("wrong.json", "may 05/cut.json"):
+        (folder / file).unlink()
+    dataset = voc.make_dataset(own, workers=1)
+    assert dataset["skipped"] == []
+    assert not (own.tables / "faults.csv").exists()
+    assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - 2
+    assert "六月__gone" in {*voc.read_split(own.voc, "train"), *voc.read_split(own.voc, "test")}
+
+
+@pytest.mark.parametrize(
+    ("folder", "what"), [("data/own", "written among the pictures"), (".", "among"), ("gone", "is not there")]
+)
+def test_pictures_lie_apart_from_what_is_made_of_them(own, folder, what):
+    profile = rewritten(own.root, "folder: photographs", f"folder: {folder}")
+    (own.root / "data/own").mkdir(parents=True)
+    with pytest.raises(StudyError, match=what):
+        voc.make_dataset(profile, workers=1)
+
+
+def test_scenes_are_not_rendered_over_a_folder_of_pictures(tmp_path):
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/some.yaml").write_text("{title: a, kind: demonstration, data: {num_scenes: 10}, recipe: {}}")
+    profile = load_profile("some", root=tmp_path)
+    profile.raw.mkdir(parents=True)
+    (profile.raw / "photograph.jpg").write_text("years")
+    with pytest.raises(StudyError, match="not made here"):
+        voc.make_dataset(profile, workers=1)
+    assert (profile.raw / "photograph.jpg").read_text() == "years"
+
+
+def test_faults_show_as_text_on_a_page():
+    from rhseg_lib import tables  # takes seconds
+
+    fault = {"file": "<b>.json", "shape": None, "what": "unknown label '<script>alert(1)</script>'", "mend": "a & b"}
+    page = tables.left_out({"skipped": [fault, {**fault, "shape": 0}]}).data
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "1 file(s)" in page
+    assert '<td class="text"></td>' in page
+    assert "nan" not in page.lower()

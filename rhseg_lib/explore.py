@@ -86,7 +86,7 @@ class Explorer:
             self.draw()
         except (OSError, StudyError) as fault:  # no cell would show it
             self.picture.layout.visibility = "hidden"
-            self.note.value = f"<pre>{html.escape(str(fault))}</pre>"
+            self.note.value = f'<pre style="white-space: pre-wrap">{html.escape(str(fault))}</pre>'
 
     def _paint(self, run: evaluation.Run, scene: str, opacity: float) -> tuple[np.ndarray, str]:
         """The picture (H, W, 3) uint8 and its key in HTML."""
@@ -104,13 +104,13 @@ class Explorer:
                 painted = cv2.addWeighted(plots.error_map(truth, found), opacity, image, 1 - opacity, 0)
                 return painted, f"{key({'wrong': plots.WRONG})}: {100 * share:.1f} % of the annotated pixels"
             case "probability of a class":
-                values = self.ask(run.model, run.seed, scene)[0][self.target.value]
+                values = self.ask(self.run.value, scene)[0][self.target.value]
                 above = values >= self.threshold.value
                 painted = plots.outline(enlarge(plots.heat(image, values, opacity=opacity)), enlarge(above))
                 reached = f"{100 * above.mean():.1f} % of the pixels, which reach {self.threshold.value:.2f}"
                 return painted, f"probability {scale('0', '1')}<br>inside the white line: {reached}"
             case _:
-                maps = self.ask(run.model, run.seed, scene)[1]
+                maps = self.ask(self.run.value, scene)[1]
                 if maps is None:
                     return image, f"{run.model} has no EMA attention: nothing to lay over the picture."
                 weights = maps[self.group.value - 1]
@@ -119,12 +119,16 @@ class Explorer:
                 return painted, f"weight in this group of channels {scale(f'{low:.3f}', f'{high:.3f}')}"
 
     @torch.inference_mode()
-    def _ask(self, model: str, seed: int, scene: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def _ask(self, name: str, scene: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities (K, H, W), and EMA's weights (G, h, w) if the model has it."""
         from rhseg_lib.models.ema import EMA  # the first picture need not wait for the architectures
 
+        run = self.runs[name]
+        if not evaluation.has_weights(self.profile, run):
+            where, mend = self.profile.run_folder(run.model, run.seed), f"make study PROFILE={self.profile.name}"
+            raise StudyError(f"the weights of {name} are not here", where=where, mend=mend)
         self.note.value = "computing …"
-        network, image = self.network(model, seed), normalize(load_tensors(self.profile.voc, [scene])[0])
+        network, image = self.network(run.model, run.seed), normalize(load_tensors(self.profile.voc, [scene])[0])
         has_ema = isinstance(getattr(network, "attention", None), EMA)
         return network(image)[0].softmax(0).numpy(), plots.ema_weights(network, image) if has_ema else None
 

@@ -102,7 +102,7 @@ def test_a_slider_only_repaints(study, monkeypatch):
 def test_the_line_encloses_the_share_that_reaches_the_threshold(study):
     explorer = Explorer(study)
     explorer.layer.value, explorer.target.value = "probability of a class", 1
-    values = explorer.ask(MODEL, 0, explorer.scene.value)[0]
+    values = explorer.ask(explorer.run.value, explorer.scene.value)[0]
     np.testing.assert_allclose(values.sum(0), 1, atol=1e-5)
     explorer.threshold.value = 0.7
     assert f"{100 * (values[1] >= 0.7).mean():.1f} % of the pixels, which reach 0.70" in explorer.note.value
@@ -113,7 +113,8 @@ def test_weights_that_are_gone_are_said_beside_no_picture(study):
     path.rename(path.with_suffix(".away"))
     explorer.layer.value = "probability of a class"
     path.with_suffix(".away").rename(path)
-    assert "weights.safetensors" in explorer.note.value
+    assert f"the weights of {MODEL}, seed 0 are not here" in explorer.note.value
+    assert "make study PROFILE=tiny" in explorer.note.value
     assert explorer.picture.layout.visibility == "hidden"
     explorer.layer.value = "annotation"
     assert explorer.picture.layout.visibility == "visible"

@@ -116,7 +116,7 @@ class Explorer:
                 weights = maps[self.group.value - 1]
                 low, high = weights.min(), weights.max()
                 painted = plots.heat(image, (weights - low) / max(high - low, 1e-6), opacity=opacity)
-                return painted, f"weight in this group of channels {scale(f'{low:.3f}', f'{high:.3f}')}"
+                return painted, f"weight in this group of channels<br>{scale(f'{low:.3f}', f'{high:.3f}')}"
 
     @torch.inference_mode()
     def _ask(self, name: str, scene: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from pathlib import Path
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import HTML
-from matplotlib import font_manager
-from matplotlib.colors import ListedColormap
+from matplotlib import colormaps, font_manager
+from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
@@ -27,6 +27,8 @@ CLASS_COLOURS = ("#6e7781", "#0ea5e9", "#f59e0b", "#10b981", "#a855f7", "#ef4444
 COLOUR_NAMES = ("grey", "blue", "orange", "green", "purple", "red")
 MODEL_COLOURS = dict(zip(SHORT, sns.color_palette("deep", len(SHORT)).as_hex(), strict=True))
 RIGHT, WRONG = "#e6e9ed", "#d1242f"
+HEAT = "magma"
+HEAT_STOPS = ", ".join(to_hex(colormaps[HEAT](part / 4)) for part in range(5))  # for a key in HTML
 
 CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC")
 
@@ -322,7 +324,7 @@ def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
     axes[0].set_title("picture", fontsize=8)
     for group, (axis, weights) in enumerate(zip(axes[1:], maps, strict=True)):
         axis.imshow(image)
-        axis.imshow(weights, extent=(0, width, height, 0), cmap="magma", alpha=0.65, interpolation="bilinear")
+        axis.imshow(weights, extent=(0, width, height, 0), cmap=HEAT, alpha=0.65, interpolation="bilinear")
         axis.set_title(f"group {group + 1}\n{weights.min():.2f}–{weights.max():.2f}", fontsize=7)
     for axis in axes:
         axis.set_axis_off()
@@ -469,19 +471,6 @@ def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, 
     return figure
 
 
-def explore_png(image: np.ndarray, truth: np.ndarray, found: np.ndarray, *, opacity: float, errors: bool) -> bytes:
-    """Picture, annotation, prediction and, with `errors`, its wrong pixels, side by side as PNG."""
-    panels = {"picture": image, "annotation": blend(image, truth, opacity=opacity)}
-    panels["prediction"] = blend(image, found, opacity=opacity)
-    if errors:
-        panels["errors"] = error_map(truth, found)
-    figure = contact_sheet(list(panels.values()), columns=4, titles=list(panels))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    plt.close(figure)
-    return buffer.getvalue()
-
-
 def speed_ladder(training: pd.DataFrame) -> Figure:
     """Samples per second of every model over those of the plain loop, one bar per switch added."""
     table = training["times_plain"].unstack("step")[training.index.unique("step")].loc[training.index.unique("model")]
@@ -494,3 +483,19 @@ def speed_ladder(training: pd.DataFrame) -> Figure:
     axis.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
     figure.tight_layout()
     return figure
+
+
+def heat(image: np.ndarray, values: np.ndarray, *, opacity: float) -> np.ndarray:
+    """Lay values over a picture, dark 0 to pale 1: (H, W, 3) uint8 and (h, w) in [0, 1] -> (H, W, 3) uint8."""
+    values = cv2.resize(values, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    colours = (colormaps[HEAT](values)[..., :3] * 255).astype(np.uint8)
+    return cv2.addWeighted(colours, opacity, image, 1 - opacity, 0)
+
+
+def outline(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Draw a white line, dark on its outer side, around the pixels where (H, W) bool is true."""
+    cross, inside = cv2.getStructuringElement(cv2.MORPH_CROSS, (5, 5)), inside.astype(np.uint8)
+    drawn = image.copy()
+    drawn[inside > cv2.erode(inside, cross)] = 255
+    drawn[inside < cv2.dilate(inside, cross)] = 0
+    return drawn

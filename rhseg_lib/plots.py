@@ -482,3 +482,28 @@ def speed_ladder(training: pd.DataFrame) -> Figure:
     axis.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
     figure.tight_layout()
     return figure
+
+
+def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figure:
+    """What share of the frame each class takes, frame by frame; grey where the model abstains.
+
+    `table` holds, for every frame, seconds, abstain and ``<class>_percent``; background is not drawn.
+    """
+    figure, axis = plt.subplots(figsize=(11, 2.8))
+    seconds, half = table["seconds"].to_numpy(), table["seconds"].diff().median() / 2
+    for second in seconds[table["abstain"]]:
+        axis.axvspan(second - half, second + half, color="#d8dee4", lw=0, zorder=0)
+    for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):
+        axis.plot(seconds, table[f"{name}_percent"].where(~table["abstain"]), color=colour, lw=1.6, label=name)
+    axis.set(xlabel="seconds", ylabel="% of the frame", ylim=(0, None), xlim=(seconds[0] - half, seconds[-1] + half))
+    axis.legend(frameon=False, fontsize=8, ncols=len(class_names), loc="lower right", bbox_to_anchor=(1, 1))
+    figure.tight_layout()
+    return figure
+
+
+def data_uri(figure: Figure) -> str:
+    """A figure as WebP that a page can hold in itself."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="webp", dpi=130, pil_kwargs={"quality": 88})
+    plt.close(figure)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

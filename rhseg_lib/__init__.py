@@ -21,6 +21,7 @@ speed         training and prediction, switch by switch, against the plain loop
 published     what the paper states, as data; the claim ledger
 tables        every table, and what it says in words
 plots         every figure
+predict       new pictures and videos segmented; the gallery
 runner        strict papermill call, HTML pages
 unfinished    a folder in the making outlives a kill
 files         a file is written whole or not at all

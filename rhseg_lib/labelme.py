@@ -17,7 +17,7 @@ from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from rhseg_lib import IGNORE_INDEX, StudyError
 from rhseg_lib.files import write_atomically
@@ -399,6 +399,8 @@ def _decode(content: bytes, *, turn: bool, least_side: int = 0) -> tuple[Image.I
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
         raise _fault(what, "make the picture smaller, then annotate it") from error
+    except UnidentifiedImageError as error:  # its own words name a buffer
+        raise _fault("the picture cannot be read (of no known kind)", "copy it again from its source") from error
     except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise on broken files
         raise _fault(f"the picture cannot be read ({error})", "copy it again from its source") from error
 

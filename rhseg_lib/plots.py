@@ -60,9 +60,10 @@ def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.n
 
 
 def contact_sheet(pictures: list[np.ndarray], *, columns: int, titles: list[str] | None = None) -> Figure:
-    """A grid of pictures (H, W, 3) uint8, without gaps wider than a hair."""
+    """A grid of at least one picture (H, W, 3) uint8, without gaps wider than a hair."""
     rows = -(-len(pictures) // columns)
-    height = 12 / columns * (1.08 if titles is None else 1.2)
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    height = 12 / columns * (tallest + (0.08 if titles is None else 0.2))
     figure, axes = plt.subplots(rows, columns, figsize=(12, rows * height), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

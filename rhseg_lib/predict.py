@@ -44,6 +44,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
@@ -59,6 +60,7 @@ PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".mkv", ".mov", ".mp4")
 MADE = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", "progress.jsonl")
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
+GAP = 4  # pixels between picture and overlay in a thumbnail
 STRIP = 2**22  # numbers held at once while a picture's classes are brought to its size
 SHOWN = 500  # pictures in the gallery
 COPY_AGAIN = "copy it again from its source"
@@ -115,6 +117,10 @@ class Video:
     every: int
 
     @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return (self.path,)
 
@@ -147,7 +153,7 @@ class Video:
 
 
 def open_source(
-    source: Path, *, every: int, subfolders: bool, leave_out: tuple[Path, ...] = ()
+    source: Path, *, every: int = 1, subfolders: bool = False, leave_out: tuple[Path, ...] = ()
 ) -> PictureFiles | Video:
     """A picture, a folder of pictures or a video; files below the folders `leave_out` are no sources.
 
@@ -176,7 +182,8 @@ def open_source(
         and not any(path.resolve().is_relative_to(folder) for folder in leave_out)
     )
     files = tuple(path for path in found if subfolders or path.parent == source)
-    below = f"; {len(found) - len(files)} in subfolders, which --subfolders takes too" if found != [*files] else ""
+    left = len(found) - len(files)
+    below = f"; {left} in subfolders, which the setting `subfolders` takes too" if left else ""
     if not files:
         mend = f"give a folder that holds {', '.join(PICTURES)}; a video is given by its own path"
         raise StudyError(f"no pictures in the folder{below}", where=source, mend=mend)
@@ -253,7 +260,8 @@ def predict_source(
 
 def run_settings(pictures: PictureFiles | Video, *, weights: Path, batch_size: int, every: int) -> dict:
     """What a run may go on from: the same weights, the same files untouched, the same numbers."""
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in pictures.files]
+    states = [(path.relative_to(pictures.folder), path.stat()) for path in pictures.files]
+    files = [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]
     return {
         "format": FORMAT,
         "weights": sha256(weights.read_bytes()).hexdigest(),
@@ -277,7 +285,7 @@ def finished_batches(folder: Path, settings: dict) -> list[dict] | None:
     first, *batches = map(json.loads, whole.splitlines())
     changed = [name for name, value in settings.items() if first.get(name) != value]
     if changed:
-        print(f"{', '.join(changed)} changed since the run in {folder}: starting anew")
+        print(f"{', '.join(changed)} changed since the run in '{folder.name}': starting anew")
         return None
     if whole != content:
         write_atomically(path, whole)
@@ -390,7 +398,7 @@ def _write_pictures(frame: Frame, mask: np.ndarray, folder: Path) -> None:
     files = {
         f"masks/{frame.name}.png": voc.palette_png(mask),
         f"overlays/{frame.name}.webp": _webp(overlay),
-        f"thumbnails/{frame.name}.webp": _webp(np.hstack(pair)),
+        f"thumbnails/{frame.name}.webp": _webp(np.hstack([pair[0], np.full_like(pair[0][:, :GAP], 255), pair[1]])),
     }
     for name, content in files.items():
         path = folder / name
@@ -410,7 +418,7 @@ def _write_tables(folder: Path, batches: list[dict], card: Card, *, source: Path
     """The two tables and the gallery, from the lines of progress."""
     rows = [row for batch in batches for row in batch["rows"]]
     columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
     pixels = np.array([row["pixels"] for row in rows]).reshape(len(rows), len(card.class_names))
     counted = table.pop("pixels"), table.pop("confidence")
     for index, name in enumerate(card.class_names):
@@ -441,14 +449,12 @@ def gallery(result: Prediction, *, title: str, threshold: float) -> str:
     for row in shown:
         row["overlay"], row["thumbnail"] = (quote(f"{kind}/{row['name']}.webp") for kind in ("overlays", "thumbnails"))
         row["shares"] = [{**kind, "percent": row[f"{kind['name']}_percent"]} for kind in classes[1:]]
-    kinds = {"demonstration": "a demonstration, not a result", "result": "a result"}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("gallery/index.html.j2").render(
         title=title,
         card=card,
-        kind=kinds[card.kind],
         classes=classes,
         shown=shown,
         pictures=len(table),
@@ -458,6 +464,13 @@ def gallery(result: Prediction, *, title: str, threshold: float) -> str:
         threshold=threshold,
         chart=plots.data_uri(plots.shares_over_time(table, card.class_names)) if table["seconds"].count() > 1 else None,
     )
+
+
+def most_doubtful(table: pd.DataFrame, folder: Path, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """The pictures with least confidence, each beside its overlay, and a title for each."""
+    rows = table.sort_values(["confidence", "name"]).head(count)
+    pictures = [np.asarray(Image.open(folder / f"thumbnails/{name}.webp").convert("RGB")) for name in rows["name"]]
+    return pictures, [f"{row.name[-40:]}: {row.confidence:.2f}" for row in rows.itertuples(index=False)]
 
 
 def _move(draft: Path, output: Path) -> None:

@@ -247,6 +247,8 @@ def predict_source(
             for name in MADE[:3]:
                 (draft / name).mkdir(parents=True)
             write_atomically(draft / progress.name, _line(settings))
+        for left in draft.rglob(".*.[0-9]*"):  # what a killed run was writing
+            left.unlink()
         batches = _segment_rest(pictures, batches or [], network.to(settings["device"]), card, draft, batch_size)
         result = _write_tables(draft, batches, card, source=source, threshold=threshold)
         _move(draft, output)

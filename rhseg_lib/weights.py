@@ -44,7 +44,7 @@ class Card(Strict):
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result"
         return (
             f"{self.model}, trained on {self.data} (profile {self.profile}: {kind}). "
-            f"mIoU on its own test part, at {self.image_size}×{self.image_size} px: {100 * self.miou:.1f} %"
+            f"mIoU on its own test part, at {self.image_size}×{self.image_size} px: {100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
         )
 
 

@@ -312,6 +312,7 @@ class TestResume:
                 predict_source(film, output=out, **settings)
         with (draft / "progress.jsonl").open("ab") as file:
             file.write(b'{"rows": [{"na')  # killed while writing a line
+        (draft / "masks/.frame_000002.png.4711").write_bytes(b"half a mask")
         calls, whole = [], predict.segment_batch
         monkeypatch.setattr(predict, "segment_batch", lambda *given: calls.append(1) or whole(*given))
         predict_source(film, output=out, **settings)

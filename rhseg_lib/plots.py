@@ -492,8 +492,9 @@ def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figur
     """
     figure, axis = plt.subplots(figsize=(11, 2.8))
     seconds, half = table["seconds"].to_numpy(), table["seconds"].diff().median() / 2
-    for second in seconds[table["abstain"]]:
-        axis.axvspan(second - half, second + half, color="#d8dee4", lw=0, zorder=0)
+    edges = np.stack([seconds - half, seconds + half], axis=1).ravel()  # of every frame's time
+    everywhere, abstained = axis.get_xaxis_transform(), table["abstain"].repeat(2)
+    axis.fill_between(edges, 0, 1, where=abstained, transform=everywhere, color="#d8dee4", lw=0, zorder=0)
     for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):
         axis.plot(seconds, table[f"{name}_percent"].where(~table["abstain"]), color=colour, lw=1.6, label=name)
     axis.set(xlabel="seconds", ylabel="% of the frame", ylim=(0, None), xlim=(seconds[0] - half, seconds[-1] + half))

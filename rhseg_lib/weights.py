@@ -42,9 +42,10 @@ class Card(Strict):
     def in_words(self) -> str:
         """Model, data, kind and score, for whoever reads what it predicts."""
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result"
+        score = f"{100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
         return (
             f"{self.model}, trained on {self.data} (profile {self.profile}: {kind}). "
-            f"mIoU on its own test part, at {self.image_size}×{self.image_size} px: {100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
+            f"mIoU on its own test part, at {self.image_size}×{self.image_size} px: {score}"
         )
 
 

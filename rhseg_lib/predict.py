@@ -284,7 +284,11 @@ def finished_batches(folder: Path, settings: dict) -> list[dict] | None:
     whole = content[: content.rfind(b"\n") + 1]  # a killed run may leave half a line
     if not whole:
         return None
-    first, *batches = map(json.loads, whole.splitlines())
+    try:
+        first, *batches = map(json.loads, whole.splitlines())
+    except ValueError:
+        print(f"{path.name} of the run in '{folder.name}' is damaged: starting anew")
+        return None
     changed = [name for name, value in settings.items() if first.get(name) != value]
     if changed:
         print(f"{', '.join(changed)} changed since the run in '{folder.name}': starting anew")
@@ -432,7 +436,7 @@ def _write_tables(folder: Path, batches: list[dict], card: Card, *, source: Path
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "faults.csv", faults.to_csv(index=False).encode())
     result = Prediction(table, faults, card)
-    write_atomically(folder / "index.html", gallery(result, title=source.name, threshold=threshold).encode())
+    write_atomically(folder / "index.html", gallery(result, title=source.resolve().name, threshold=threshold).encode())
     return result
 
 

@@ -353,11 +353,18 @@ class TestResume:
         predict_source(source, weights=own, output=tmp_path / "fresh", batch_size=size)
         assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
-    def test_a_lost_mask_is_made_again(self, weights, source, tmp_path):
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda out: next((out / "masks").iterdir()).unlink(),
+            lambda out: (out / "progress.jsonl").write_bytes(b"no line of ours\n"),
+        ],
+    )
+    def test_what_was_lost_is_made_again(self, weights, source, tmp_path, spoil):
         out = tmp_path / "out"
         predict_source(source, weights=weights, output=out)
         before = content(out)
-        next((out / "masks").iterdir()).unlink()
+        spoil(out)
         predict_source(source, weights=weights, output=out)
         assert content(out) == before
 

@@ -22,6 +22,7 @@ speed         training and prediction, switch by switch, against the plain loop
 published     what the paper states, as data; the claim ledger
 tables        every table, and what it says in words
 plots         every figure
+predict       new pictures and videos segmented; the gallery
 explore       the controls of the notebook of that name
 runner        strict papermill call, HTML pages
 unfinished    a folder in the making outlives a kill

@@ -268,6 +268,22 @@ def examine(
     return (None if faults else Annotation(path, image, tuple(shapes), size, digest)), faults
 
 
+def read_picture(path: Path) -> np.ndarray:
+    """A picture of any mode, turned as its EXIF says: (H, W, 3) uint8 RGB.
+
+    Raises
+    ------
+    StudyError
+        It is not there, cannot be decoded to its last pixel, or is too large.
+    """
+    try:
+        return to_rgb(_decode(path.read_bytes(), turn=True)[0])
+    except StudyError as error:
+        raise StudyError(error.what, where=path, mend=error.mend) from error
+    except OSError as error:
+        raise StudyError(f"the picture cannot be read ({error.strerror})", where=path, mend="check it") from error
+
+
 def rasterize(
     shapes: tuple[Shape, ...],
     height: int,

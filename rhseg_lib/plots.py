@@ -74,9 +74,10 @@ def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.n
 
 
 def contact_sheet(pictures: list[np.ndarray], *, columns: int, titles: list[str] | None = None) -> Figure:
-    """A grid of pictures (H, W, 3) uint8, without gaps wider than a hair."""
+    """A grid of at least one picture (H, W, 3) uint8, without gaps wider than a hair."""
     rows = -(-len(pictures) // columns)
-    height = 12 / columns * (1.08 if titles is None else 1.2)
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    height = 12 / columns * (tallest + (0.08 if titles is None else 0.2))
     figure, axes = plt.subplots(rows, columns, figsize=(12, rows * height), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -499,3 +500,29 @@ def outline(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     drawn[inside > cv2.erode(inside, cross)] = 255
     drawn[inside < cv2.dilate(inside, cross)] = 0
     return drawn
+
+
+def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figure:
+    """What share of the frame each class takes, frame by frame; grey where the model abstains.
+
+    `table` holds, for every frame, seconds, abstain and ``<class>_percent``; background is not drawn.
+    """
+    figure, axis = plt.subplots(figsize=(11, 2.8))
+    seconds, half = table["seconds"].to_numpy(), table["seconds"].diff().median() / 2
+    edges = np.stack([seconds - half, seconds + half], axis=1).ravel()  # of every frame's time
+    everywhere, abstained = axis.get_xaxis_transform(), table["abstain"].repeat(2)
+    axis.fill_between(edges, 0, 1, where=abstained, transform=everywhere, color="#d8dee4", lw=0, zorder=0)
+    for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):
+        axis.plot(seconds, table[f"{name}_percent"].where(~table["abstain"]), color=colour, lw=1.6, label=name)
+    axis.set(xlabel="seconds", ylabel="% of the frame", ylim=(0, None), xlim=(seconds[0] - half, seconds[-1] + half))
+    axis.legend(frameon=False, fontsize=8, ncols=len(class_names), loc="lower right", bbox_to_anchor=(1, 1))
+    figure.tight_layout()
+    return figure
+
+
+def data_uri(figure: Figure) -> str:
+    """A figure as WebP that a page can hold in itself."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="webp", dpi=130, pil_kwargs={"quality": 88})
+    plt.close(figure)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

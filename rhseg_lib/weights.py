@@ -38,6 +38,16 @@ class Card(Strict):
     miou: float  # of the test part, 0 to 1
     versions: dict[str, str]
 
+    @property
+    def in_words(self) -> str:
+        """Model, data, kind and score, for whoever reads what it predicts."""
+        kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result"
+        score = f"{100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
+        return (
+            f"{self.model}, trained on {self.data} (profile {self.profile}: {kind}). "
+            f"mIoU on its own test part, at {self.image_size}×{self.image_size} px: {score}"
+        )
+
 
 def round_to_half(model: nn.Module) -> None:
     """Round kernels in place to what half precision can hold; vectors (biases, norms) keep single precision."""

@@ -21,7 +21,7 @@ study: .venv/installed
 	@echo "open reports/$(PROFILE)/index.html"
 
 report: .venv/installed
-	$(SNAKEMAKE) --config profile=$(PROFILE) runs=finished
+	$(SNAKEMAKE) --config profile=$(PROFILE) runs=finished --forcerun architectures segmentations
 	@echo "open reports/$(PROFILE)/index.html"
 
 test: .venv/installed

@@ -57,7 +57,7 @@ rule study:
 rule dataset:
     input:
         source="notebooks/01_dataset.ipynb",
-        library=library("scenes", "faults", "labelme", "voc_source", "split", "voc", "leakage", "baselines"),
+        library=library("scenes", "faults", "labelme", "voc_source", "split", "unfinished", "voc", "leakage", "baselines"),
     output:
         **page("01_dataset"),
         dataset=update(f"data/{PROFILE}/voc/dataset.json"),  # not removed before the job: it vouches for the tree

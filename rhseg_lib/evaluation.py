@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rhseg_lib import StudyError, voc, weights
+from rhseg_lib import IGNORE_INDEX, StudyError, voc, weights
 from rhseg_lib.datamodule import load_tensors, normalize
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import (
@@ -66,6 +66,25 @@ def confusions(model: nn.Module, images: torch.Tensor, masks: torch.Tensor, num_
     return torch.cat(parts).cpu().numpy()
 
 
+@torch.inference_mode()
+def confidences(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> np.ndarray:
+    """The `confidence` of every image outside what its mask ignores, margins above all: (N,) float64."""
+    device = next(model.parameters()).device
+    logits = (part for images in images.split(8) for part in model(normalize(images.to(device))).cpu().numpy())
+    pairs = zip(logits, masks.numpy() != IGNORE_INDEX, strict=True)
+    return np.array([confidence(part[:, inside]) for part, inside in pairs])
+
+
+def confidence(logits: np.ndarray) -> float:
+    """Mean over the classes but background of the mean probability where the class was given; 0 where nowhere.
+
+    A heuristic, not a calibrated probability; `logits` is (K, ...), of the pixels of the picture without its margin.
+    """
+    exponents = np.exp(logits - logits.max(0))
+    best, greatest = logits.argmax(0), 1 / exponents.sum(0)
+    return float(np.mean([greatest[best == k].mean() if (best == k).any() else 0 for k in range(1, len(logits))]))
+
+
 def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int, history: list[dict]) -> dict:
     """Evaluate a trained model on what it was not trained on and write its run folder; ``metrics.json`` comes last.
 
@@ -94,6 +113,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         low, high = bootstrap_interval(by_original(matrices, originals)[None], samples=profile.bootstrap_samples)
         results[part] = {**asdict(scores(matrices.sum(0))), "miou_interval": [low, high], "images": len(names)}
         if part == "test":
+            floor = float(np.quantile(confidences(model, images, masks), 0.01))
             (folder / "predictions").mkdir(exist_ok=True)
             for name, prediction in zip(names, predict(model, images).cpu().numpy(), strict=True):
                 voc.write_palette_png(folder / "predictions" / f"{name}.png", prediction)
@@ -109,6 +129,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         dataset_hash=dataset["hash"],
         seed=seed,
         miou=results["test"]["miou"],
+        abstain_below=floor,
         versions={name: made[name] for name in ("python", "torch", "segmentation_models_pytorch")},
     )
     weights.write_weights(folder / "weights.safetensors", model, card)

@@ -36,6 +36,7 @@ class Card(Strict):
     dataset_hash: str
     seed: int
     miou: float  # of the test part, 0 to 1
+    abstain_below: float  # confidence that 99 of 100 pictures of the test part exceed; see `evaluation.confidence`
     versions: dict[str, str]
 
     @property

@@ -23,6 +23,7 @@ from rhseg_lib.evaluation import (
     by_original,
     choose_pictures,
     compare_models,
+    confidences,
     finish_run,
     finished_runs,
     image_scores,
@@ -96,6 +97,8 @@ class TestFinishRun:
         images, _ = load_tensors(profile.voc, (names := voc.read_split(profile.voc, "test")))
         assert np.array_equal(predict(network, images).numpy(), read_predictions(profile, MODEL, 0, names))
         assert (card.model, card.class_names) == (MODEL, profile.data.class_names)
+        sure = confidences(network, images, load_tensors(profile.voc, names)[1])
+        assert (sure >= 0).all() and (sure <= 1).all() and card.abstain_below == pytest.approx(np.quantile(sure, 0.01))
         assert (card.dataset_hash, card.miou) == (metrics["dataset_hash"], metrics["test"]["miou"])
 
     def test_metrics_say_what_made_them(self, finished, trained):

@@ -16,8 +16,9 @@ from conftest import MODEL, Trap
 from PIL import Image
 
 from rhseg_lib import StudyError, evaluation, files, labelme, predict, voc
-from rhseg_lib.predict import PictureFiles, Video, classes_at_size, confidence, open_source, predict_source, prepare
-from rhseg_lib.weights import Card, write_weights
+from rhseg_lib.evaluation import confidence
+from rhseg_lib.predict import PictureFiles, Video, classes_at_size, open_source, predict_source, prepare
+from rhseg_lib.weights import Card, read_card, write_weights
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 RANDOM = np.random.default_rng(0)
@@ -26,8 +27,8 @@ NAMES = ("background", "immersion_tube", "slag_layer")
 
 def card(**other) -> Card:
     made = {"model": MODEL, "class_names": NAMES, "image_size": 64, "profile": "tiny", "kind": "demonstration"}
-    said = {"data": "drawn pictures", "dataset_hash": "0" * 64, "seed": 0, "miou": 0.5, "versions": {"torch": "2"}}
-    return Card(**{**made, **said, **other})
+    said = {"data": "drawn pictures", "dataset_hash": "0" * 64, "seed": 0, "miou": 0.5, "abstain_below": 0.68}
+    return Card(**{**made, **said, "versions": {"torch": "2"}, **other})
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ class TestTable:
             for value, name in enumerate(NAMES):
                 assert row[f"{name}_pixels"] == (mask == value).sum()
                 assert row[f"{name}_percent"] == pytest.approx(100 * (mask == value).mean(), abs=1e-4)
-            assert row["abstain"] == (row["confidence"] < predict.THRESHOLD)
+            assert row["abstain"] == (row["confidence"] < read_card(weights).abstain_below)
             assert np.isnan(row["seconds"])
 
     def test_another_threshold_marks_others_and_segments_nothing(self, weights, source, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ lint: .venv/installed
 	ruff format --check .
 
 lab: .venv/installed
+	@jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements  # asks the network
 	jupyter lab --notebook-dir=. notebooks/explore.ipynb
 
 .venv/installed: requirements.lock pyproject.toml

@@ -530,7 +530,7 @@ def findings(
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
         "- **The model whose size is printed is not the one described.** 22.24 is row 2 plus EMA, with the standard "
-        "ASPP; with the separable ASPP of the text it is a third smaller. Both are trained here.",
+        "ASPP; with the separable ASPP of the text it is a third smaller.",
         f"- Of {len(ledger)} checked statements, {verdicts.get('reproduced', 0)} are reproduced (counts, arithmetic "
         f"and work, where the data does not matter), {verdicts.get('not reproduced', 0)} are not, "
         f"{verdicts.get('inconsistent in the paper', 0)} are inconsistent in the paper, and "
@@ -538,9 +538,10 @@ def findings(
     ]
     if PROPOSED in summary.index:
         row = summary.loc[PROPOSED]
-        lines.append(
+        found = (
             f"- The model as the text describes it reaches **{row['miou']:.1f} % mIoU** {interval(row)} on "
             f"{len(runs[0].names)} test images; the better of two classifiers that see one pixel at a time "
             f"reaches {floor:.1f} %."
         )
+        lines.insert(len(lines) if study.data.source == "synthetic" else 0, found)  # one's own pictures come first
     return Markdown("\n".join([*lines, "", _worth(runs, study)]))

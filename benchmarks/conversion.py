@@ -75,7 +75,7 @@ def draw(raw: Path, options: argparse.Namespace) -> None:
         sizes.insert(index * len(sizes) // options.large, LARGE)
     large = photograph(LARGE, random) if options.large else b""
     for index, size in enumerate(sizes):
-        content = drawn[index % len(drawn)] if size == USUAL else large
+        content = numbered(drawn[index % len(drawn)] if size == USUAL else large, index)
         picture = raw / f"picture_{index:05}.jpg"
         shapes = [(label, outline(size, random)) for label in CLASSES * 2]
         path = picture.with_suffix(".json")
@@ -87,6 +87,12 @@ def draw(raw: Path, options: argparse.Namespace) -> None:
             picture.write_bytes(content)
     usual = np.mean([len(content) for content in drawn])
     print(f"{len(sizes)} pictures; JPEGs of {usual / 1e3:.0f} kB, large ones of {len(large) / 1e3:.0f} kB")
+
+
+def numbered(jpeg: bytes, number: int) -> bytes:
+    """The same picture with a comment, since two annotations of one picture are a fault."""
+    comment = f"{number:06}".encode()
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + jpeg[2:]
 
 
 def photograph(size: tuple[int, int], random: np.random.Generator) -> bytes:

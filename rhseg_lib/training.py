@@ -97,6 +97,7 @@ class SegmentationTask(L.LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         images, masks = batch  # (B, 3, H, W) uint8, (B, H, W) uint8
         if self.recipe.compile == "cuda_graphs":
+            self.zero_grad()  # the last step's gradients lie in memory that the next replay takes
             torch.compiler.cudagraph_mark_step_begin()
         loss, predicted = (self.compiled or self.forward_pass)(images, masks)
         with torch.no_grad():  # summed where they are: nothing here waits for the device

@@ -1,0 +1,41 @@
+"""The shipped model finds tubes and slag in the sample scenes, and says of itself what the README says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rhseg_lib import predict
+from rhseg_lib.metrics import scores
+from rhseg_lib.profile import PROPOSED, load_profile
+from rhseg_lib.weights import read_card
+
+ROOT = Path(__file__).parent.parent
+WEIGHTS = ROOT / predict.DEFAULT_WEIGHTS
+
+
+def test_the_sample_is_segmented(tmp_path):
+    result = predict.predict_source(ROOT / "data/sample", weights=WEIGHTS, output=tmp_path / "out")
+    matrix = np.zeros((3, 3), np.int64)
+    for name in result.table["name"]:
+        found, true = (np.asarray(Image.open(path)) for path in (tmp_path / f"out/masks/{name}.png", truth_of(name)))
+        np.add.at(matrix, (true.ravel(), found.ravel()), 1)
+    assert matrix.sum() == 12 * 512 * 512
+    assert scores(matrix).miou > 0.8
+    assert not result.table["abstain"].any()
+
+
+def truth_of(name: str) -> Path:
+    return ROOT / f"data/sample/truth/{name}.png"
+
+
+def test_the_card_agrees_with_profile_and_readme():
+    card, profile = read_card(WEIGHTS), load_profile("shipped", root=ROOT)
+    assert (card.model, card.profile, card.kind) == (PROPOSED, "shipped", profile.kind)
+    assert (card.class_names, card.image_size) == (profile.data.class_names, profile.data.image_size)
+    told = re.search(
+        r"reaches ([\d.]+) % mIoU on its 80 test scenes", " ".join((ROOT / "README.md").read_text().split())
+    )
+    assert float(told[1]) == round(100 * card.miou, 1)
+    assert WEIGHTS.stat().st_size < 12e6

@@ -176,7 +176,7 @@ rule speed:
     resources:
         gpu_gb=study.gpu_gb_per_run,
     shell:
-        "OMP_NUM_THREADS=1 " + COMMAND  # as a training has on a CPU
+        "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 " + COMMAND  # as a training has on a CPU
 
 
 rule summary:

@@ -36,6 +36,10 @@ def library(*names):
     return [f"rhseg_lib/{name}.py" for name in names]
 
 
+SHOWN = library("tables", "plots", "evaluation", "metrics", "profile")  # what every page of results is made with
+WORDS = fingerprint(study.kind, study.title, study.bootstrap_samples, study.leaky)
+
+
 def state(folder):
     """Every file of a folder of one's own: one more or one changed makes the data set anew."""
     found = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
@@ -90,7 +94,7 @@ if TRAINS:
         input:
             source="notebooks/03_train.ipynb",
             library=[
-                *library("datamodule", "training", "evaluation", "metrics"),
+                *library("datamodule", "training", "evaluation", "metrics", "weights"),
                 *map(str, sorted(Path("rhseg_lib/models").glob("*.py"))),
             ],
             dataset=rules.dataset.output.dataset,
@@ -113,9 +117,13 @@ rule ablation:
         METRICS,
         source="notebooks/04_ablation.ipynb",
         complexity=rules.architectures.output.complexity,
+        library=SHOWN,
+        dataset=rules.dataset.output.dataset,
     output:
         **page("04_ablation"),
         table2=f"{REPORTS}/tables/table2.csv",
+    params:
+        words=WORDS,
     shell:
         RUN
 
@@ -126,10 +134,14 @@ rule comparison:
         source="notebooks/05_comparison.ipynb",
         complexity=rules.architectures.output.complexity,
         baselines=rules.dataset.output.baselines,
+        library=SHOWN,
+        dataset=rules.dataset.output.dataset,
     output:
         **page("05_comparison"),
         table3=f"{REPORTS}/tables/table3.csv",
         latency=f"{REPORTS}/tables/latency.csv",
+    params:
+        words=WORDS,
     threads: workflow.cores  # it measures time: nothing else may run beside it
     shell:
         RUN
@@ -139,9 +151,13 @@ rule segmentations:
     input:
         METRICS,
         source="notebooks/06_segmentations.ipynb",
+        library=SHOWN,
+        dataset=rules.dataset.output.dataset,
     output:
         **page("06_segmentations"),
         figure5=f"{REPORTS}/figures/figure5.webp",
+    params:
+        words=WORDS,
     shell:
         RUN
 
@@ -150,14 +166,17 @@ rule claims:
     input:
         METRICS,
         source="notebooks/07_claims.ipynb",
-        library=library("published"),
+        library=[*SHOWN, *library("published")],
         complexity=rules.architectures.output.complexity,
         separable=rules.architectures.output.separable,
         pooling=rules.architectures.output.pooling,
         latency=rules.comparison.output.latency,
+        dataset=rules.dataset.output.dataset,
     output:
         **page("07_claims"),
         claims=f"{REPORTS}/tables/claims.csv",
+    params:
+        words=WORDS,
     shell:
         RUN
 
@@ -172,6 +191,8 @@ rule speed:
         **page("08_speed"),
         training=f"{REPORTS}/tables/speed_training.csv",
         inference=f"{REPORTS}/tables/speed_inference.csv",
+    params:
+        recipes=fingerprint(*(study.recipe_of(model).model_dump() for model in MODELS)),
     threads: workflow.cores  # it measures time: nothing else may run beside it
     resources:
         gpu_gb=study.gpu_gb_per_run,
@@ -188,8 +209,12 @@ rule summary:
         table3=rules.comparison.output.table3,
         claims=rules.claims.output.claims,
         figure5=rules.segmentations.output.figure5,
+        library=SHOWN,
+        dataset=rules.dataset.output.dataset,
     output:
         notebook=f"{REPORTS}/notebooks/00_summary.ipynb",
         html=f"{REPORTS}/index.html",
+    params:
+        words=WORDS,
     shell:
         RUN

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from rhseg_lib import StudyError, voc
@@ -143,8 +145,10 @@ class _Decoded(Dataset):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks = load_tensors(self.folder, [self.names[index]])
-        return images[0], masks[0]
+        name = self.names[index]
+        image = np.array(Image.open(voc.image_file(self.folder, name)).convert("RGB"))
+        mask = np.array(Image.open(voc.mask_file(self.folder, name)))
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

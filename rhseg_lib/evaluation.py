@@ -44,7 +44,7 @@ class Run(NamedTuple):
     metrics: dict
     matrices: np.ndarray  # (N, K, K) int64, in the order of ``names``
     names: tuple[str, ...]
-    originals: tuple[str, ...]  # what each image is a copy of, or itself
+    units: tuple[str, ...]  # what images have in common that are not independent: their original, its group
 
 
 @torch.inference_mode()
@@ -75,6 +75,12 @@ def confidences(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> 
     return np.array([confidence(part[:, inside]) for part, inside in pairs])
 
 
+def abstention_bound(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> float:
+    """The confidence that 99 of 100 pictures exceed, of those in which a class besides background is drawn."""
+    shown = ((masks > 0) & (masks != IGNORE_INDEX)).flatten(1).any(1)
+    return float(np.quantile(confidences(model, images[shown], masks[shown]), 0.01)) if shown.any() else 0.0
+
+
 def confidence(logits: np.ndarray) -> float:
     """Mean over the classes but background of the mean probability where the class was given; 0 where nowhere.
 
@@ -101,6 +107,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not vouch for these weights
     weights.round_to_half(model)
     num_classes = len(profile.data.class_names)
+    epoch = recipe.epoch_images or dataset["counts"]["train"]
     tables, results = [], {}
     for part in (part for part in ("test", "holdout") if part in dataset["counts"]):
         names = voc.read_split(profile.voc, part)
@@ -109,11 +116,12 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         columns = [f"{i}{j}" for i in range(num_classes) for j in range(num_classes)]
         table = pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=pd.Index(names, name="name"))
         originals = [dataset["copy_of"].get(name, name) for name in names]
-        tables.append(table.assign(part=part, original=originals))
-        low, high = bootstrap_interval(by_original(matrices, originals)[None], samples=profile.bootstrap_samples)
+        units = [dataset["group_of"].get(name, name) for name in originals]
+        tables.append(table.assign(part=part, unit=units))
+        low, high = bootstrap_interval(by_unit(matrices, units)[None], samples=profile.bootstrap_samples)
         results[part] = {**asdict(scores(matrices.sum(0))), "miou_interval": [low, high], "images": len(names)}
         if part == "test":
-            floor = float(np.quantile(confidences(model, images, masks), 0.01))
+            floor = abstention_bound(model, images, masks)
             (folder / "predictions").mkdir(exist_ok=True)
             for name, prediction in zip(names, predict(model, images).cpu().numpy(), strict=True):
                 voc.write_palette_png(folder / "predictions" / f"{name}.png", prediction)
@@ -139,7 +147,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         **results,
         "class_names": list(profile.data.class_names),
         "final_loss": history[-1]["loss"],
-        "images_seen": recipe.epochs * (recipe.epoch_images or dataset["counts"]["train"]),
+        "images_seen": recipe.epochs * (epoch - epoch % recipe.batch_size),
         "train_seconds": sum(row["seconds"] for row in history),
         "profile": profile.name,
         "recipe": recipe.model_dump(),
@@ -153,9 +161,9 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     return metrics
 
 
-def by_original(matrices: np.ndarray, originals: Sequence[str]) -> np.ndarray:
-    """Sum the matrices of one original's copies, (N, K, K) -> (M, K, K): copies are not independent images."""
-    _, place = np.unique(originals, return_inverse=True)
+def by_unit(matrices: np.ndarray, units: Sequence[str]) -> np.ndarray:
+    """Sum the matrices of one unit, (N, K, K) -> (M, K, K): copies, and pictures of one group, are not independent."""
+    _, place = np.unique(units, return_inverse=True)
     summed = np.zeros((place.max() + 1, *matrices.shape[1:]), matrices.dtype)
     np.add.at(summed, place, matrices)
     return summed
@@ -213,8 +221,8 @@ def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> 
     table = pd.read_parquet(folder / "per_image.parquet")
     table = table[table["part"] == part]
     classes = len(metrics["class_names"])
-    matrices = table.drop(columns=["part", "original"]).to_numpy().reshape(-1, classes, classes)
-    return Run(model, seed, metrics, matrices, tuple(table.index), tuple(table["original"]))
+    matrices = table.drop(columns=["part", "unit"]).to_numpy().reshape(-1, classes, classes)
+    return Run(model, seed, metrics, matrices, tuple(table.index), tuple(table["unit"]))
 
 
 def finished_runs(profile: Profile, *, part: str = "test") -> list[Run]:
@@ -264,11 +272,10 @@ def generalisation(profile: Profile) -> pd.DataFrame:
 
 
 def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
-    """Matrices of each model by original, its seeds stacked: model -> (R, M, K, K)."""
+    """Matrices of each model by unit, its seeds stacked: model -> (R, M, K, K)."""
     models = dict.fromkeys(run.model for run in runs)
     return {
-        model: np.stack([by_original(run.matrices, run.originals) for run in runs if run.model == model])
-        for model in models
+        model: np.stack([by_unit(run.matrices, run.units) for run in runs if run.model == model]) for model in models
     }
 
 
@@ -288,7 +295,7 @@ def summarise(runs: list[Run], *, samples: int) -> pd.DataFrame:
             "low": low,
             "high": high,
             "mpa": np.mean([s.mpa for s in each]),
-            **dict(zip(names, np.mean([s.iou for s in each], axis=0), strict=True)),
+            **{f"IoU {n}": iou for n, iou in zip(names, np.mean([s.iou for s in each], axis=0), strict=True)},
             "seed_deviation": np.std([s.miou for s in each], ddof=1) if len(each) > 1 else np.nan,
             "train_minutes": np.mean([r.metrics["train_seconds"] for r in runs if r.model == model]) / 60,
         }
@@ -301,23 +308,32 @@ def summarise(runs: list[Run], *, samples: int) -> pd.DataFrame:
 def compare_pair(runs: list[Run], first: str, second: str, *, samples: int) -> Comparison | None:
     """Compare two models over the seeds that both have; None if they share none or were not trained alike."""
     found = {model: {run.seed: run for run in runs if run.model == model} for model in (first, second)}
-    seeds = sorted(found[first].keys() & found[second].keys())
+    seeds = shared_seeds(runs, first, second)
     recipes = [run.metrics["recipe"] for model in found for run in found[model].values()]
     if not seeds or any(recipe != recipes[0] for recipe in recipes):
         return None
     one, other = (
-        np.stack([by_original(found[model][seed].matrices, found[model][seed].originals) for seed in seeds])
+        np.stack([by_unit(found[model][seed].matrices, found[model][seed].units) for seed in seeds])
         for model in (first, second)
     )
     return compare(one, other, samples=samples)
+
+
+def shared_seeds(runs: list[Run], first: str, second: str) -> list[int]:
+    """Seeds with which both models were trained."""
+    return sorted({run.seed for run in runs if run.model == first} & {run.seed for run in runs if run.model == second})
 
 
 def compare_models(runs: list[Run], *, samples: int) -> pd.DataFrame:
     """Every pair of models trained alike: difference of mIoU, interval, p-value, and p after Holm."""
     models = dict.fromkeys(run.model for run in runs)
     found = {(a, b): compare_pair(runs, a, b, samples=samples) for a, b in combinations(models, 2)}
-    pairs = [{"first": a, "second": b, **asdict(pair)} for (a, b), pair in found.items() if pair is not None]
-    table = pd.DataFrame(pairs, columns=["first", "second", "difference", "low", "high", "p_value"])
+    pairs = [
+        {"first": a, "second": b, "seeds": len(shared_seeds(runs, a, b)), **asdict(pair)}
+        for (a, b), pair in found.items()
+        if pair is not None
+    ]
+    table = pd.DataFrame(pairs, columns=["first", "second", "seeds", "difference", "low", "high", "p_value"])
     return table.assign(p_holm=holm(table["p_value"]))
 
 
@@ -344,6 +360,11 @@ def read_predictions(profile: Profile, model: str, seed: int, names: list[str]) 
     """Masks (N, H, W) uint8 that a finished run predicted for images of the test part."""
     folder = profile.run_folder(model, seed) / "predictions"
     return np.stack([np.asarray(Image.open(folder / f"{name}.png")) for name in names])
+
+
+def has_predictions(profile: Profile, run: Run) -> bool:
+    """Whether a run's predictions are there; a clone of the repository has those of the first seed only."""
+    return (profile.run_folder(run.model, run.seed) / "predictions").is_dir()
 
 
 def has_weights(profile: Profile, run: Run) -> bool:

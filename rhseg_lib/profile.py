@@ -104,6 +104,8 @@ class Data(Strict):
             raise ValueError("'split: given' belongs to source 'voc', whose lists it takes")
         if self.group is not None and (self.split == "as_described" or self.holdout_scenes):
             raise ValueError("'group' goes neither with 'split: as_described' nor with 'holdout_scenes'")
+        if len({*self.class_names}) < len(self.class_names):
+            raise ValueError("'classes' must name each class once, and background not at all")
         if self.source != "voc" and self.class_priority is not None and set(self.class_priority) != set(self.classes):
             raise ValueError("'class_priority' must name each of 'classes' once")
         return self

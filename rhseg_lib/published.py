@@ -399,7 +399,7 @@ def _accuracy_claim(section: str, statement: str, published: float, found: Compa
         verdict = NOT_TESTABLE
         why = "Judged only from Table 1’s recipe with three seeds or more; these are other trainings."
     elif found.low <= 0 <= found.high or found.p_value >= 0.05:
-        verdict, why = NOT_TESTABLE, "These test images cannot tell the two models apart."
+        verdict, why = NOT_TESTABLE, "These images cannot tell the two models apart."
     elif (found.difference > 0) == (published > 0):
         verdict, why = REPRODUCED, "Same direction on this study’s pictures, with the interval on one side of zero."
     else:

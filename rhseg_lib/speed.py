@@ -82,8 +82,8 @@ def training_speed(study: Profile, models: list[str], *, steps: int, repeats: in
     Returns
     -------
     DataFrame
-        Indexed by model and step of the ladder: `samples_per_second` (median), `lowest`, `highest`, `times_plain`, and
-        on a GPU `peak_gb`, the memory that PyTorch held at most.
+        Indexed by model and step of the ladder: `batch`, `samples_per_second` (median), `lowest`, `highest`,
+        `times_plain`, and on a GPU `peak_gb`, the memory that PyTorch held at most.
     """
     rows = {}
     for model in models:
@@ -94,7 +94,12 @@ def training_speed(study: Profile, models: list[str], *, steps: int, repeats: in
                 torch.cuda.reset_peak_memory_stats()
             measure = plain_rates if name == PLAIN else study_rates
             rates = measure(model, recipe, study, steps=steps, repeats=repeats)
-            row = {"samples_per_second": np.median(rates), "lowest": min(rates), "highest": max(rates)}
+            row = {
+                "batch": recipe.batch_size,
+                "samples_per_second": np.median(rates),
+                "lowest": min(rates),
+                "highest": max(rates),
+            }
             if device().type == "cuda":
                 row["peak_gb"] = torch.cuda.max_memory_reserved() / 1e9
             rows[model, name] = row
@@ -123,6 +128,7 @@ def study_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repea
 
 def plain_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repeats: int) -> list[float]:
     """Samples per second of the usual loop: a DataLoader that decodes, float32, the loss read at every step."""
+    torch.backends.cudnn.benchmark = False  # as PyTorch comes; this study's own training turns it on
     network = build_model(model, num_classes=len(study.data.class_names)).to(device()).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
     batches = DecodedBatches(

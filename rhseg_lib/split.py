@@ -10,6 +10,7 @@ import numpy as np
 
 from rhseg_lib import StudyError
 
+GROUP = "group/"  # before the key of a group: no name of a picture begins so
 OPERATIONS = ("flip", "contrast", "brightness", "blur")
 
 
@@ -18,6 +19,7 @@ class Plan(NamedTuple):
 
     operations: dict[str, list[str]]  # those that copy each original, in the order of the names
     parts: dict[str, list[str]]  # names of the images in train, test, trainval and, if asked for, holdout
+    group_of: dict[str, str]  # the group of each original that is in one
     holders: Counter  # how many groups show each class; without `group` every picture is a group
     notes: list[str]  # what the user should know of the split, in sentences
 
@@ -82,8 +84,11 @@ def plan(
         test = _draw_test(order, dict.fromkeys(order, 1), test_fraction)
     parts = {"train": sorted(set(everything) - set(test)), "test": sorted(test)}
     parts["trainval"] = parts["train"]
+    group_of = {name: key for key, members in groups.items() if key.startswith(GROUP) for name in members}
     holders = Counter(name for classes in presence.values() for name in classes)
-    return Plan(operations | {name: [] for name in held}, parts | ({"holdout": held} if held else {}), holders, notes)
+    return Plan(
+        operations | {name: [] for name in held}, parts | ({"holdout": held} if held else {}), group_of, holders, notes
+    )
 
 
 def absence_in_words(absent: dict[str, list[str]], holders: Counter, *, grouped: bool) -> list[str]:
@@ -103,7 +108,7 @@ def absence_in_words(absent: dict[str, list[str]], holders: Counter, *, grouped:
         if name in absent["train"] and name in absent["test"]:
             sentences.append(f"No picture shows the class {name}: nothing can be said of it.")
             continue
-        part, so = ("train", "no model can learn it") if name in absent["train"] else ("test", "it gets no score")
+        part, so = ("train", "no model can learn it") if name in absent["train"] else ("test", "its score says nothing")
         why = f", as only one {unit} shows it" if holders[name] == 1 else ""
         sentences.append(f"The class {name} is absent from the {part} part{why}: {so}.")
     return sentences
@@ -118,7 +123,7 @@ def _groups(names: list[str], pattern: str | None) -> tuple[dict[str, list[str]]
         found = re.search(pattern, name)
         key = found and (found.group(1) if found.re.groups and found.group(1) is not None else found.group())
         single += not key
-        groups.setdefault(f"group/{key}" if key else name, []).append(name)  # no name of a file holds a slash
+        groups.setdefault(f"{GROUP}{key}" if key else name, []).append(name)  # no name of a file holds a slash
     notes = [f"{len(names) - single} pictures stand in {len(groups) - single} groups that the split keeps whole."]
     if single:
         notes.append(f"In {single} names the pattern of 'group' finds nothing: each is a group of its own.")

@@ -16,7 +16,7 @@ from IPython.display import HTML, Markdown
 from torch import nn
 
 from rhseg_lib import StudyError
-from rhseg_lib.evaluation import Run, compare_models, compare_pair, generalisation, stacked
+from rhseg_lib.evaluation import Run, compare_models, compare_pair, generalisation, shared_seeds, stacked
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import Comparison, Scores
 from rhseg_lib.profile import PROPOSED, Profile, Recipe, load_profile
@@ -314,8 +314,9 @@ def ablation_effects(runs: dict[str, list[Run]], *, samples: int) -> pd.DataFram
             found = compare_pair(some, with_it, without, samples=samples)
             if found is not None:
                 row = {"change": name, "part": part, "images": len(some[0].names), "p": f"{found.p_value:.4f}"}
+                row["seeds"] = len(shared_seeds(some, with_it, without))
                 rows.append(row | {k: 100 * getattr(found, k) for k in ("difference", "low", "high")})
-    return pd.DataFrame(rows, columns=["change", "part", "images", "difference", "low", "high", "p"])
+    return pd.DataFrame(rows, columns=["change", "part", "images", "seeds", "difference", "low", "high", "p"])
 
 
 def named_by_part(effects: pd.DataFrame) -> pd.DataFrame:
@@ -327,14 +328,9 @@ def named_by_part(effects: pd.DataFrame) -> pd.DataFrame:
 
 def promises(study: Profile) -> pd.DataFrame:
     """Test part against holdout, of this profile and of the one that splits its data as described, if that has run."""
-    measured = {study.data.split: generalisation(study)}
-    if study.leaky is not None:
-        leaky = load_profile(study.leaky, root=study.root)
-        if any(leaky.reports.glob("runs/*/seed*/metrics.json")):
-            measured[leaky.data.split] = generalisation(leaky)
     rows = [
         {
-            "split": split.replace("_", " "),
+            "split": study.data.split.replace("_", " "),
             "model": label(model),
             "seeds": int(row["seeds"]),
             "test mIoU": row["test"],
@@ -342,10 +338,14 @@ def promises(study: Profile) -> pd.DataFrame:
             "test − holdout": row["difference"],
             "95 % interval": f"[{row['low']:+.1f},\N{NO-BREAK SPACE}{row['high']:+.1f}]",
         }
-        for split, table in measured.items()
-        for model, row in table.iterrows()
+        for model, row in generalisation(study).iterrows()
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if study.leaky is not None:
+        kept = load_profile(study.leaky, root=study.root).tables / "generalisation.csv"  # its own page 05 wrote it
+        if kept.exists():
+            table = pd.concat([table, pd.read_csv(kept)], ignore_index=True)
+    return table
 
 
 def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
@@ -422,7 +422,7 @@ def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: st
             "mIoU": shown["miou"],
             "95 % interval": [interval(row) for _, row in shown.iterrows()],
             "mPA": shown["mpa"],
-            **{f"IoU {name.replace('_', ' ')}": shown[name] for name in study.data.class_names},
+            **{f"IoU {name.replace('_', ' ')}": shown[f"IoU {name}"] for name in study.data.class_names},
             "seeds": shown["seeds"].astype(int),
             **({"SD over seeds": shown["seed_deviation"]} if (shown["seeds"] > 1).any() else {}),
             "pictures seen": shown["model"].map({run.model: run.metrics["images_seen"] for run in runs}),
@@ -474,6 +474,7 @@ def pairs(compared: pd.DataFrame) -> pd.DataFrame:
         {
             "first": [label(m) for m in compared["first"]],
             "second": [label(m) for m in compared["second"]],
+            "seeds of both": compared["seeds"],
             "difference": 100 * compared["difference"],
             "95 % interval": [
                 f"[{100 * r.low:+.1f},\N{NO-BREAK SPACE}{100 * r.high:+.1f}]" for r in compared.itertuples()
@@ -508,10 +509,10 @@ def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: lis
     images = len(runs[0].names)
     text = (
         f"The highest mIoU is that of **{label(best)}**, {summary.loc[best, 'miou']:.1f} % "
-        f"{interval(summary.loc[best])}. Of the {len(compared)} pairs of models that were trained alike, {told} "
-        f"differ by more than the choice of these {images} images explains."
+        f"{interval(summary.loc[best])} on {images} images."
     )
     if len(compared):
+        text += f" {len(compared)} pairs were trained alike; {told} differ by more than the choice of images explains."
         half = float(50 * (compared["high"] - compared["low"]).median())
         text += (
             f" On {images} images like these the difference between two models is known to about ±{half:.1f} points; "
@@ -531,8 +532,8 @@ def findings(
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
         "- **The model whose size is printed is not the one described.** 22.24 is row 2 plus EMA, with the standard "
         "ASPP; with the separable ASPP of the text it is a third smaller.",
-        f"- Of {len(ledger)} checked statements, {verdicts.get('reproduced', 0)} are reproduced (counts, arithmetic "
-        f"and work, where the data does not matter), {verdicts.get('not reproduced', 0)} are not, "
+        f"- Of {len(ledger)} checked statements, {verdicts.get('reproduced', 0)} are "
+        f"reproduced, {verdicts.get('not reproduced', 0)} are not, "
         f"{verdicts.get('inconsistent in the paper', 0)} are inconsistent in the paper, and "
         f"{verdicts.get('not testable with this data', 0)} cannot be tested with this data.",
     ]

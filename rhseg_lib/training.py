@@ -116,7 +116,8 @@ class SegmentationTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         mode = {"default": "default", "cuda_graphs": "reduce-overhead"}.get(self.recipe.compile)
-        self.compiled = torch.compile(self.forward_pass, mode=mode, fullgraph=True) if mode else None
+        whole = self.trainer.world_size == 1  # batch norm over several processes breaks the graph
+        self.compiled = torch.compile(self.forward_pass, mode=mode, fullgraph=whole) if mode else None
 
     def on_fit_end(self) -> None:
         self.compiled = None  # of no use beyond the fit, and it cannot be copied

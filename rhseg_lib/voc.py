@@ -52,6 +52,7 @@ FORMAT = 1  # of dataset.json; raised when its meaning changes
 MARGIN_GREY = 128
 REDUCTION = 1.5  # a JPEG may be decoded reduced, to no less than so many times the study's size
 REBUILD = "run notebook 01 again"
+MARK = ".made-here"  # in a tree of ours, also where dataset.json was removed so that it is built again
 
 
 def _voc_palette() -> np.ndarray:
@@ -186,7 +187,7 @@ def build_voc(
     pictures = source.names()
     if not 0 <= copies <= len(OPERATIONS):
         raise StudyError(f"{copies} copies of each original", where="copies", mend="choose 0 to 4")
-    if voc.exists() and any(voc.iterdir()) and not (voc / "dataset.json").is_file():
+    if voc.exists() and any(voc.iterdir()) and not any((voc / name).is_file() for name in ("dataset.json", MARK)):
         raise StudyError("a folder not made here is in the way", where=voc, mend="move it elsewhere")
     given_test, notes = source.given_split() if split == "given" else (None, [])
     split = "grouped" if split == "given" and given_test is None else split
@@ -201,7 +202,7 @@ def build_voc(
             skipped = faults.sift(pictures, found, folder=source.folder, on_fault=on_fault)
             columns = ("background", *source.classes, "ignore")
             shown = {n: () if n in skipped else _shown(draft.finished[n], columns[:-1]) for n in pictures}
-            operations, parts, holders, more = plan(  # with those skipped, so that the others stay in their part
+            planned = plan(  # with those skipped, so that the others stay in their part
                 {name: frozenset(some) for name, some in shown.items()},
                 split=split,
                 test_fraction=test_fraction,
@@ -211,6 +212,7 @@ def build_voc(
                 group=group,
                 given_test=given_test,
             )
+            operations, parts, group_of, holders, more = planned
             pictures, operations, parts = _without(set(skipped), pictures, operations, parts, source.folder)
             copy_of = {f"{name}_{operation}": name for name, some in operations.items() for operation in some}
             _write_copies(draft, pictures, operations, source, image_size, seed, run)
@@ -236,6 +238,7 @@ def build_voc(
             "counts": {part: len(names) for part, names in parts.items()},
             "originals": {part: len(set(names) - copy_of.keys()) for part, names in parts.items()},
             "copy_of": copy_of,
+            "group_of": group_of,
             "skipped": [asdict(fault) for some in skipped.values() for fault in some],
             "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
             "absent_classes": absent,
@@ -246,6 +249,7 @@ def build_voc(
             "hash": _tree_hash(parts, {name: record["sha256"] for name, record in records.items()}),
             "versions": _versions(),
         }
+        (draft.tree / MARK).touch()
         (draft.tree / "dataset.json").write_text(json.dumps(dataset, indent=1), encoding="utf-8", newline="\n")
         draft.publish()
     except BrokenProcessPool as error:

@@ -20,7 +20,7 @@ from rhseg_lib import StudyError, evaluation, files, voc
 from rhseg_lib.datamodule import load_tensors
 from rhseg_lib.evaluation import (
     Run,
-    by_original,
+    by_unit,
     choose_pictures,
     compare_models,
     confidences,
@@ -284,9 +284,24 @@ class TestModel:
             read_weights(tmp_path / "w.safetensors")
 
 
-def test_copies_of_one_original_count_as_one_image():
+def test_the_bound_of_abstention_leaves_out_pictures_without_a_class(monkeypatch):
+    seen = []
+
+    def sure(_, images, masks):
+        seen.append(len(images))
+        return np.linspace(0.5, 1, len(images))
+
+    monkeypatch.setattr(evaluation, "confidences", sure)
+    masks = torch.zeros(4, 2, 2, dtype=torch.uint8)
+    masks[0, 0, 0], masks[1, 0, 0], masks[2] = 1, 2, 255
+    assert evaluation.abstention_bound(None, torch.zeros(4, 3, 2, 2), masks) == pytest.approx(0.505)
+    assert seen == [2]
+    assert evaluation.abstention_bound(None, torch.zeros(1, 3, 2, 2), masks[3:]) == 0
+
+
+def test_copies_of_one_original_or_group_count_as_one_image():
     matrices = np.arange(12).reshape(3, 2, 2)
-    assert by_original(matrices, ["b", "a", "b"]).tolist() == [[[4, 5], [6, 7]], [[8, 10], [12, 14]]]
+    assert by_unit(matrices, ["b", "a", "b"]).tolist() == [[[4, 5], [6, 7]], [[8, 10], [12, 14]]]
 
 
 # Two classes; pictures p, q, r. Sums: careful 90+10/10+90, seed 1 the same; careless 60+40/40+60.
@@ -315,7 +330,7 @@ class TestTables:
         good, bad = 90 / 110, 60 / 140  # intersection over union, the same for both classes
         careless, careful = table.loc["careless"], table.loc["careful"]
         assert list(table.index) == ["careful", "careless"]
-        assert careless[["seeds", "miou", "mpa", "off", "on"]].tolist() == pytest.approx(
+        assert careless[["seeds", "miou", "mpa", "IoU off", "IoU on"]].tolist() == pytest.approx(
             [1, 100 * bad, 60, 100 * bad, 100 * bad]
         )
         assert np.isnan(careless["seed_deviation"])

@@ -196,7 +196,7 @@ def test_absence_in_words():
     assert split.absence_in_words(absent, Counter(a=1, c=2, d=1), grouped=True) == [
         "The class a is absent from the train part, as only one group shows it: no model can learn it.",
         "No picture shows the class b: nothing can be said of it.",
-        "The class c is absent from the test part: it gets no score.",
-        "The class d is absent from the test part, as only one group shows it: it gets no score.",
+        "The class c is absent from the test part: its score says nothing.",
+        "The class d is absent from the test part, as only one group shows it: its score says nothing.",
     ]
     assert "only one picture" in split.absence_in_words({"train": ["a"], "test": []}, Counter(a=1), grouped=False)[0]

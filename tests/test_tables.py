@@ -57,3 +57,18 @@ def test_error_map_marks_wrong_pixels_and_leaves_ignored_ones_white() -> None:
     assert found[0, 1].tolist() == [0xD1, 0x24, 0x2F]
     assert found[0, 2].tolist() == [255, 255, 255]
     assert found[0, 0].tolist() == [0xE6, 0xE9, 0xED]
+
+
+def test_what_leakage_is_worth_comes_from_the_leaky_profiles_own_page(profile, tmp_path, monkeypatch):
+    columns = ["seeds", "test", "holdout", "difference", "low", "high"]
+    measured = pd.DataFrame([[1, 80.0, 79.0, 1.0, -1.0, 3.0]], index=["unet_vgg16"], columns=columns)
+    monkeypatch.setattr(tables, "generalisation", lambda _: measured)
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/leaky.yaml").write_text((profile.root / "profiles/tiny.yaml").read_text())
+    study = profile.model_copy(update={"leaky": "leaky", "root": tmp_path})
+    assert tables.promises(study)["split"].tolist() == ["grouped"]
+    kept = tables.promises(study).assign(split="as described")
+    tables.keep(kept, tmp_path / "reports/leaky/tables/generalisation.csv")
+    found = tables.promises(study)
+    assert found["split"].tolist() == ["grouped", "as described"]
+    assert found["test − holdout"].tolist() == [1.0, 1.0]

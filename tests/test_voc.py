@@ -719,3 +719,14 @@ def test_unfinished_tree_is_no_data_set(tmp_path):
     with pytest.raises(StudyError, match="no finished data set") as raised:
         voc.read_dataset(tmp_path / "voc")
     assert "run notebook 01" in raised.value.mend
+
+
+def test_a_tree_whose_record_was_removed_is_built_again(own, raw):
+    (own / "dataset.json").unlink()  # as a workflow does before it runs the step again
+    build(raw, own)
+    voc.verify_voc(own)
+
+
+def test_pictures_of_one_group_are_one_unit(raw, tmp_path):
+    dataset = build(raw, tmp_path / "voc", group=r"scene_00(\d)")
+    assert dataset["group_of"] == {f"scene_{i:04}": f"group/{i // 10}" for i in range(20)}

@@ -6,6 +6,7 @@ draws synthetic 1920x1080 photographs with polygons in a temporary folder and co
 
 masks alone   one process; for each file: JSON, PIL polygons, a PNG of the mask at full size
 with picture  the same; and the picture decoded and saved as JPEG beside it
+same files    the same, but both scaled to --image-size on a square: what build_voc leaves, by the shortest script
 build_voc     ours: checked, scaled to --image-size, on --workers processes, their start included
 
 Processor time stands beside the time on the clock: it tells more where other work runs on the machine.
@@ -38,7 +39,12 @@ def main() -> None:
     options = read_options()
     ways = {"build_voc": build}
     if not options.ours_alone:
-        ways = {"masks alone": convert_masks, "with picture": convert_with_pictures} | ways
+        plain = {
+            "masks alone": convert_masks,
+            "with picture": convert_with_pictures,
+            "same files": convert_to_same_files,
+        }
+        ways = plain | ways
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         raw = Path(folder, "raw")
         draw(raw, options)
@@ -123,21 +129,46 @@ def convert_with_pictures(raw: Path, out: Path, _: argparse.Namespace) -> None:
     """What a script usually does: a mask and a JPEG of each file."""
     for path in sorted(raw.glob("*.json")):
         document = json.loads(path.read_text())
-        embedded = document["imageData"]
-        content = base64.b64decode(embedded) if embedded else (raw / document["imagePath"]).read_bytes()
-        Image.open(io.BytesIO(content)).convert("RGB").save(out / f"{path.stem}.jpg")
+        picture(document, raw).save(out / f"{path.stem}.jpg")
         save_mask(document, out / f"{path.stem}.png")
 
 
+def convert_to_same_files(raw: Path, out: Path, options: argparse.Namespace) -> None:
+    """A mask and a JPEG of each file, scaled and put in the middle of a square."""
+    side = options.image_size
+    for path in sorted(raw.glob("*.json")):
+        document = json.loads(path.read_text())
+        for image, suffix, margin in ((picture(document, raw), ".jpg", (128,) * 3), (mask(document), ".png", 255)):
+            scale = side / max(image.size)
+            small = image.resize([round(length * scale) for length in image.size])
+            square = Image.new(image.mode, (side, side), margin)
+            if image.mode == "P":
+                square.putpalette(image.getpalette())
+            square.paste(small, [(side - length) // 2 for length in small.size])
+            square.save(out / f"{path.stem}{suffix}", quality=95)
+
+
+def picture(document: dict, raw: Path) -> Image.Image:
+    """The picture in the JSON or beside it."""
+    embedded = document["imageData"]
+    content = base64.b64decode(embedded) if embedded else (raw / document["imagePath"]).read_bytes()
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
 def save_mask(document: dict, path: Path) -> None:
-    """Paint the polygons over one another, as large as the picture, in VOC's colours."""
+    """As large as the picture."""
+    mask(document).save(path)
+
+
+def mask(document: dict) -> Image.Image:
+    """The polygons painted over one another, as large as the picture, in VOC's colours."""
     canvas = Image.new("P", (document["imageWidth"], document["imageHeight"]))
     canvas.putpalette(voc.VOC_PALETTE.tobytes())
     brush = ImageDraw.Draw(canvas)
     for shape in document["shapes"]:
         value = 1 + CLASSES.index(shape["label"])
         brush.polygon([tuple(point) for point in shape["points"]], outline=value, fill=value)
-    canvas.save(path)
+    return canvas
 
 
 def build(raw: Path, out: Path, options: argparse.Namespace) -> None:

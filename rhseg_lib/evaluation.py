@@ -55,14 +55,10 @@ def predict(model: nn.Module, images: torch.Tensor, *, batch_size: int = 8) -> t
     return torch.cat(parts)
 
 
-@torch.inference_mode()
-def confusions(model: nn.Module, images: torch.Tensor, masks: torch.Tensor, num_classes: int) -> np.ndarray:
-    """Confusion matrix of every image, counted on the model's device: (N, K, K) int64."""
-    device = next(model.parameters()).device
-    parts = [
-        confusion_matrices(true.to(device), predict(model, part), num_classes)
-        for part, true in zip(images.split(8), masks.split(8), strict=True)
-    ]
+def confusions(masks: torch.Tensor, predictions: torch.Tensor, num_classes: int) -> np.ndarray:
+    """Confusion matrix of every image, counted on the device of the predictions: (N, K, K) int64."""
+    pairs = zip(masks.split(8), predictions.split(8), strict=True)
+    parts = [confusion_matrices(true.to(found.device), found, num_classes) for true, found in pairs]
     return torch.cat(parts).cpu().numpy()
 
 
@@ -112,7 +108,8 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     for part in (part for part in ("test", "holdout") if part in dataset["counts"]):
         names = voc.read_split(profile.voc, part)
         images, masks = load_tensors(profile.voc, names)
-        matrices = confusions(model, images, masks, num_classes)
+        predictions = predict(model, images)
+        matrices = confusions(masks, predictions, num_classes)
         columns = [f"{i}{j}" for i in range(num_classes) for j in range(num_classes)]
         table = pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=pd.Index(names, name="name"))
         originals = [dataset["copy_of"].get(name, name) for name in names]
@@ -123,7 +120,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         if part == "test":
             floor = abstention_bound(model, images, masks)
             (folder / "predictions").mkdir(exist_ok=True)
-            for name, prediction in zip(names, predict(model, images).cpu().numpy(), strict=True):
+            for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
                 voc.write_palette_png(folder / "predictions" / f"{name}.png", prediction)
     write_atomically(folder / "per_image.parquet", pd.concat(tables).to_parquet())
     made = provenance(profile.root, next(model.parameters()).device)

@@ -347,13 +347,8 @@ def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folde
 
 def prepare(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[slice, slice]]:
     """Fit a picture into a grey square as the VOC tree does: (H, W, 3) -> (size, size, 3), and where it lies there."""
-    small, _ = voc.fit(image, np.zeros(image.shape[:2], np.uint8), size)
-    height, width = small.shape[:2]
-    top, left = (size - height) // 2, (size - width) // 2
-    inside = slice(top, top + height), slice(left, left + width)
-    square = np.full((size, size, 3), voc.MARGIN_GREY, np.uint8)
-    square[inside] = small
-    return square, inside
+    small = voc.fit_image(image, voc.fitted_size(image.shape, size))
+    return voc.pad(small, size, voc.MARGIN_GREY), voc.inside_square(small.shape, size)
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from rhseg_lib.datamodule import DecodedBatches, normalize
 from rhseg_lib.evaluation import cpu_name
 from rhseg_lib.models import build_model
 from rhseg_lib.profile import PROPOSED, Profile, Recipe
-from rhseg_lib.training import train
+from rhseg_lib.training import fit
 
 PLAIN = "plain loop"
 SWITCHES: dict[str, dict[str, Any]] = {  # each is added to those above it
@@ -60,7 +60,8 @@ def measured_models(study: Profile) -> list[str]:
 def ladder(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """The plain loop's recipe, then one switch more each time, as far as this machine has use for them."""
     off = {"dataset_on_device": False, "channels_last": False, "precision": "32", "compile": "off"}
-    same = {"optimizer": "sgd", "learning_rate": 1e-4, "min_learning_rate": 1e-4, "dice_weight": 0.0}
+    same = {"optimizer": "sgd", "learning_rate": 1e-4, "min_learning_rate": 1e-4}
+    same |= {"dice_weight": 0.0, "recompute_batchnorm": False}
     recipe = recipe.model_copy(update=off | same)
     yield PLAIN, recipe
     for name, change in SWITCHES.items():
@@ -113,7 +114,7 @@ def study_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repea
     """Samples per second of this study's training, timing by timing: a short training in a folder thrown away."""
     short = {"epochs": repeats + 1, "epoch_images": steps * recipe.batch_size, "warmup_epochs": 0.0}
     with tempfile.TemporaryDirectory() as folder:
-        task, _, _ = train(
+        task = fit(
             model,
             voc_folder=study.voc,
             dataset_hash="",

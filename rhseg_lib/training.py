@@ -1,7 +1,7 @@
 """Fit one model with one seed (paper, Table 1); exact resume after any interruption.
 
 From the command line, `python -m rhseg_lib.training --profile paper --model unet_vgg16 --seed 0` makes one run. On
-several devices, of one machine or of many, `torchrun --nproc-per-node 8 -m rhseg_lib.training` with the same options
+several devices, of one machine or of many, `torchrun --nproc-per-node 4 -m rhseg_lib.training` with the same options
 trains to the last epoch and leaves the checkpoint; the study then evaluates it without training again.
 """
 
@@ -228,6 +228,9 @@ def fit(
 ) -> SegmentationTask:
     """Train one model, going on from ``folder/last.ckpt`` where an interrupted run left one.
 
+    Of several processes, started by torchrun, each makes this call; the trained model is then the checkpoint that they
+    leave, and the same call in one process finishes it.
+
     Parameters
     ----------
     model_name : str
@@ -251,38 +254,6 @@ def fit(
     StudyError
         Non-finite loss, unreadable checkpoint, too few images.
     """
-    task, data, trainer = train(
-        model_name,
-        voc_folder=voc_folder,
-        dataset_hash=dataset_hash,
-        num_classes=num_classes,
-        recipe=recipe,
-        seed=seed,
-        folder=folder,
-        checkpoint_seconds=checkpoint_seconds,
-    )
-    task.to(trainer.strategy.root_device)
-    if recipe.recompute_batchnorm:
-        # After a short training the running statistics still remember the first weights.
-        batches = data.train_dataloader()
-        torch.manual_seed(epoch_seed(seed, recipe.epochs))  # for dropout: a run resumed here draws the same
-        update_bn(((normalize(images),) for images, _ in batches), task.model)
-    write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
-    return task.eval()
-
-
-def train(
-    model_name: str,
-    *,
-    voc_folder: Path,
-    dataset_hash: str,
-    num_classes: int,
-    recipe: Recipe,
-    seed: int,
-    folder: Path,
-    checkpoint_seconds: float,
-) -> tuple[SegmentationTask, SlagDataModule, L.Trainer]:
-    """Run the epochs that are missing, on the devices of this process group; see `fit`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # a run's own line says what matters
     folder.mkdir(parents=True, exist_ok=True)
     signature = fingerprint(model_name, num_classes, recipe.model_dump(), seed, dataset_hash)
@@ -310,8 +281,16 @@ def train(
     resume = checkpoint if continues(checkpoint, signature) else None
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if processes > 1:
-        progress.save(trainer)
-    return task, data, trainer
+        progress.save(trainer)  # one process evaluates it, from there
+        return task
+    task.to(trainer.strategy.root_device)
+    if recipe.recompute_batchnorm:
+        # After a short training the running statistics still remember the first weights.
+        batches = data.train_dataloader()
+        torch.manual_seed(epoch_seed(seed, recipe.epochs))  # for dropout: a run resumed here draws the same
+        update_bn(((normalize(images),) for images, _ in batches), task.model)
+    write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
+    return task.eval()
 
 
 def continues(checkpoint: Path, signature: str) -> bool:
@@ -341,7 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
     study = load_profile(given.profile)
     check_model(given.model)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    task = (train if several else fit)(
+    task = fit(
         given.model,
         voc_folder=study.voc,
         dataset_hash=voc.read_dataset(study.voc)["hash"],
@@ -349,7 +328,6 @@ def main(arguments: list[str] | None = None) -> None:
         recipe=study.recipe_of(given.model),
         seed=given.seed,
         folder=study.run_folder(given.model, given.seed),
-        checkpoint_seconds=60.0,
     )
     if not several:
         from rhseg_lib.evaluation import finish_run

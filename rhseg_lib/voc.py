@@ -508,7 +508,7 @@ def _write_image(
     tree: Path, name: str, image: np.ndarray, mask: np.ndarray, image_size: int, num_classes: int
 ) -> dict[str, list]:
     """Write a fitted image and its mask with their margins; digests of both files, pixels of each class."""
-    image, mask = _pad(image, image_size, MARGIN_GREY), _pad(mask, image_size, IGNORE_INDEX)
+    image, mask = pad(image, image_size, MARGIN_GREY), pad(mask, image_size, IGNORE_INDEX)
     contents = {
         image_file(tree, name): _encode(Image.fromarray(image), "JPEG"),
         mask_file(tree, name): palette_png(mask),
@@ -536,18 +536,29 @@ def fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.
     A pixel of the smaller mask takes the value with most area in it, and the nearest one's at a tie. Nearest
     alone would tear thin bands of slag; scaled polygons would thicken, as their outline stays a pixel wide.
     """
-    scale = size / max(mask.shape)
-    target = tuple(max(1, round(side * scale)) for side in mask.shape[::-1])  # (width, height)
+    target = fitted_size(mask.shape, size)
     nearest = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST)
-    if scale >= 1:
-        return cv2.resize(image, target, interpolation=cv2.INTER_LINEAR), nearest
+    if size >= max(mask.shape):
+        return fit_image(image, target), nearest
     values, shares = _shares(mask, *target)
     most, greatest = np.zeros_like(nearest), np.zeros(nearest.shape, np.float32)
     for value, share in zip(values, shares, strict=True):
         votes = share + np.float32(1e-3) * (nearest == value)
         np.copyto(most, value, where=votes > greatest)
         np.maximum(greatest, votes, out=greatest)
-    return cv2.resize(image, target, interpolation=cv2.INTER_AREA), most
+    return fit_image(image, target), most
+
+
+def fitted_size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Width and height at which the longer side of an array (H, W, ...) is `size` pixels."""
+    scale = size / max(shape[:2])
+    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
+
+
+def fit_image(image: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+    """Scale a picture to a width and height: areas averaged if it shrinks, between pixels if it grows."""
+    shrinks = target[0] <= image.shape[1]
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _shares(mask: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -590,13 +601,17 @@ def _augment(image: np.ndarray, mask: np.ndarray, operation: str, key: str) -> t
     return done["image"], done["mask"]
 
 
-def _pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
+def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
     """Centre (h, w, ...) in a square of `size`, filled with `value`."""
-    height, width = array.shape[:2]
-    top, left = (size - height) // 2, (size - width) // 2
     square = np.full((size, size, *array.shape[2:]), value, np.uint8)
-    square[top : top + height, left : left + width] = array
+    square[inside_square(array.shape, size)] = array
     return square
+
+
+def inside_square(shape: tuple[int, ...], size: int) -> tuple[slice, slice]:
+    """Where an array (h, w, ...) lies in the square of `size` that pads it."""
+    top, left = (size - shape[0]) // 2, (size - shape[1]) // 2
+    return slice(top, top + shape[0]), slice(left, left + shape[1])
 
 
 def _encode(image: Image.Image, file_format: str) -> bytes:

@@ -124,10 +124,10 @@ class TestMasks:
         mask = np.ones((height, width), np.uint8)
         square, inside = prepare(image, 64)
         small, small_mask = voc.fit(image, mask, 64)
-        np.testing.assert_array_equal(square, voc._pad(small, 64, voc.MARGIN_GREY))
+        np.testing.assert_array_equal(square, voc.pad(small, 64, voc.MARGIN_GREY))
         outside = np.full((64, 64), 255, np.uint8)
         outside[inside] = 1
-        np.testing.assert_array_equal(outside, voc._pad(small_mask, 64, 255))
+        np.testing.assert_array_equal(outside, voc.pad(small_mask, 64, 255))
 
     @pytest.mark.parametrize(("height", "width", "classes"), [(8, 8, 3), (40, 24, 3), (3, 5, 2), (33, 70, 7)])
     def test_strips_do_not_show(self, monkeypatch, height, width, classes):

@@ -226,3 +226,11 @@ class TestFingerprint:
             fingerprint(*parts) for parts in [(1, 2), (2, 1), (1,), ({"a": 1},), ({"a": 2},), (math.pi,), ("1",)]
         }
         assert len(digests) == 7
+
+
+def test_the_leaky_profile_differs_from_the_papers_in_its_split_and_models_alone():
+    paper, leaky = (load_profile(name, root=ROOT).model_dump() for name in ("paper", "paper_as_described"))
+    assert paper["leaky"] == leaky["name"]
+    differs = {key for key in paper if paper[key] != leaky[key]}
+    assert differs == {"name", "title", "data", "models", "leaky"}
+    assert {key for key in paper["data"] if paper["data"][key] != leaky["data"][key]} == {"split"}

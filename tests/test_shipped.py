@@ -1,6 +1,8 @@
 """The shipped model finds tubes and slag in the sample scenes, and says of itself what the README says."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +41,12 @@ def test_the_card_agrees_with_profile_and_readme():
     )
     assert float(told[1]) == round(100 * card.miou, 1)
     assert WEIGHTS.stat().st_size < 12e6
+
+
+def test_the_notebook_of_predictions_runs_by_papermill(tmp_path):
+    out = tmp_path / "gallery"
+    notebook = [str(ROOT / "notebooks/09_predict.ipynb"), str(tmp_path / "out.ipynb")]
+    command = [sys.executable, "-m", "papermill", *notebook, "-p", "output", str(out), "--no-progress-bar"]
+    ran = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert (out / "index.html").exists() and len(list((out / "masks").iterdir())) == 12

@@ -1,8 +1,8 @@
 """Labelme JSON: read, check and write annotations; shapes -> mask.
 
-Masks agree with the export of Labelme 6, whatever version wrote the file: an embedded picture wins over the file it
-names, EXIF turns a picture read from a file, shapes are drawn by PIL with outline and fill, and paint over one another
-in file order.
+Masks agree with the export of the Labelme that wrote the file: an embedded picture wins over the file it names, EXIF
+turns a picture read from a file, shapes are drawn by PIL with outline and fill, and paint over one another in file
+order. Since version 7, line strips are round at their turns, and a mask's corner between pixels goes to the nearest.
 """
 
 import base64
@@ -17,6 +17,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
@@ -62,6 +63,7 @@ class Shape:
     shape_type: str
     group_id: int | None
     mask: np.ndarray | None  # (h, w) bool, the patch of a mask shape
+    round_turns: bool = False  # of a line strip
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def examine(
         faults.append(Fault(file, None, error.what, error.mend))
     for index, item in enumerate(document["shapes"]):
         try:
-            shapes.append(_read_shape(item, labels, size))
+            shapes.append(_read_shape(item, labels, size, _major_version(document)))
         except StudyError as error:
             faults.append(Fault(file, index, error.what, error.mend))
     return (None if faults else Annotation(path, image, tuple(shapes), size, digest)), faults
@@ -316,42 +318,61 @@ def rasterize(
         rank = {label: index for index, label in enumerate(class_priority)}
         things = {label for label, index in labels.items() if index == 0 and label not in BACKGROUND_LABELS}
         shapes = sorted(shapes, key=lambda shape: -1 if shape.label in things else rank.get(shape.label, len(rank)))
-    mask = np.zeros((height, width), np.uint8)
-    overwritten, painted, canvas = Counter(), set(), Image.new("1", (width, height))
+    canvas, overwritten, painted = Image.new("L", (width, height)), Counter(), set()
     for shape in shapes:
-        _draw(shape, canvas)
-        value = labels[shape.label]
-        left, top, right, bottom = box = canvas.getbbox() or (0, 0, 0, 0)
-        drawn, under = np.asarray(canvas.crop(box)), mask[top:bottom, left:right]
-        for label in painted - {shape.label}:
-            if lost := np.count_nonzero(drawn & (under == labels[label])):
-                overwritten[label, shape.label] += int(lost)
+        value, others = labels[shape.label], painted - {shape.label}
+        box = _bounds(shape, width, height)
+        before = np.asarray(canvas.crop(box)) if others else None
+        _draw(shape, canvas, value)
+        if before is not None and before.any():
+            taken = before != np.asarray(canvas.crop(box))
+            for label in others:
+                if lost := np.count_nonzero(taken & (before == labels[label])):
+                    overwritten[label, shape.label] += int(lost)
         if value not in (0, IGNORE_INDEX):
             painted.add(shape.label)
-        np.copyto(under, value, where=drawn)
-        canvas.paste(0, box)
-    return mask, overwritten
+    return np.asarray(canvas), overwritten
 
 
-def _draw(shape: Shape, canvas: Image.Image) -> None:
-    """Draw one shape as Labelme does, in white."""
+def _draw(shape: Shape, canvas: Image.Image, value: int) -> None:
+    """Draw one shape as Labelme does."""
     draw = ImageDraw.Draw(canvas)
     points = [tuple(point) for point in shape.points.tolist()]
-    x, y = points[0]
     match shape.shape_type:
         case "polygon" | "oriented_rectangle":
-            draw.polygon(points, outline=1, fill=1)
+            draw.polygon(points, outline=value, fill=value)
         case "rectangle":
-            draw.rectangle([*shape.points.min(0), *shape.points.max(0)], outline=1, fill=1)
+            draw.rectangle([*shape.points.min(0), *shape.points.max(0)], outline=value, fill=value)
         case "line":
-            draw.line(points, fill=1, width=LINE_WIDTH)
+            draw.line(points, fill=value, width=LINE_WIDTH)
         case "linestrip":
-            draw.line(points, fill=1, width=LINE_WIDTH, joint="curve")
+            draw.line(points, fill=value, width=LINE_WIDTH, joint="curve" if shape.round_turns else None)
         case "circle" | "point":
-            radius = math.dist(*points) if shape.shape_type == "circle" else POINT_RADIUS
-            draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=1, fill=1)
+            (x, y), radius = points[0], _radius(shape)
+            draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=value, fill=value)
         case "mask":
-            canvas.paste(Image.fromarray(shape.mask), tuple(shape.points.min(0).round().astype(int).tolist()))
+            canvas.paste(value, _corner(shape), Image.fromarray(shape.mask))
+
+
+def _bounds(shape: Shape, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a part of the picture outside which the shape draws nothing."""
+    if shape.mask is not None:
+        corner = _corner(shape)
+        box = [*corner, *np.add(corner, shape.mask.shape[::-1])]
+    else:
+        reach = _radius(shape) if shape.shape_type in ("circle", "point") else LINE_WIDTH
+        box = [*np.floor(shape.points.min(0) - reach - 1), *np.ceil(shape.points.max(0) + reach + 2)]
+    return tuple(np.clip(box, 0, [width, height] * 2).astype(int).tolist())
+
+
+def _radius(shape: Shape) -> float:
+    """Of a circle, whose second point lies on its edge, or of a point."""
+    return math.dist(*shape.points) if shape.shape_type == "circle" else POINT_RADIUS
+
+
+def _corner(shape: Shape) -> tuple[int, int]:
+    """x and y of the patch of a mask shape."""
+    return tuple(shape.points.min(0).round().astype(int).tolist())
 
 
 def _told(value: object) -> str:
@@ -393,7 +414,11 @@ def _read_json(path: Path) -> bytes:
 
 
 def _read_document(path: Path) -> dict:
-    content = _read_json(path)
+    return _parse(_read_json(path))
+
+
+@lru_cache(maxsize=1)  # a file is looked at twice: whether it changed, and what it says
+def _parse(content: bytes) -> dict:
     if not content.strip():
         raise _fault("an empty file", "annotate the picture anew, or move the file out of the folder")
     try:
@@ -409,6 +434,12 @@ def _read_document(path: Path) -> dict:
     if len(document["shapes"]) > MAX_SHAPES:
         raise _fault(f"{len(document['shapes'])} shapes, more than {MAX_SHAPES}", MOVE_OUT)
     return document
+
+
+def _major_version(document: dict) -> int:
+    """Of the Labelme that wrote the file; 0 if it does not say."""
+    found = re.match(r"(\d{1,3})\.", str(document.get("version")))
+    return int(found[1]) if found else 0
 
 
 def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tuple[np.ndarray, tuple[int, int], str]:
@@ -493,7 +524,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | None) -> Shape:
+def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | None, version: int) -> Shape:
     """One checked entry of ``shapes``; `size` is (width, height) of the picture if that could be read."""
     if not isinstance(item, dict) or not {"label", "points"} <= item.keys():
         raise _fault("no 'label' or no 'points'", REDRAW)
@@ -516,13 +547,14 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
             what = "points far outside the picture of {}x{} pixels".format(*size)
             raise _fault(what, "check that the JSON belongs to this picture, or draw the shape again")
     if kind == "mask":
+        points = points if version >= 7 else np.trunc(points)
         mask = np.asarray(_decode(_from_base64(item.get("mask")), turn=False)[0]) > 0
         box = np.ptp(points.round(), axis=0).astype(int)[::-1] + 1  # both corners belong to it
         if mask.ndim != 2 or np.abs(box - mask.shape).max() > 1:
             raise _fault(f"a mask of {mask.shape[::-1]} pixels in a box of {(*box[::-1].tolist(),)}", REDRAW)
         if (points == points.round()).all():  # between pixels, Labelme goes by the mask's own size
             mask = mask[: box[0], : box[1]]
-    return Shape(label, points, kind, item.get("group_id"), mask)
+    return Shape(label, points, kind, item.get("group_id"), mask, round_turns=version >= 7)
 
 
 def _read_points(points: list) -> np.ndarray:

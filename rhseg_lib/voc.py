@@ -14,6 +14,7 @@ build that was killed goes on with what is finished there (`unfinished`), pictur
 import errno
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of dataset.json; raised when its meaning changes
 MARGIN_GREY = 128
 REDUCTION = 1.5  # a JPEG may be decoded reduced, to no less than so many times the study's size
+CHUNK = 2**18  # pixels of a mask that are counted at a time when it shrinks
 REBUILD = "run notebook 01 again"
 MARK = ".made-here"  # in a tree of ours, also where dataset.json was removed so that it is built again
 
@@ -514,7 +516,7 @@ def _write_image(
         mask_file(tree, name): palette_png(mask),
     }
     for path, content in contents.items():
-        write_atomically(path, content)
+        path.write_bytes(content)  # not finished before `Unfinished.record` says so
     digests = [sha256(content).hexdigest() for content in contents.values()]
     return {"sha256": digests, "pixels": _count(mask, 1 + num_classes)}
 
@@ -537,16 +539,7 @@ def fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.
     alone would tear thin bands of slag; scaled polygons would thicken, as their outline stays a pixel wide.
     """
     target = fitted_size(mask.shape, size)
-    nearest = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST)
-    if size >= max(mask.shape):
-        return fit_image(image, target), nearest
-    values, shares = _shares(mask, *target)
-    most, greatest = np.zeros_like(nearest), np.zeros(nearest.shape, np.float32)
-    for value, share in zip(values, shares, strict=True):
-        votes = share + np.float32(1e-3) * (nearest == value)
-        np.copyto(most, value, where=votes > greatest)
-        np.maximum(greatest, votes, out=greatest)
-    return fit_image(image, target), most
+    return fit_image(image, target), fit_mask(mask, target)
 
 
 def fitted_size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
@@ -556,33 +549,49 @@ def fitted_size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
 
 
 def fit_image(image: np.ndarray, target: tuple[int, int]) -> np.ndarray:
-    """Scale a picture to a width and height: areas averaged if it shrinks, between pixels if it grows."""
-    shrinks = target[0] <= image.shape[1]
-    return cv2.resize(image, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    """Scale a picture to a width and height: between pixels while that misses none, averaging areas beyond."""
+    far = image.shape[1] > 2 * target[0] or image.shape[0] > 2 * target[1]
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA if far else cv2.INTER_LINEAR)
 
 
-def _shares(mask: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """The values in a mask, (K,), and the share of each in the pixels of a smaller one, (K, height, width) float32.
+def fit_mask(mask: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+    """Scale a mask to a width and height; see `fit`."""
+    fitted = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST)  # the first row and column that a pixel covers
+    ratios = mask.shape[0] / target[1], mask.shape[1] / target[0]
+    reach = 1 + math.ceil(max(ratios))  # at most so many rows and columns
+    if reach <= 2:
+        return fitted
+    least, greatest = [_extremes(extreme, mask, target, ratios, reach) for extreme in (cv2.erode, cv2.dilate)]
+    mixed = np.stack(np.divmod(np.flatnonzero(least != greatest), target[0]))  # few pixels cover more than one value
+    chunk = max(1, CHUNK // reach**2)
+    for begin in range(0, mixed.shape[1], chunk):
+        places = mixed[:, begin : begin + chunk]
+        (rows, heights), (columns, widths) = map(_covered, places, ratios, mask.shape, (reach, reach))
+        covered = mask[rows[:, :, None], columns[:, None, :]]
+        areas = heights[:, :, None] * widths[:, None, :]
+        values = np.unique(covered)
+        shares = np.stack([np.einsum("nij,nij->n", areas, covered == value) for value in values])
+        votes = shares + 1e-3 * (fitted[*places] == values[:, None])
+        fitted[*places] = values[votes.argmax(axis=0)]
+    return fitted
 
-    A row of a mask is a few runs of equal values. Where a run starts, the share of its value rises by one, and falls
-    where it stops: the sum along a row of all steps is the share, exactly, and costs a fraction of averaging pixels.
-    """
-    flat, (rows, columns) = mask.ravel(), mask.shape
-    starts = np.union1d(np.flatnonzero(flat[1:] != flat[:-1]) + 1, np.arange(0, mask.size, columns))
-    values, index = np.unique(flat[starts], return_inverse=True)  # (runs,)
-    row, left = np.divmod(starts, columns)
-    right = left + np.diff(starts, append=mask.size)
-    upper, above = np.divmod(row * height / rows, 1)  # the row of the smaller mask where this one begins, and how deep
-    inside = np.minimum(height / rows, 1 - above)
-    steps = np.zeros((len(values), height + 1, width + 2), np.float32)  # the last row and columns are cut off
-    for position, rise in ((left, 1), (right, -1)):
-        column, beyond = np.divmod(position * width / columns, 1)
-        for down, part in ((0, inside), (1, height / rows - inside)):
-            for aside, step in ((0, 1 - beyond), (1, beyond)):
-                places = (index, upper.astype(int) + down, column.astype(int) + aside)
-                change = (rise * part * step).astype(np.float32)
-                np.add.at(steps.ravel(), np.ravel_multi_index(places, steps.shape), change)
-    return values, steps.cumsum(2)[:, :height, :width]
+
+def _extremes(
+    extreme: Callable, mask: np.ndarray, target: tuple[int, int], ratios: tuple[float, float], reach: int
+) -> np.ndarray:
+    """Least or greatest of the values that each pixel of a smaller mask covers, or of a few more."""
+    for axis, shape in enumerate(((reach, 1), (1, reach))):
+        mask = extreme(mask, np.ones(shape, np.uint8), anchor=(0, 0))
+        mask = mask.take((np.arange(target[1 - axis]) * ratios[axis]).astype(int), axis=axis)
+    return mask
+
+
+def _covered(places: np.ndarray, ratio: float, length: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (or columns) that those of a smaller mask cover, and the part of each in them: (N, reach) int and float."""
+    first, last = places[:, None] * ratio, (places[:, None] + 1) * ratio
+    index = first.astype(int) + np.arange(reach)
+    part = np.minimum(index + 1, last) - np.maximum(index, first)
+    return np.minimum(index, length - 1), np.maximum(part, 0) / ratio
 
 
 def _augment(image: np.ndarray, mask: np.ndarray, operation: str, key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,13 @@ def labelme_6(shapes: list[dict], picture: Path, size: tuple[int, int], embedded
     return {**document, "version": "6.1.0", "reviewed": True}
 
 
-VERSIONS = {3: labelme_3, 4: labelme_4, 5: labelme_5, 6: labelme_6}
+def labelme_7(shapes: list[dict], picture: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
+    """Shapes may be locked."""
+    document = labelme_6([{**s, "locked": True} for s in shapes], picture, size, embedded)
+    return {**document, "version": "7.9.1"}
+
+
+VERSIONS = {3: labelme_3, 4: labelme_4, 5: labelme_5, 6: labelme_6, 7: labelme_7}
 
 
 def as_png(pixels: np.ndarray) -> str:

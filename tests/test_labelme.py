@@ -105,30 +105,44 @@ def test_mask_shape_lies_in_its_box_and_is_clipped(corner, covered):
     assert list(map(tuple, np.argwhere(mask == 2))) == covered
 
 
-def test_linestrip_is_round_at_its_turns():
-    mask, _ = paint(shape("slag_layer", [[10, 10], [30, 10], [30, 30]], "linestrip"))
-    # beyond the turn at (30, 10) two straight lines of width 10 leave a square open: it holds a quarter of a disc
-    assert mask[7, 33] == 2  # 4.2 px from the turn
-    assert mask[6, 35] == 0  # 6.4 px from it
+@pytest.mark.parametrize("version", ["6.3.1", "7.0.0"])
+def test_linestrip_is_round_at_its_turns_since_version_7(tmp_path, version):
+    path = write(tmp_path, item(points=[[2, 5], [10, 5], [10, 9]], shape_type="linestrip"), version=version)
+    mask, _ = paint(*read(path).shapes)
+    # beyond the turn at (10, 5) two straight lines of width 10 leave a square open, or it holds a quarter of a disc
+    assert mask[2, 13] == (2 if version == "7.0.0" else 0)  # 4.2 px from the turn
+    assert mask[0, 14] == 0  # 6.4 px from it
+    assert mask[5, 10] == 2
 
 
 @pytest.mark.parametrize(
-    ("points", "size", "covered"),
+    ("version", "points", "size", "covered"),
     [
-        ([[4, 2], [6, 3]], (2, 3), (slice(2, 4), slice(4, 7))),
-        ([[3.6, 2.4], [6.4, 3.4]], (2, 3), (slice(2, 4), slice(4, 7))),  # between pixels: the nearest
-        ([[4, 2], [6, 3]], (3, 4), (slice(2, 4), slice(4, 7))),  # more than its box: cut to it
-        ([[3.6, 2.4], [6.4, 3.4]], (2, 4), (slice(2, 4), slice(4, 8))),  # between pixels: the patch as it is
-        ([[4, 2], [6, 3]], (1, 3), (slice(2, 3), slice(4, 7))),
+        ("6.3.1", [[4, 2], [6, 3]], (2, 3), (slice(2, 4), slice(4, 7))),
+        ("6.3.1", [[3.6, 2.4], [5.6, 3.4]], (2, 3), (slice(2, 4), slice(3, 6))),  # between pixels: the one above, left
+        ("6.3.1", [[4, 2], [6, 3]], (3, 4), (slice(2, 4), slice(4, 7))),  # more than its box: cut to it
+        ("6.3.1", [[4, 2], [6, 3]], (1, 3), (slice(2, 3), slice(4, 7))),
+        ("7.9.1", [[4, 2], [6, 3]], (2, 3), (slice(2, 4), slice(4, 7))),
+        ("7.9.1", [[3.6, 2.4], [6.4, 3.4]], (2, 3), (slice(2, 4), slice(4, 7))),  # between pixels: the nearest
+        ("7.9.1", [[3.6, 2.4], [6.4, 3.4]], (2, 4), (slice(2, 4), slice(4, 8))),  # and the patch as it is
+        ("7.9.1", [[4, 2], [6, 3]], (3, 4), (slice(2, 4), slice(4, 7))),
     ],
 )
-def test_mask_shape_lies_where_labelme_puts_it(tmp_path, points, size, covered):
+def test_mask_shape_lies_where_labelme_puts_it(tmp_path, version, points, size, covered):
     patch = in_base64(np.full(size, 255, np.uint8))
-    path = write(tmp_path, item(points=points, shape_type="mask", mask=patch))
+    path = write(tmp_path, item(points=points, shape_type="mask", mask=patch), version=version)
     mask, _ = paint(*read(path).shapes, height=10, width=20)
     expected = np.zeros((10, 20), np.uint8)
     expected[covered] = 2
     assert np.array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("version", [None, 7, "seven", "", "7", ".7", "9" * 5000 + ".1"])
+def test_a_file_without_a_version_is_read_as_an_old_one(tmp_path, version):
+    shapes = read(
+        write(tmp_path, item(points=[[2, 5], [10, 5], [10, 9]], shape_type="linestrip"), version=version)
+    ).shapes
+    assert not shapes[0].round_turns
 
 
 SQUARE = [[2, 1], [9, 1], [9, 6], [2, 6]]  # 8 x 6 pixels
@@ -155,7 +169,7 @@ def test_every_version_of_labelme_is_read(tmp_path, version):
         assert np.array_equal(annotation.image, pixels)
         counts = np.bincount(paint(*annotation.shapes, height=10, width=20)[0].ravel(), minlength=3)
         assert counts[2] == 8 * 6
-        assert counts[1] == {3: 0, 4: 3 * 3, 5: 3 * 3 + 4, 6: 3 * 3 + 4 + 5}[version]
+        assert counts[1] == [0, 3 * 3, 3 * 3 + 4, 3 * 3 + 4 + 5][min(version, 6) - 3]
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a mark"])

@@ -3,13 +3,18 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
+from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -298,12 +303,41 @@ def test_a_truncated_jpeg_is_found_reduced_or_not(tmp_path, least_side):
     assert "truncated" in fault.what
 
 
-def test_shares_are_exact():
-    """Three columns of width 4/3: the second holds half of the first run's end and the start of the next."""
-    mask = np.array([[1, 1, 2, 2]] * 2, np.uint8)
-    values, shares = voc._shares(mask, 3, 1)
-    assert values.tolist() == [1, 2]
-    assert np.allclose(shares, [[[1, 0.5, 0]], [[0, 0.5, 1]]])
+def covered_areas(mask, row, column, target):
+    """Of each value, the area of it under one pixel of a mask scaled to a width and height, as a fraction."""
+    spans, areas = [], Counter()
+    for place, side, length in ((row, target[1], mask.shape[0]), (column, target[0], mask.shape[1])):
+        first, last = Fraction(place * length, side), Fraction((place + 1) * length, side)
+        spans.append([(at, min(at + 1, last) - max(at, first)) for at in range(int(first), math.ceil(last))])
+    for (y, height), (x, width) in product(*spans):
+        areas[int(mask[y, x])] += height * width
+    return areas
+
+
+@pytest.mark.parametrize("chunk", [100, 2**18])
+@pytest.mark.parametrize(
+    ("shape", "target"), [((40, 30), (12, 16)), ((7, 90), (64, 5)), ((32, 32), (4, 4)), ((9, 64), (8, 1))]
+)
+def test_a_pixel_of_a_smaller_mask_takes_the_value_with_most_area(monkeypatch, shape, target, chunk):
+    monkeypatch.setattr(voc, "CHUNK", chunk)
+    random = np.random.default_rng(0)
+    smooth = cv2.blur(random.integers(0, 256, shape, np.uint8), (5, 5)) // 90
+    for mask in (random.choice(np.array([0, 1, 2, 255], np.uint8), shape), smooth):
+        fitted = voc.fit_mask(mask, target)
+        for (row, column), value in np.ndenumerate(fitted):
+            areas = covered_areas(mask, row, column, target)
+            assert areas[int(value)] > max(areas.values()) - 0.0011 * sum(areas.values()), (row, column, areas)
+
+
+@pytest.mark.parametrize("value", [0, 3, 255])
+def test_a_mask_of_one_value_keeps_it(value):
+    assert (voc.fit_mask(np.full((50, 70), value, np.uint8), (14, 10)) == value).all()
+
+
+def test_at_a_tie_the_nearest_value_is_taken():
+    for left, right in ((1, 2), (2, 1)):
+        mask = np.array([[left, left, right, right]] * 2, np.uint8)  # the second of three columns holds half of each
+        assert voc.fit_mask(mask, (3, 1)).tolist() == [[left, left, right]]
 
 
 def test_enlarged_picture(raw, tmp_path):

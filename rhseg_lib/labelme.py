@@ -33,6 +33,7 @@ BACKGROUND_LABELS = ("_background_", "__background__", "background")
 LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels; Labelme's
 MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL takes seconds for as many points
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")  # EPS would run a program
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that are taken for pictures
 UNSAFE = re.compile(r'[<>:"/\\|?*$]|^ | $')  # in a file name on Windows; in lists of names; in titles of figures
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(1, 10))}
 MAX_NAME = 150  # bytes, so that a copy's name fits any file system
@@ -118,6 +119,20 @@ class LabelmeFolder:
             named[name] = path
         return dict(sorted(named.items()))
 
+    def unannotated(self) -> list[str]:
+        """Pictures, by their paths in the folder, without an annotation of their name: beside them, or anywhere if
+        annotations have a folder of their own.
+        """
+        annotations = annotation_files(self.folder, subfolders=self.subfolders)
+        folders, names = {path.parent for path in annotations}, {path.stem.casefold() for path in annotations}
+        beside = {(path.parent, path.stem.casefold()) for path in annotations}
+        return [
+            told_path(path, self.folder)
+            for path in _files(self.folder, PICTURE_SUFFIXES, subfolders=self.subfolders)
+            if path.stem.casefold() not in names
+            or (path.parent in folders and (path.parent, path.stem.casefold()) not in beside)
+        ]
+
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
         """The picture of one annotation, or every fault of it."""
         annotation, faults = examine(path, root=self.folder, labels=self.labels, least_side=self.least_side)
@@ -194,14 +209,20 @@ def annotation_files(folder: Path, *, subfolders: bool = True) -> list[Path]:
     if not folder.is_dir():
         mend = "put the pictures and their Labelme JSON there, or correct 'folder' in the profile"
         raise StudyError("the folder of annotations is not there", where=folder, mend=mend)
-    files = []
-    for here, inner, found in os.walk(folder, onerror=_unreadable):
-        inner[:] = [name for name in inner if subfolders and name[0] != "."]
-        files += [Path(here, name) for name in found if name.lower().endswith(".json") and name[0] != "."]
-        files += [Path(here, name) for name in inner if Path(here, name).is_symlink()]
+    files = _files(folder, (".json",), subfolders=subfolders)
     if not files:
         mend = "annotate its pictures in Labelme and save the JSON files beside them"
         raise StudyError("no Labelme JSON in the folder", where=folder, mend=mend)
+    return files
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], *, subfolders: bool) -> list[Path]:
+    """Files of some suffixes and links to folders, sorted; StudyError if a folder cannot be read."""
+    files = []
+    for here, inner, found in os.walk(folder, onerror=_unreadable):
+        inner[:] = [name for name in inner if subfolders and name[0] != "."]
+        files += [Path(here, name) for name in found if name.lower().endswith(suffixes) and name[0] != "."]
+        files += [Path(here, name) for name in inner if Path(here, name).is_symlink()]
     return sorted(files)
 
 

@@ -51,11 +51,11 @@ from rhseg_lib import StudyError, labelme, plots, voc
 from rhseg_lib.datamodule import normalize
 from rhseg_lib.evaluation import confidence
 from rhseg_lib.files import write_atomically
+from rhseg_lib.labelme import PICTURE_SUFFIXES
 from rhseg_lib.weights import Card, read_weights
 
 FORMAT = 1  # of progress.jsonl; raised when a row changes its meaning
 DEFAULT_WEIGHTS = "models/deeplabv3plus_mobilenetv2_ds_ema.safetensors"
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".mkv", ".mov", ".mp4")
 MADE = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", "progress.jsonl")
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
@@ -166,16 +166,16 @@ def open_source(
         video = Video(source, every)
         video.open()
         return video
-    if source.is_file() and kind in PICTURES:
+    if source.is_file() and kind in PICTURE_SUFFIXES:
         return PictureFiles(source.parent, (source,))
     if not source.is_dir():
         what = f"neither a picture nor a video: '{kind}'" if source.is_file() else "the source is not there"
-        mend = f"give a folder of pictures, a picture ({', '.join(PICTURES)}) or a video ({', '.join(VIDEOS)})"
+        mend = f"give a folder of pictures, a picture ({', '.join(PICTURE_SUFFIXES)}) or a video ({', '.join(VIDEOS)})"
         raise StudyError(what, where=source, mend=mend)
     found = sorted(
         path
         for path in source.rglob("*")
-        if path.suffix.lower() in PICTURES
+        if path.suffix.lower() in PICTURE_SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
         and not any(path.resolve().is_relative_to(folder) for folder in leave_out)
@@ -184,7 +184,7 @@ def open_source(
     left = len(found) - len(files)
     below = f"; {left} in subfolders, which the setting `subfolders` takes too" if left else ""
     if not files:
-        mend = f"give a folder that holds {', '.join(PICTURES)}; a video is given by its own path"
+        mend = f"give a folder that holds {', '.join(PICTURE_SUFFIXES)}; a video is given by its own path"
         raise StudyError(f"no pictures in the folder{below}", where=source, mend=mend)
     if below:
         print(f"{source}: {len(files)} pictures{below}")

@@ -150,6 +150,8 @@ class Recipe(Strict):
     def _falling(self) -> Recipe:
         if self.min_learning_rate > self.learning_rate:
             raise ValueError("'min_learning_rate' must not exceed 'learning_rate'")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("'warmup_epochs' must be less than 'epochs': the rate rises, then falls")
         return self
 
 

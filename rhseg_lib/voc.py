@@ -106,6 +106,7 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
             subfolders=data.source != "synthetic",  # there they hold the second annotator
             least_side=round(REDUCTION * data.image_size),
         )
+    notes = _of_unannotated(source.unannotated()) if data.source == "labelme" else []
     listed = profile.tables / "faults.csv"
     try:
         dataset = build_voc(
@@ -121,6 +122,7 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
             on_fault=data.on_fault,
             workers=workers,
             settings=data.model_dump(mode="json"),
+            notes=notes,
         )
     except faults.FaultyAnnotations as error:
         faults.write_faults(listed, [asdict(fault) for fault in error.faults])
@@ -128,6 +130,15 @@ def make_dataset(profile: "Profile", *, workers: int = 0) -> dict:
         raise
     faults.write_faults(listed, dataset["skipped"])
     return dataset
+
+
+def _of_unannotated(pictures: list[str]) -> list[str]:
+    """At most one sentence."""
+    if not pictures:
+        return []
+    more = f" and {len(pictures) - 5} more" if len(pictures) > 5 else ""
+    told = ", ".join(pictures[:5]) + more
+    return [f"Left out, as they have no annotation of their name: {len(pictures)} picture(s), {told}."]
 
 
 def build_voc(
@@ -144,6 +155,7 @@ def build_voc(
     on_fault: Literal["stop", "skip"] = "stop",
     workers: int,
     settings: dict,
+    notes: Iterable[str] = (),
 ) -> dict:
     """Build the tree `voc` from a source of pictures and masks.
 
@@ -172,6 +184,8 @@ def build_voc(
         Processes; 0 takes one per processor, 1 works in this one.
     settings : dict
         What the caller wants on record, as JSON types.
+    notes : iterable of str
+        What the reader should know of the source, in sentences; the build adds its own.
 
     Returns
     -------
@@ -191,7 +205,7 @@ def build_voc(
         raise StudyError(f"{copies} copies of each original", where="copies", mend="choose 0 to 4")
     if voc.exists() and any(voc.iterdir()) and not any((voc / name).is_file() for name in ("dataset.json", MARK)):
         raise StudyError("a folder not made here is in the way", where=voc, mend="move it elsewhere")
-    given_test, notes = source.given_split() if split == "given" else (None, [])
+    given_test, of_lists = source.given_split() if split == "given" else (None, [])
     split = "grouped" if split == "given" and given_test is None else split
     try:
         draft = Unfinished(voc, _digest_of_settings(source, image_size, seed))
@@ -214,7 +228,7 @@ def build_voc(
                 group=group,
                 given_test=given_test,
             )
-            operations, parts, group_of, holders, more = planned
+            operations, parts, group_of, holders, of_groups = planned
             pictures, operations, parts = _without(set(skipped), pictures, operations, parts, source.folder)
             copy_of = {f"{name}_{operation}": name for name, some in operations.items() for operation in some}
             _write_copies(draft, pictures, operations, source, image_size, seed, run)
@@ -244,7 +258,7 @@ def build_voc(
             "skipped": [asdict(fault) for some in skipped.values() for fault in some],
             "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
             "absent_classes": absent,
-            "notes": [*notes, *more, *absence_in_words(absent, holders, grouped=group is not None)],
+            "notes": [*notes, *of_lists, *of_groups, *absence_in_words(absent, holders, grouped=group is not None)],
             "overwritten_pixels": [
                 {"class": lost, "by": taker, "pixels": overwritten[lost, taker]} for lost, taker in sorted(overwritten)
             ],

@@ -117,8 +117,12 @@ def test_faults_may_be_skipped_and_mended(own):
     Image.fromarray(np.zeros((72, 96, 3), np.uint8)).save(folder / "六月/gone.png")
     for file in ("wrong.json", "may 05/cut.json"):
         (folder / file).unlink()
+    for index in range(7):
+        (folder / f"bare {index}.jpg").touch()  # beside the two whose JSON is gone
     dataset = voc.make_dataset(own, workers=1)
     assert dataset["skipped"] == []
+    told = ", ".join(f"bare {index}.jpg" for index in range(5))
+    assert f"Left out, as they have no annotation of their name: 9 picture(s), {told} and 4 more." in dataset["notes"]
     assert not (own.tables / "faults.csv").exists()
     assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - 2
     assert "六月__gone" in {*voc.read_split(own.voc, "train"), *voc.read_split(own.voc, "test")}

@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,18 @@ def test_every_version_of_labelme_is_read(tmp_path, version):
         counts = np.bincount(paint(*annotation.shapes, height=10, width=20)[0].ravel(), minlength=3)
         assert counts[2] == 8 * 6
         assert counts[1] == [0, 3 * 3, 3 * 3 + 4, 3 * 3 + 4 + 5][min(version, 6) - 3]
+
+
+def test_pictures_without_an_annotation_of_their_name_are_told(tmp_path):
+    annotations = ("a.json", "may/c.json", "of/d.json")
+    for path in (*annotations, "a.jpg", "b.PNG", "may/a.jpg", "may/c.tif", "x/d.bmp", "x/e.webp"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    for hidden in (".f.jpg", "notes.txt"):
+        (tmp_path / hidden).touch()
+    source = labelme.LabelmeFolder(tmp_path, ("slag_layer",), (), None)
+    assert source.unannotated() == ["b.PNG", "may/a.jpg", "x/e.webp"]
+    assert replace(source, subfolders=False).unannotated() == ["b.PNG"]
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a mark"])

@@ -147,8 +147,7 @@ def forest(table: pd.DataFrame, *, value: str, low: str, high: str, xlabel: str,
         axis.plot(row[value], place, "o", color="#9a3412", ms=7)
     if zero:
         axis.axvline(0, color="#1f2328", lw=1, ls=":")
-    axis.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel)
-    axis.invert_yaxis()
+    axis.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel, ylim=(len(table) - 0.4, -0.6))
     axis.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure
@@ -180,7 +179,7 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
 
 
 def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
-    """Differences of mIoU, row minus column, in points; bold where Holm's p is below 0.05.
+    """Differences of mIoU, row minus column, in points; bold where Holm's p is below 0.05; small ones pale.
 
     `pairs` has ``first``, ``second``, ``difference`` (fractions) and ``p_holm``.
     """
@@ -192,12 +191,14 @@ def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
         if row.p_holm < 0.05:
             bold |= {(row.first, row.second), (row.second, row.first)}
     figure, axis = plt.subplots(figsize=(9, 5.4))
-    limit = max(float(grid.abs().max().max(skipna=True)), 1.0) if len(pairs) else 1.0
+    grid = grid.round(1) + 0.0  # no -0.0
+    limit = max(float(grid.abs().max().max(skipna=True)), 5.0) if len(pairs) else 5.0
     sns.heatmap(
         grid, cmap="RdBu_r", vmin=-limit, vmax=limit, annot=True, fmt="+.1f", ax=axis,
         linewidths=1, cbar_kws={"label": "points of mIoU, row − column"},
     )  # fmt: skip
     cells = [(r, c) for r in models for c in models if not np.isnan(grid.loc[r, c])]
+    axis.grid(visible=False)
     for text, cell in zip(axis.texts, cells, strict=True):
         text.set_fontweight("bold" if cell in bold else "normal")
     names = [SHORT[model] for model in models]

@@ -182,7 +182,7 @@ def open_source(
     )
     files = tuple(path for path in found if subfolders or path.parent == source)
     left = len(found) - len(files)
-    below = f"; {left} in subfolders, which the setting `subfolders` takes too" if left else ""
+    below = f"; {left} in subfolders, which the setting `subfolders` (--subfolders) takes too" if left else ""
     if not files:
         mend = f"give a folder that holds {', '.join(PICTURE_SUFFIXES)}; a video is given by its own path"
         raise StudyError(f"no pictures in the folder{below}", where=source, mend=mend)

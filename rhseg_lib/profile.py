@@ -213,10 +213,12 @@ class Profile(Strict):
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result on synthetic data"
         if self.data.source != "synthetic" and self.kind == "result":
             kind = "a result"
+        apart = sum(model in self.recipe_for for model in self.models)
+        others = f"; another for {apart} of the {len(self.models)} models, told on their pages" if apart else ""
         return (
             f"Profile {self.name}: {kind}. Data: {self.data.in_words}, {side}×{side} px. "
             f"Recipe: {r.epochs} epochs{each}, batch {r.batch_size}, {r.optimizer.upper()}, "
-            f"learning rate {r.learning_rate:g} → {r.min_learning_rate:g}."
+            f"learning rate {r.learning_rate:g} → {r.min_learning_rate:g}{others}."
         )
 
 

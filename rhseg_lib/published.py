@@ -102,7 +102,8 @@ def ledger(
     Parameters
     ----------
     complexity : DataFrame
-        Indexed by model: ``parameters``, ``mib``, ``gmacs`` and ``latency_ms``, as notebook 02 writes it.
+        Indexed by model: ``parameters``, ``mib`` and ``gmacs``, as notebook 02 writes it; ``latency_ms`` and its
+        ``lower_quartile`` and ``upper_quartile``, as notebook 05 does.
     separable : DataFrame
         Eq. 1 checked by counting: ``predicted`` and ``counted`` ratios, one row per layer.
     pooling : DataFrame
@@ -263,7 +264,9 @@ def _compute_claims(complexity: pd.DataFrame, separable: pd.DataFrame, pooling: 
     gmacs, latency, mib = complexity["gmacs"], complexity["latency_ms"], complexity["mib"]
     worst = (separable["counted"] - separable["predicted"]).abs().max()
 
-    untimed = latency[[SEPARABLE, MOBILENET]].isna().any()
+    timed = complexity.loc[[SEPARABLE, MOBILENET], ["lower_quartile", "upper_quartile"]]
+    (fast, faster), (slow, slower) = timed.to_numpy()
+    untimed, apart = timed.isna().any(axis=None), faster < slow or fast > slower
 
     def falls(figures: pd.Series) -> float:
         return 100 * (1 - figures[SEPARABLE] / figures[MOBILENET])
@@ -312,8 +315,9 @@ def _compute_claims(complexity: pd.DataFrame, separable: pd.DataFrame, pooling: 
             "not measured",
             "not timed" if untimed else f"−{falls(latency):.0f} % of {latency[MOBILENET]:.1f} ms",
             "faster",
-            NOT_TESTABLE if untimed else REPRODUCED if falls(latency) > 0 else NOT_REPRODUCED,
-            "One picture of the study’s size, on the CPU that made this page. The paper gives no time.",
+            NOT_TESTABLE if untimed or not apart else REPRODUCED if falls(latency) > 0 else NOT_REPRODUCED,
+            "One picture of the study’s size, on the CPU that made this page; judged only if the middle halves of the "
+            "repeated timings lie apart. The paper gives no time.",
         ),
         Claim(
             "§2.2",

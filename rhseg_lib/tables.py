@@ -43,6 +43,7 @@ EFFECTS = {  # what is added -> (with, without)
     "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
 }
 EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of the baselines
+FEW_IMAGES = 30  # with fewer to test on, the pages say so
 NOT_SAID = "not\N{NO-BREAK SPACE}said"
 GRID = {  # model -> backbone, ASPP, attention, decoder
     XCEPTION: ("Xception-65", "standard", "–", "standard"),
@@ -373,11 +374,7 @@ def claims(ledger: pd.DataFrame) -> HTML:
 def effects_in_words(effects: pd.DataFrame, runs: list[Run], study: Profile) -> Markdown:
     """One sentence per effect, from the part with most images, and what they are worth."""
     told = effects.drop_duplicates("change", keep="last").set_index("change")
-    lines = [
-        f"- **{name}**: not compared, since the two models are not both trained, or not alike."
-        for name in EFFECTS
-        if name not in told.index
-    ]
+    lines = []
     for name, row in told.iterrows():
         if row["low"] > 0 or row["high"] < 0:
             verdict = f"goes with {row['difference']:+.1f} points of mIoU"
@@ -386,6 +383,8 @@ def effects_in_words(effects: pd.DataFrame, runs: list[Run], study: Profile) -> 
         lines.append(
             f"- **{name}** {verdict}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f} on {row['images']} images."
         )
+    if missing := [name for name in EFFECTS if name not in told.index]:
+        lines.append(f"- Not compared, as one of the two models is not trained, or not alike: {'; '.join(missing)}.")
     return Markdown("\n".join([*lines, "", _worth(runs, study)]))
 
 
@@ -397,6 +396,8 @@ def _worth(runs: list[Run], study: Profile) -> str:
     text = (
         f"Seeds per model: {_range(stacked(runs))}. The intervals know only the images; another seed moves a model too."
     )
+    if len(runs[0].names) < FEW_IMAGES:
+        text = f"**Few test images, {len(runs[0].names)}: take every figure and interval here as rough.** {text}"
     if study.kind == "demonstration":
         text = f"Short trainings on small pictures: this shows how a question is answered, not the answer. {text}"
     if fewer:
@@ -511,8 +512,14 @@ def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: lis
         f"The highest mIoU is that of **{label(best)}**, {summary.loc[best, 'miou']:.1f} % "
         f"{interval(summary.loc[best])} on {images} images."
     )
+    equal = compared[((compared["first"] == best) | (compared["second"] == best)) & (compared["p_holm"] >= 0.05)]
+    if len(equal):
+        text += f" These images do not tell it from {len(equal)} of the others."
     if len(compared):
-        text += f" {len(compared)} pairs were trained alike; {told} differ by more than the choice of images explains."
+        text += (
+            f" Pairs trained alike: {len(compared)}; of these, {told} with a difference that the choice of images does "
+            "not explain."
+        )
         half = float(50 * (compared["high"] - compared["low"]).median())
         text += (
             f" On {images} images like these the difference between two models is known to about ±{half:.1f} points; "
@@ -527,6 +534,12 @@ def findings(
     """The front page's answers, each from the tables."""
     floor = baselines["miou"].filter(like="pixel classifier").max()
     verdicts = ledger["verdict"].value_counts()
+    unjudged = (
+        ""
+        if decisive(runs, study)
+        else " What is reproduced are sizes, counts, work, time and sums of the paper's own figures: these trainings "
+        "judge no accuracy."
+    )
     lines = [
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
@@ -535,14 +548,14 @@ def findings(
         f"- Of {len(ledger)} checked statements, {verdicts.get('reproduced', 0)} are "
         f"reproduced, {verdicts.get('not reproduced', 0)} are not, "
         f"{verdicts.get('inconsistent in the paper', 0)} are inconsistent in the paper, and "
-        f"{verdicts.get('not testable with this data', 0)} cannot be tested with this data.",
+        f"{verdicts.get('not testable with this data', 0)} cannot be tested with this data.{unjudged}",
     ]
     if PROPOSED in summary.index:
         row = summary.loc[PROPOSED]
         found = (
             f"- The model as the text describes it reaches **{row['miou']:.1f} % mIoU** {interval(row)} on "
             f"{len(runs[0].names)} test images; the better of two classifiers that see one pixel at a time "
-            f"reaches {floor:.1f} %."
+            f"reaches {floor:.1f} %{'' if row['low'] > floor else ', **which lies in that interval**'}."
         )
         lines.insert(len(lines) if study.data.source == "synthetic" else 0, found)  # one's own pictures come first
     return Markdown("\n".join([*lines, "", _worth(runs, study)]))

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,7 @@ def fit(
         Non-finite loss, unreadable checkpoint, too few images.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # a run's own line says what matters
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # of Lightning's own doing
     folder.mkdir(parents=True, exist_ok=True)
     signature = fingerprint(model_name, num_classes, recipe.model_dump(), seed, dataset_hash)
     checkpoint = folder / "last.ckpt"

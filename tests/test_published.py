@@ -1,5 +1,6 @@
 """The ledger: verdicts follow from the figures, in both directions."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,6 +13,8 @@ COMPLEXITY = pd.DataFrame(
         "parameters": [32_947_779, 24_891_267, 54_708_931, 5_813_523, 5_829_683, 3_856_083, 3_872_243, 2_730_403],
         "gmacs": [138.3, 225.2, 82.8, 26.2, 26.4, 24.2, 24.4, 5.6],
         "latency_ms": 10.0,
+        "lower_quartile": 9.0,
+        "upper_quartile": 11.0,
     },
     index=list(published.LABELS),
 ).assign(mib=lambda table: table["parameters"] * 4 / 2**20)
@@ -32,6 +35,21 @@ def test_every_claim_has_a_known_verdict_and_a_reason() -> None:
     assert set(ledger["verdict"]) == known
     assert ledger["why"].str.len().min() > 10
     assert ledger.index.is_unique
+
+
+@pytest.mark.parametrize(
+    ("quartiles", "verdict"),
+    [
+        ((4.0, 5.0, 6.0), published.REPRODUCED),
+        ((8.0, 8.5, 9.5), published.NOT_TESTABLE),  # not apart from 9 to 11
+        ((12.0, 13.0, 14.0), published.NOT_REPRODUCED),
+        ((np.nan, np.nan, np.nan), published.NOT_TESTABLE),
+    ],
+)
+def test_faster_is_judged_where_timings_lie_apart(quartiles, verdict) -> None:
+    timed = COMPLEXITY.copy()
+    timed.loc[published.SEPARABLE, ["lower_quartile", "latency_ms", "upper_quartile"]] = quartiles
+    assert judge(complexity=timed).loc["A separable ASPP makes the model faster", "verdict"] == verdict
 
 
 def test_a_wrong_count_is_not_reproduced() -> None:

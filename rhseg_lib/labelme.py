@@ -120,8 +120,9 @@ class LabelmeFolder:
         return dict(sorted(named.items()))
 
     def unannotated(self) -> list[str]:
-        """Pictures, by their paths in the folder, without an annotation of their name: beside them, or anywhere if
-        annotations have a folder of their own.
+        """Pictures without an annotation of their name, by their paths in the folder.
+
+        It is looked for beside the picture, or anywhere if there are no annotations at all beside it.
         """
         annotations = annotation_files(self.folder, subfolders=self.subfolders)
         folders, names = {path.parent for path in annotations}, {path.stem.casefold() for path in annotations}

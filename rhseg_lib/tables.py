@@ -534,28 +534,23 @@ def findings(
     """The front page's answers, each from the tables."""
     floor = baselines["miou"].filter(like="pixel classifier").max()
     verdicts = ledger["verdict"].value_counts()
-    unjudged = (
-        ""
-        if decisive(runs, study)
-        else " What is reproduced are sizes, counts, work, time and sums of the paper's own figures: these trainings "
-        "judge no accuracy."
-    )
+    unjudged = "" if decisive(runs, study) else " None of them is an accuracy, which these trainings cannot judge."
     lines = [
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
         "- **The model whose size is printed is not the one described.** 22.24 is row 2 plus EMA, with the standard "
         "ASPP; with the separable ASPP of the text it is a third smaller.",
-        f"- Of {len(ledger)} checked statements, {verdicts.get('reproduced', 0)} are "
-        f"reproduced, {verdicts.get('not reproduced', 0)} are not, "
-        f"{verdicts.get('inconsistent in the paper', 0)} are inconsistent in the paper, and "
-        f"{verdicts.get('not testable with this data', 0)} cannot be tested with this data.{unjudged}",
+        f"- Of {len(ledger)} checked statements, {verdicts.get('not reproduced', 0)} are not reproduced, "
+        f"{verdicts.get('inconsistent in the paper', 0)} are inconsistent in the paper, "
+        f"{verdicts.get('not testable with this data', 0)} cannot be tested with this data, and "
+        f"{verdicts.get('reproduced', 0)} are reproduced.{unjudged}",
     ]
     if PROPOSED in summary.index:
         row = summary.loc[PROPOSED]
         found = (
             f"- The model as the text describes it reaches **{row['miou']:.1f} % mIoU** {interval(row)} on "
             f"{len(runs[0].names)} test images; the better of two classifiers that see one pixel at a time "
-            f"reaches {floor:.1f} %{'' if row['low'] > floor else ', **which lies in that interval**'}."
+            f"reaches {floor:.1f} %{', **which lies in that interval**' if row['low'] <= floor <= row['high'] else ''}."
         )
         lines.insert(len(lines) if study.data.source == "synthetic" else 0, found)  # one's own pictures come first
     return Markdown("\n".join([*lines, "", _worth(runs, study)]))

@@ -534,7 +534,7 @@ def findings(
     """The front page's answers, each from the tables."""
     floor = baselines["miou"].filter(like="pixel classifier").max()
     verdicts = ledger["verdict"].value_counts()
-    unjudged = "" if decisive(runs, study) else " None of them is an accuracy, which these trainings cannot judge."
+    unjudged = "" if decisive(runs, study) else " None of these is on an accuracy, which such trainings cannot judge."
     lines = [
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rhseg_lib import StudyError, baselines, plots, tables
+from rhseg_lib import StudyError, baselines, evaluation, plots, published, tables
 from rhseg_lib.profile import Profile
 
 
@@ -72,3 +72,20 @@ def test_what_leakage_is_worth_comes_from_the_leaky_profiles_own_page(profile, t
     found = tables.promises(study)
     assert found["split"].tolist() == ["grouped", "as described"]
     assert found["test − holdout"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("images", "p_holm", "floor"), [(5, 0.4, 55.0), (40, 0.01, 45.0), (40, 0.01, 75.0)])
+def test_what_images_cannot_tell_is_said(profile, images, p_holm, floor):
+    names, models = tuple(map(str, range(images))), (published.DESCRIBED, published.MOBILENET)
+    metrics = {"images_seen": 10, "recipe": profile.recipe.model_dump()}
+    runs = [evaluation.Run(model, 0, metrics, np.ones((images, 3, 3), int), names, names) for model in models]
+    summary = pd.DataFrame({"miou": [60.0, 58.0], "low": [50.0, 48.0], "high": [70.0, 68.0]}, index=list(models))
+    pair = {"first": models[0], "second": models[1], "difference": 0.02, "low": -0.01, "high": 0.05, "p_holm": p_holm}
+    floors = pd.DataFrame({"miou": [floor]}, index=["pixel classifier: colour"])
+    ledger = pd.DataFrame({"verdict": [published.REPRODUCED]})
+    compared = tables.comparison_in_words(summary, pd.DataFrame([pair]), runs, profile).data
+    found = tables.findings(summary, floors, ledger, runs, profile).data
+    assert ("Few test images, 5" in compared) == ("Few test images, 5" in found) == (images == 5)
+    assert ("do not tell it from 1 of the others" in compared) == (p_holm > 0.05)
+    assert ("which lies in that interval" in found) == (floor == 55.0)
+    assert "None of these is on an accuracy" in found

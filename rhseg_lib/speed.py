@@ -43,8 +43,10 @@ def device() -> torch.device:
 
 
 def device_name() -> str:
-    """What the figures belong to."""
-    return torch.cuda.get_device_name() if device().type == "cuda" else cpu_name()
+    """What the figures belong to; of a CPU, how many threads besides."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{cpu_name()}, {torch.get_num_threads()} thread(s)"
 
 
 def steps() -> int:

@@ -51,10 +51,10 @@ LABELS = {  # how the pages call the models
     "unet_vgg16": "U-Net · VGG-16",
     "deeplabv3plus_xception": "DeepLabv3+ · Xception-65",
     "deeplabv3plus_mobilenetv2": "DeepLabv3+ · MobileNetV2",
-    "deeplabv3plus_mobilenetv2_ema": "… + EMA (“Ours” as counted)",
-    "deeplabv3plus_mobilenetv2_ds": "… + separable ASPP",
-    "deeplabv3plus_mobilenetv2_ds_ema": "… + separable ASPP + EMA (“Ours” as described)",
-    "deeplabv3plus_mobilenetv2_lite": "… + separable decoder (lite)",
+    "deeplabv3plus_mobilenetv2_ema": "MobileNetV2 + EMA (“Ours” as counted)",
+    "deeplabv3plus_mobilenetv2_ds": "MobileNetV2 + separable ASPP",
+    "deeplabv3plus_mobilenetv2_ds_ema": "MobileNetV2 + separable ASPP + EMA (“Ours” as described)",
+    "deeplabv3plus_mobilenetv2_lite": "MobileNetV2 + separable decoder (lite)",
 }
 SHORT = {
     "fcn_resnet50": "FCN",

@@ -110,11 +110,6 @@ def read(study: Profile, name: str, *, index: str | None = None) -> pd.DataFrame
     return pd.read_csv(path, index_col=index)
 
 
-def label(model: str) -> str:
-    """A model's name for tables, spelled out even where `LABELS` shortens it by an ellipsis."""
-    return LABELS[model].replace("…", "MobileNetV2")
-
-
 def counts(dataset: dict) -> pd.DataFrame:
     """Images, originals and the share of each class in the parts of a VOC tree."""
     rows = {}
@@ -332,7 +327,7 @@ def promises(study: Profile) -> pd.DataFrame:
     rows = [
         {
             "split": study.data.split.replace("_", " "),
-            "model": label(model),
+            "model": LABELS[model],
             "seeds": int(row["seeds"]),
             "test mIoU": row["test"],
             "holdout mIoU": row["holdout"],
@@ -419,7 +414,7 @@ def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: st
     shown, first = summary.reset_index(), {run.model: run.seed for run in reversed(runs)}
     return pd.DataFrame(
         {
-            "model": [label(m) for m in shown["model"]],
+            "model": [LABELS[m] for m in shown["model"]],
             "mIoU": shown["miou"],
             "95 % interval": [interval(row) for _, row in shown.iterrows()],
             "mPA": shown["mpa"],
@@ -453,7 +448,7 @@ def speed_in_words(training: pd.DataFrame, device: str, peak: float) -> Markdown
     """What the switches bring, model by model."""
     last = training.groupby(level="model", sort=False).tail(1)
     lines = [
-        f"- {label(model)}: **{row['times_plain']:.2f} times** the plain loop ({row['samples_per_second']:,.1f}/s)"
+        f"- {LABELS[model]}: **{row['times_plain']:.2f} times** the plain loop ({row['samples_per_second']:,.1f}/s)"
         for (model, _), row in last.iterrows()
     ]
     text = f"{device}; it multiplies large matrices at {peak / 1e12:,.2f} TFLOP/s. With all switches:"
@@ -473,8 +468,8 @@ def pairs(compared: pd.DataFrame) -> pd.DataFrame:
     """Pairs of models for reading: points of mIoU, interval, p-value before and after Holm."""
     return pd.DataFrame(
         {
-            "first": [label(m) for m in compared["first"]],
-            "second": [label(m) for m in compared["second"]],
+            "first": [LABELS[m] for m in compared["first"]],
+            "second": [LABELS[m] for m in compared["second"]],
             "seeds of both": compared["seeds"],
             "difference": 100 * compared["difference"],
             "95 % interval": [
@@ -509,7 +504,7 @@ def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: lis
     told = int((compared["p_holm"] < 0.05).sum())
     images = len(runs[0].names)
     text = (
-        f"The highest mIoU is that of **{label(best)}**, {summary.loc[best, 'miou']:.1f} % "
+        f"The highest mIoU is that of **{LABELS[best]}**, {summary.loc[best, 'miou']:.1f} % "
         f"{interval(summary.loc[best])} on {images} images."
     )
     equal = compared[((compared["first"] == best) | (compared["second"] == best)) & (compared["p_holm"] >= 0.05)]

@@ -36,8 +36,8 @@ def library(*names):
     return [f"rhseg_lib/{name}.py" for name in names]
 
 
-SHOWN = library("tables", "plots", "evaluation", "metrics", "profile")  # what every page of results is made with
-WORDS = fingerprint(study.kind, study.title, study.bootstrap_samples, study.leaky)
+SHOWN = library("tables", "plots", "evaluation", "metrics", "statistics", "compare", "profile")  # what every page of results is made with
+WORDS = fingerprint(study.kind, study.title, study.leaky)
 
 
 def state(folder):
@@ -102,7 +102,7 @@ if TRAINS:
             **page("03_train_{model}_seed{seed}"),
             metrics=f"{RUNS}/metrics.json",
         params:
-            recipe=lambda wildcards: fingerprint(study.recipe_of(wildcards.model).model_dump()),
+            recipe=lambda wildcards: study.recipe_of(wildcards.model).digest,
         wildcard_constraints:
             seed=r"\d+",
         priority: 1  # the long ones first
@@ -192,7 +192,7 @@ rule speed:
         training=f"{REPORTS}/tables/speed_training.csv",
         inference=f"{REPORTS}/tables/speed_inference.csv",
     params:
-        recipes=fingerprint(*(study.recipe_of(model).model_dump() for model in MODELS)),
+        recipes=fingerprint(*(study.recipe_of(model).digest for model in MODELS)),
     threads: workflow.cores  # it measures time: nothing else may run beside it
     resources:
         gpu_gb=study.gpu_gb_per_run,

@@ -14,8 +14,10 @@ datamodule    VOC tree -> uint8 tensors in memory -> batches
 models        the eight networks
 weights       a trained network in one file, with the card that says what it is for
 training      fit one model with one seed; exact resume
-evaluation    per-image confusion matrices and the files of a run; models compared
-metrics       IoU, mIoU, PA, mPA; bootstrap intervals; paired tests
+evaluation    per-image confusion matrices and the files of a run
+metrics       IoU, mIoU, PA, mPA
+statistics    intervals and tests that count both images and seeds
+compare       what the runs say of each model and of each pair of models
 baselines     classifiers of single pixels; agreement of two annotators
 complexity    parameters, MiB, MACs, latency
 speed         training and prediction, switch by switch, against the plain loop

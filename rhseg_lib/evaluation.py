@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import combinations
 from pathlib import Path
 from shutil import which
 from typing import NamedTuple
@@ -23,16 +21,7 @@ from torch import nn
 from rhseg_lib import IGNORE_INDEX, StudyError, voc, weights
 from rhseg_lib.datamodule import load_tensors, normalize
 from rhseg_lib.files import write_atomically
-from rhseg_lib.metrics import (
-    Comparison,
-    bootstrap_interval,
-    compare,
-    confusion_matrices,
-    holm,
-    mean_iou,
-    resampled_miou,
-    scores,
-)
+from rhseg_lib.metrics import confusion_matrices, mean_iou, scores
 from rhseg_lib.profile import Profile
 
 
@@ -115,8 +104,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         originals = [dataset["copy_of"].get(name, name) for name in names]
         units = [dataset["group_of"].get(name, name) for name in originals]
         tables.append(table.assign(part=part, unit=units))
-        low, high = bootstrap_interval(by_unit(matrices, units)[None], samples=profile.bootstrap_samples)
-        results[part] = {**asdict(scores(matrices.sum(0))), "miou_interval": [low, high], "images": len(names)}
+        results[part] = {**asdict(scores(matrices.sum(0))), "images": len(names)}
         if part == "test":
             floor = abstention_bound(model, images, masks)
             (folder / "predictions").mkdir(exist_ok=True)
@@ -156,14 +144,6 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     for checkpoint in folder.glob("last.ckpt*"):
         checkpoint.unlink()
     return metrics
-
-
-def by_unit(matrices: np.ndarray, units: Sequence[str]) -> np.ndarray:
-    """Sum the matrices of one unit, (N, K, K) -> (M, K, K): copies, and pictures of one group, are not independent."""
-    _, place = np.unique(units, return_inverse=True)
-    summed = np.zeros((place.max() + 1, *matrices.shape[1:]), matrices.dtype)
-    np.add.at(summed, place, matrices)
-    return summed
 
 
 def provenance(root: Path, device: torch.device) -> dict[str, str]:
@@ -222,8 +202,12 @@ def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> 
     return Run(model, seed, metrics, matrices, tuple(table.index), tuple(table["unit"]))
 
 
-def finished_runs(profile: Profile, *, part: str = "test") -> list[Run]:
-    """Every finished run of the profile's models and seeds, in the profile's order; at least one."""
+def finished_runs(profile: Profile, *, part: str | None = None) -> list[Run]:
+    """Every finished run of the profile's models and seeds, in the profile's order; at least one.
+
+    `part` is "test" or "holdout"; by default the holdout where there is one: it has more images.
+    """
+    part = part or parts(profile)[-1]
     pairs = [(m, s) for m in profile.models for s in profile.seeds]
     done = [
         read_run(profile, m, s, part=part) for m, s in pairs if (profile.run_folder(m, s) / "metrics.json").exists()
@@ -240,98 +224,6 @@ def finished_runs(profile: Profile, *, part: str = "test") -> list[Run]:
 def parts(profile: Profile) -> list[str]:
     """The parts that runs are evaluated on, the one with most images last."""
     return ["test", "holdout"] if profile.data.holdout_scenes else ["test"]
-
-
-def generalisation(profile: Profile) -> pd.DataFrame:
-    """What the test part promises against what fresh pictures give, by model, in per cent.
-
-    The interval of the difference draws both sets of images anew, independently of one another; under a leaky split it
-    is what memory of the training pictures is worth.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by model: seeds, test, holdout, difference, low, high; empty where the profile has no holdout.
-    """
-    rows = {}
-    if len(parts(profile)) > 1:
-        test, fresh = (stacked(finished_runs(profile, part=part)) for part in parts(profile))
-        for model in test:
-            shown = [100 * mean_iou(of[model].sum(1)).mean() for of in (test, fresh)]
-            drawn = [
-                100 * resampled_miou(of[model], samples=profile.bootstrap_samples, seed=seed)
-                for seed, of in enumerate((test, fresh))
-            ]
-            low, high = np.percentile(drawn[0] - drawn[1], (2.5, 97.5))
-            rows[model] = (len(test[model]), *shown, shown[0] - shown[1], low, high)
-    columns = ["seeds", "test", "holdout", "difference", "low", "high"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
-
-
-def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
-    """Matrices of each model by unit, its seeds stacked: model -> (R, M, K, K)."""
-    models = dict.fromkeys(run.model for run in runs)
-    return {
-        model: np.stack([by_unit(run.matrices, run.units) for run in runs if run.model == model]) for model in models
-    }
-
-
-def summarise(runs: list[Run], *, samples: int) -> pd.DataFrame:
-    """One row per model: seeds, mIoU with its interval, mPA and each class's IoU, all in per cent.
-
-    With several seeds the figures are means over them, and ``seed_deviation`` is the standard deviation of mIoU.
-    """
-    rows = {}
-    for model, matrices in stacked(runs).items():
-        each = [scores(matrix) for matrix in matrices.sum(1)]
-        low, high = bootstrap_interval(matrices, samples=samples)
-        names = next(run.metrics["class_names"] for run in runs if run.model == model)
-        rows[model] = {
-            "seeds": len(each),
-            "miou": np.mean([s.miou for s in each]),
-            "low": low,
-            "high": high,
-            "mpa": np.mean([s.mpa for s in each]),
-            **{f"IoU {n}": iou for n, iou in zip(names, np.mean([s.iou for s in each], axis=0), strict=True)},
-            "seed_deviation": np.std([s.miou for s in each], ddof=1) if len(each) > 1 else np.nan,
-            "train_minutes": np.mean([r.metrics["train_seconds"] for r in runs if r.model == model]) / 60,
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-    scaled = table.columns.difference(["seeds", "train_minutes"])
-    table[scaled] *= 100
-    return table
-
-
-def compare_pair(runs: list[Run], first: str, second: str, *, samples: int) -> Comparison | None:
-    """Compare two models over the seeds that both have; None if they share none or were not trained alike."""
-    found = {model: {run.seed: run for run in runs if run.model == model} for model in (first, second)}
-    seeds = shared_seeds(runs, first, second)
-    recipes = [run.metrics["recipe"] for model in found for run in found[model].values()]
-    if not seeds or any(recipe != recipes[0] for recipe in recipes):
-        return None
-    one, other = (
-        np.stack([by_unit(found[model][seed].matrices, found[model][seed].units) for seed in seeds])
-        for model in (first, second)
-    )
-    return compare(one, other, samples=samples)
-
-
-def shared_seeds(runs: list[Run], first: str, second: str) -> list[int]:
-    """Seeds with which both models were trained."""
-    return sorted({run.seed for run in runs if run.model == first} & {run.seed for run in runs if run.model == second})
-
-
-def compare_models(runs: list[Run], *, samples: int) -> pd.DataFrame:
-    """Every pair of models trained alike: difference of mIoU, interval, p-value, and p after Holm."""
-    models = dict.fromkeys(run.model for run in runs)
-    found = {(a, b): compare_pair(runs, a, b, samples=samples) for a, b in combinations(models, 2)}
-    pairs = [
-        {"first": a, "second": b, "seeds": len(shared_seeds(runs, a, b)), **asdict(pair)}
-        for (a, b), pair in found.items()
-        if pair is not None
-    ]
-    table = pd.DataFrame(pairs, columns=["first", "second", "seeds", "difference", "low", "high", "p_value"])
-    return table.assign(p_holm=holm(table["p_value"]))
 
 
 def image_scores(run: Run) -> np.ndarray:

@@ -22,6 +22,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from torch import nn
 
 from rhseg_lib import IGNORE_INDEX
+from rhseg_lib.compare import tells
 from rhseg_lib.published import SHORT
 
 CLASS_COLOURS = ("#6e7781", "#0ea5e9", "#f59e0b", "#10b981", "#a855f7", "#ef4444")  # background first
@@ -139,12 +140,18 @@ def training_curves(history: pd.DataFrame, *, label: str) -> Figure:
     return figure
 
 
-def forest(table: pd.DataFrame, *, value: str, low: str, high: str, xlabel: str, zero: bool = False) -> Figure:
-    """One line per row of `table` (its index names them): the value and its interval; `zero` marks no effect."""
+def forest(table: pd.DataFrame, *, value: str, xlabel: str, zero: bool = False) -> Figure:
+    """One line per row of `table` (its index names them): the value and its interval; `zero` marks no effect.
+
+    Solid from ``low`` to ``high``, images and seeds counted; where these are NaN, dashed from ``weights_low`` to
+    ``weights_high``: these weights alone.
+    """
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1))
     for place, (_, row) in enumerate(table.iterrows()):
-        axis.plot([row[low], row[high]], [place, place], color="#57606a", lw=2, solid_capstyle="round")
-        axis.plot(row[value], place, "o", color="#9a3412", ms=7)
+        known = not np.isnan(row["low"])
+        ends = ("low", "high") if known else ("weights_low", "weights_high")
+        axis.plot(row[[*ends]], [place, place], color="#57606a", lw=2, ls="-" if known else (0, (2, 2)))
+        axis.plot(row[value], place, "o", color="#9a3412", mfc="#9a3412" if known else "white", ms=7)
     if zero:
         axis.axvline(0, color="#1f2328", lw=1, ls=":")
     axis.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel, ylim=(len(table) - 0.4, -0.6))
@@ -179,16 +186,16 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
 
 
 def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
-    """Differences of mIoU, row minus column, in points; bold where Holm's p is below 0.05; small ones pale.
+    """Differences of mIoU, row minus column, in points; bold where significant; small ones pale.
 
-    `pairs` has ``first``, ``second``, ``difference`` (fractions) and ``p_holm``.
+    `pairs` is a table of `compare.compare_models`.
     """
     grid = pd.DataFrame(np.nan, index=models, columns=models)
     bold = set()
     for row in pairs.itertuples():
-        grid.loc[row.first, row.second] = 100 * row.difference
-        grid.loc[row.second, row.first] = -100 * row.difference
-        if row.p_holm < 0.05:
+        grid.loc[row.first, row.second] = row.difference
+        grid.loc[row.second, row.first] = -row.difference
+        if tells(row._asdict()):
             bold |= {(row.first, row.second), (row.second, row.first)}
     figure, axis = plt.subplots(figsize=(9, 5.4))
     grid = grid.round(1) + 0.0  # no -0.0
@@ -480,7 +487,7 @@ def ema_weights(model: nn.Module, image: torch.Tensor) -> np.ndarray:
 def model_forest(summary: pd.DataFrame, levels: dict[str, float]) -> Figure:
     """Mean IoU and interval of each model (per cent), with floors and ceilings as dotted lines."""
     table = summary.set_index([[SHORT[model] for model in summary.index]])
-    figure = forest(table, value="miou", low="low", high="high", xlabel="mIoU, %")
+    figure = forest(table, value="miou", xlabel="mIoU, %")
     (axis,) = figure.axes
     for name, value in levels.items():
         axis.axvline(value, color="#1f2328", lw=1, ls=":")

@@ -129,6 +129,7 @@ class Recipe(Strict):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 7e-3
     min_learning_rate: Number = Field(7e-5, ge=0)
+    scale_rate_by_batch: bool = False  # both rates × batch_size / 16, as the repositories do whose values Table 1 has
     warmup_epochs: Number = Field(3.0, ge=0)  # linear; our assumption, the paper names none
     momentum: Number = Field(0.9, ge=0, lt=1)
     weight_decay: Number = Field(1e-4, ge=0)
@@ -145,6 +146,17 @@ class Recipe(Strict):
         if self.epoch_images is not None and self.epoch_images < self.batch_size:
             raise ValueError("'epoch_images' is smaller than 'batch_size'")
         return self
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """The learning rate at the start and at the end, as the optimizer gets them."""
+        scale = self.batch_size / 16 if self.scale_rate_by_batch else 1
+        return self.learning_rate * scale, self.min_learning_rate * scale
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal recipes; a key that is added later, and left at its default, does not change it."""
+        return fingerprint(self.model_dump(exclude_defaults=True))
 
     @model_validator(mode="after")
     def _falling(self) -> Recipe:
@@ -166,7 +178,6 @@ class Profile(Strict):
     recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = {}  # what differs, per model
     models: tuple[ModelName, ...] = MODEL_NAMES
     seeds: tuple[int, ...] = (0,)
-    bootstrap_samples: int = Field(2000, ge=100)
     gpu_gb_per_run: int = Field(0, ge=0)  # memory that one training takes of a GPU: how many share it
     leaky: str | None = None  # a profile that splits these data as described: its optimism is set beside this one
     root: Path = Field(default=Path(), exclude=True)

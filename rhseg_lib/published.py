@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from rhseg_lib.metrics import Comparison
+from rhseg_lib.compare import difference_in_words, pair, tells
 
 TABLE1 = {
     "Epoch": 150,
@@ -93,9 +93,9 @@ def ledger(
     complexity: pd.DataFrame,
     separable: pd.DataFrame,
     pooling: pd.DataFrame,
-    comparisons: dict[tuple[str, str], Comparison],
+    compared: pd.DataFrame,
     *,
-    decisive: bool,
+    scope: str,
 ) -> pd.DataFrame:
     """Judge every checkable statement of the paper.
 
@@ -108,10 +108,11 @@ def ledger(
         Eq. 1 checked by counting: ``predicted`` and ``counted`` ratios, one row per layer.
     pooling : DataFrame
         ``change`` of Eq. 2's global means between two inputs, for EMA's 1x1 and 3x3 branch.
-    comparisons : dict
-        (first, second) -> paired comparison of mIoU, p after Holm, of models trained alike.
-    decisive : bool
-        Whether the runs followed Table 1's recipe with seeds enough; accuracy claims are not judged otherwise.
+    compared : DataFrame
+        Differences between models, as `compare.compare_models` finds them.
+    scope : str
+        At which size and from which weights the models were trained: what a verdict on an accuracy holds for. Empty:
+        a demonstration, which judges none.
 
     Returns
     -------
@@ -122,7 +123,7 @@ def ledger(
         *_size_claims(complexity),
         *_arithmetic_claims(),
         *_compute_claims(complexity, separable, pooling),
-        *_accuracy_claims(comparisons, decisive=decisive),
+        *_accuracy_claims(compared, scope),
         *_protocol_claims(),
     ]
     return pd.DataFrame([asdict(claim) for claim in claims])
@@ -350,7 +351,7 @@ def _compute_claims(complexity: pd.DataFrame, separable: pd.DataFrame, pooling: 
     ]
 
 
-def _accuracy_claims(comparisons: dict[tuple[str, str], Comparison], *, decisive: bool) -> list[Claim]:
+def _accuracy_claims(compared: pd.DataFrame, scope: str) -> list[Claim]:
     pairs = [
         ("Table 2", "With EMA, MobileNetV2’s mIoU is higher", COUNTED, MOBILENET, TABLE2),
         ("Tables 2, 3", "The proposed model (as counted) is above DeepLabv3+ with Xception", COUNTED, XCEPTION, TABLE2),
@@ -360,7 +361,7 @@ def _accuracy_claims(comparisons: dict[tuple[str, str], Comparison], *, decisive
     ]
     return [
         *(
-            _accuracy_claim(section, statement, rows[a].miou - rows[b].miou, comparisons.get((a, b)), decisive)
+            _accuracy_claim(section, statement, rows[a].miou - rows[b].miou, pair(compared, a, b), scope)
             for section, statement, a, b, rows in pairs
         ),
         Claim(
@@ -393,21 +394,22 @@ def _accuracy_claims(comparisons: dict[tuple[str, str], Comparison], *, decisive
     ]
 
 
-def _accuracy_claim(section: str, statement: str, published: float, found: Comparison | None, decisive: bool) -> Claim:
-    """A difference between two models: judged only from equal trainings by Table 1's recipe."""
+def _accuracy_claim(section: str, statement: str, published: float, found: pd.Series | None, scope: str) -> Claim:
+    """A difference between two models: its sign is judged, where it is significant, for the scope of this study."""
     if found is None:
-        why = "A model is not trained, or the two were not trained alike."
+        why = "A model is missing, or the two followed different recipes."
         return Claim(section, statement, f"{published:+.2f}", "no comparison", "sign", NOT_TESTABLE, why)
-    ours = f"{100 * found.difference:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-    if not decisive:
-        verdict = NOT_TESTABLE
-        why = "Judged only from Table 1’s recipe with three seeds or more; these are other trainings."
-    elif found.low <= 0 <= found.high or found.p_value >= 0.05:
-        verdict, why = NOT_TESTABLE, "These images cannot tell the two models apart."
-    elif (found.difference > 0) == (published > 0):
-        verdict, why = REPRODUCED, "Same direction on this study’s pictures, with the interval on one side of zero."
+    ours = f"{found['difference']:+.2f}"
+    if not np.isnan(found["low"]):
+        ours += f" [{found['low']:+.2f}, {found['high']:+.2f}]"
+    if not scope:
+        verdict, why = NOT_TESTABLE, "A demonstration judges no accuracy."
+    elif not tells(found):
+        verdict, why = NOT_TESTABLE, f"{scope}, the difference {difference_in_words(found)}."
     else:
-        verdict, why = NOT_REPRODUCED, "The opposite direction on this study’s pictures, the interval beyond zero."
+        verdict = REPRODUCED if (found["difference"] > 0) == (published > 0) else NOT_REPRODUCED
+        direction = "the same direction as" if verdict == REPRODUCED else "the opposite direction of"
+        why = f"{scope}: {direction} the paper’s. The difference {difference_in_words(found)}."
     return Claim(section, statement, f"{published:+.2f}", ours, "sign, 95 %, Holm", verdict, why)
 
 

@@ -15,20 +15,32 @@ import torch
 from IPython.display import HTML, Markdown
 from torch import nn
 
-from rhseg_lib import StudyError
-from rhseg_lib.evaluation import Run, compare_models, compare_pair, generalisation, shared_seeds, stacked
+from rhseg_lib import StudyError, statistics
+from rhseg_lib.compare import (
+    by_unit,
+    compare_models,
+    difference_in_words,
+    generalisation,
+    pair,
+    points,
+    stacked,
+    tells,
+)
+from rhseg_lib.evaluation import Run
 from rhseg_lib.files import write_atomically
-from rhseg_lib.metrics import Comparison, Scores
+from rhseg_lib.metrics import Scores
 from rhseg_lib.profile import PROPOSED, Profile, Recipe, load_profile
 from rhseg_lib.published import (
     COUNTED,
     DESCRIBED,
+    FCN,
     LABELS,
     MOBILENET,
     PAPER_ROWS,
     SEPARABLE,
     SHORT,
     TABLE1,
+    UNET,
     XCEPTION,
     Row,
 )
@@ -42,8 +54,12 @@ EFFECTS = {  # what is added -> (with, without)
     "separable decoder (lite)": (LITE, DESCRIBED),
     "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
 }
+RIVALS = {  # the paper's model, as it was counted, against the others of Table 3
+    "“Ours” (as counted) against Xception": (COUNTED, XCEPTION),
+    "“Ours” (as counted) against FCN": (COUNTED, FCN),
+    "“Ours” (as counted) against U-Net": (COUNTED, UNET),
+}
 EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of the baselines
-FEW_IMAGES = 30  # with fewer to test on, the pages say so
 NOT_SAID = "not\N{NO-BREAK SPACE}said"
 GRID = {  # model -> backbone, ASPP, attention, decoder
     XCEPTION: ("Xception-65", "standard", "–", "standard"),
@@ -214,14 +230,19 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
     ours = {
         "Epoch": used.epochs,
         "Batch_size": used.batch_size,
-        "Init_lr": f"{used.learning_rate:g}",
-        "Min_lr": f"{used.min_learning_rate:g}",
+        "Init_lr": f"{used.rates[0]:g}",
+        "Min_lr": f"{used.rates[1]:g}",
         "Optimizer_type": used.optimizer,
         "Momentum": f"{used.momentum:g}" if used.optimizer == "sgd" else "–",
         "Weight_decay": f"{used.weight_decay:g}",
     }
     rows = [(key, str(TABLE1[key]), str(ours[key])) for key in TABLE1]
     rows += [
+        (
+            "rate scaled by batch / 16",
+            "not\N{NO-BREAK SPACE}said; its likely source does",
+            "yes" if used.scale_rate_by_batch else "no, as printed",
+        ),
         ("warm-up", NOT_SAID, f"{used.warmup_epochs:g} epochs, linear"),
         ("schedule", NOT_SAID, "cosine from Init_lr to Min_lr"),
         ("loss", NOT_SAID, "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
@@ -236,17 +257,16 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
     return pd.DataFrame(rows, columns=["key", "paper", "here"])
 
 
-def metrics(run: dict) -> pd.DataFrame:
-    """Scores of one run in per cent, class by class and in the mean, for each part it was evaluated on."""
+def metrics(runs: dict[str, Run]) -> pd.DataFrame:
+    """Scores of one run in per cent, by class and in the mean, for each part; the interval is of these weights."""
     blocks = []
-    for part in ("test", "holdout"):
-        if part in run:
-            found, names = run[part], [*run["class_names"], "mean"]
-            iou, pa = [*found["iou"], found["miou"]], [*found["pa"], found["mpa"]]
-            low, high = found["miou_interval"]
-            block = {"part": part, "class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)}
-            interval = [*[""] * len(run["class_names"]), f"[{100 * low:.1f}, {100 * high:.1f}]"]
-            blocks.append(pd.DataFrame(block).assign(interval=interval))
+    for part, run in runs.items():
+        found, names = run.metrics[part], [*run.metrics["class_names"], "mean"]
+        iou, pa = [*found["iou"], found["miou"]], [*found["pa"], found["mpa"]]
+        block = {"part": part, "class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)}
+        low, high = points(statistics.mean_of(by_unit(run.matrices, run.units)[None], these_weights=True))
+        shown = [*[""] * (len(names) - 1), bracket(low, high) or "too few images"]
+        blocks.append(pd.DataFrame(block).assign(**{"95 % interval, these weights": shown}))
     return pd.concat(blocks, ignore_index=True)
 
 
@@ -270,6 +290,7 @@ def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFram
                 "paper mIoU": printed.miou if printed else np.nan,
                 "our mIoU": np.nan if trained is None else trained["miou"],
                 "95 % interval": "not trained" if trained is None else interval(trained),
+                "SD over seeds": np.nan if trained is None else trained["seed_deviation"],
                 "paper mPA": printed.mpa if printed else np.nan,
                 "our mPA": np.nan if trained is None else trained["mpa"],
                 "paper “Params/M”": printed.params if printed else np.nan,
@@ -280,8 +301,17 @@ def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFram
     return pd.DataFrame(lines)
 
 
-def interval(row: pd.Series) -> str:
-    return f"[{row['low']:.1f},\N{NO-BREAK SPACE}{row['high']:.1f}]"
+def bracket(low: float, high: float, sign: str = "") -> str:
+    """An interval in brackets; empty where there is none."""
+    return "" if np.isnan(low) else f"[{low:{sign}.1f},\N{NO-BREAK SPACE}{high:{sign}.1f}]"
+
+
+def interval(row: pd.Series | dict, sign: str = "") -> str:
+    """What is known of a figure: the model's interval, else that of these weights, named so."""
+    if text := bracket(row["low"], row["high"], sign):
+        return text
+    given = bracket(row["weights_low"], row["weights_high"], sign)
+    return f"{given} these weights" if given else "too few images"
 
 
 def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
@@ -292,6 +322,7 @@ def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
             **dict(zip(columns, parts, strict=True)),
             "mIoU": summary.loc[model, "miou"],
             "95 % interval": interval(summary.loc[model]),
+            "SD over seeds": summary.loc[model, "seed_deviation"],
             "MiB": sizes.loc[model, "mib"],
             "GMAC": sizes.loc[model, "gmacs"],
             "seeds": int(summary.loc[model, "seeds"]),
@@ -302,24 +333,34 @@ def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ablation_effects(runs: dict[str, list[Run]], *, samples: int) -> pd.DataFrame:
-    """What each change does to mIoU, in points, on each part, where both models are trained, and alike."""
-    rows = []
-    for name, (with_it, without) in EFFECTS.items():
-        for part, some in runs.items():
-            found = compare_pair(some, with_it, without, samples=samples)
-            if found is not None:
-                row = {"change": name, "part": part, "images": len(some[0].names), "p": f"{found.p_value:.4f}"}
-                row["seeds"] = len(shared_seeds(some, with_it, without))
-                rows.append(row | {k: 100 * getattr(found, k) for k in ("difference", "low", "high")})
-    return pd.DataFrame(rows, columns=["change", "part", "images", "seeds", "difference", "low", "high", "p"])
+def ablation_effects(compared: pd.DataFrame) -> pd.DataFrame:
+    """What each change does to mIoU, in points: the rows of `evaluation.compare_models` that answer a question."""
+    rows = [
+        {"change": name, **found.drop(["first", "second"])}
+        for name, (with_it, without) in EFFECTS.items()
+        if (found := pair(compared, with_it, without)) is not None
+    ]
+    columns = ["change", *compared.columns.drop(["first", "second"])]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def named_by_part(effects: pd.DataFrame) -> pd.DataFrame:
-    """The same, indexed by the change, and by the part where there are several."""
-    several = effects["part"].nunique() > 1
-    names = [f"{row.change} · {row.images} images" if several else row.change for row in effects.itertuples()]
-    return effects.set_index(pd.Index(names, name="change"))
+def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
+    """Differences for reading: points of mIoU, interval, p before and after Holm, what could have been found."""
+    shown = compared.copy()
+    for name in ("first", "second"):
+        if name in shown:
+            shown[name] = [LABELS[model] for model in shown[name]]
+    shown["95 % interval"] = [interval(row, "+") for row in shown.to_dict("records")]
+    for name in ("p_value", "p_holm"):
+        shown[name] = ["–" if np.isnan(p) else f"{p:.4f}" for p in shown[name]]
+    shown["detectable"] = [
+        "–" if np.isnan(alone) else f"{alone:.1f} ({first:.1f})"
+        for alone, first in zip(shown["detectable"], shown["detectable_holm"], strict=True)
+    ]
+    dropped = ["low", "high", "weights_low", "weights_high", "detectable_holm", "needed"]
+    names = {"p_value": "p", "p_holm": "p (Holm)", "detectable": "smallest to be found (Holm)"}
+    order = [*[c for c in ("change", "first", "second") if c in shown], "seeds", "units", "difference", "95 % interval"]
+    return shown.drop(columns=dropped)[[*order, *names]].rename(columns=names)
 
 
 def promises(study: Profile) -> pd.DataFrame:
@@ -332,7 +373,7 @@ def promises(study: Profile) -> pd.DataFrame:
             "test mIoU": row["test"],
             "holdout mIoU": row["holdout"],
             "test − holdout": row["difference"],
-            "95 % interval": f"[{row['low']:+.1f},\N{NO-BREAK SPACE}{row['high']:+.1f}]",
+            "95 % interval": interval(row, "+"),
         }
         for model, row in generalisation(study).iterrows()
     ]
@@ -367,46 +408,38 @@ def claims(ledger: pd.DataFrame) -> HTML:
 
 
 def effects_in_words(effects: pd.DataFrame, runs: list[Run], study: Profile) -> Markdown:
-    """One sentence per effect, from the part with most images, and what they are worth."""
-    told = effects.drop_duplicates("change", keep="last").set_index("change")
-    lines = []
-    for name, row in told.iterrows():
-        if row["low"] > 0 or row["high"] < 0:
-            verdict = f"goes with {row['difference']:+.1f} points of mIoU"
-        else:
-            verdict = f"makes no difference that these images can show ({row['difference']:+.1f} points)"
-        lines.append(
-            f"- **{name}** {verdict}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f} on {row['images']} images."
-        )
-    if missing := [name for name in EFFECTS if name not in told.index]:
-        lines.append(f"- Not compared, as one of the two models is not trained, or not alike: {'; '.join(missing)}.")
+    """One sentence for each change, and what they are worth."""
+    lines = [f"- **{row['change']}**: the effect {difference_in_words(row)}." for row in effects.to_dict("records")]
+    if missing := [name for name in EFFECTS if name not in set(effects["change"])]:
+        lines.append(f"- Not compared, as a model is missing or followed another recipe: {'; '.join(missing)}.")
     return Markdown("\n".join([*lines, "", _worth(runs, study)]))
 
 
 def _worth(runs: list[Run], study: Profile) -> str:
-    """What the figures are worth: how long, how equally, how often the models were trained."""
-    seen = {run.model: run.metrics["images_seen"] for run in runs}
-    most = max(seen.values())
-    fewer = [f"{SHORT[model]} {count:,}" for model, count in seen.items() if count < most]
-    text = (
-        f"Seeds per model: {_range(stacked(runs))}. The intervals know only the images; another seed moves a model too."
-    )
-    if len(runs[0].names) < FEW_IMAGES:
-        text = f"**Few test images, {len(runs[0].names)}: take every figure and interval here as rough.** {text}"
-    if study.kind == "demonstration":
-        text = f"Short trainings on small pictures: this shows how a question is answered, not the answer. {text}"
-    if fewer:
+    """What the figures are worth: how many seeds and independent images, how equal the training."""
+    of = stacked(runs)
+    seeds = sorted({len(matrices) for matrices in of.values()})
+    units = statistics.units_showing(next(iter(of.values())))
+    counted = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    text = f"Seeds of each model: {counted}; independent images that show the rarest class: {units}."
+    if seeds[0] == 1:
         text += (
-            f" **The models were not trained alike**: {', '.join(fewer)} pictures seen, the others {most:,}. "
-            "Their distance to the others is that of their training as much as their own."
+            " **One seed cannot tell which model is better**: intervals marked “these weights” count the images alone, "
+            "and another seed moves a model too."
+        )
+    else:
+        text += " Intervals and tests count both images and seeds; p is adjusted for all pairs of models (Holm)."
+    if units < statistics.FEW_UNITS:
+        text = f"**Few independent images, {units}: take every figure and interval here as rough.** {text}"
+    if study.kind == "demonstration":
+        text = f"Short training on small images: this shows how a question is answered, not the answer. {text}"
+    seen = {run.model: run.metrics["images_seen"] for run in runs}
+    if fewer := [f"{SHORT[model]} {count:,}" for model, count in seen.items() if count < max(seen.values())]:
+        text += (
+            f" **The models followed different recipes**: {', '.join(fewer)} training images seen, the others "
+            f"{max(seen.values()):,}. Their distance to the others is that of their training as much as their own."
         )
     return text
-
-
-def _range(of: dict[str, np.ndarray]) -> str:
-    """How many seeds: "3", or "1 to 3"."""
-    counts = sorted({len(matrices) for matrices in of.values()})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: str = "") -> pd.DataFrame:
@@ -464,63 +497,53 @@ def speed(measured: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns=lambda name: "TFLOP/s" if name == "tflops" else name.replace("_", " "))
 
 
-def pairs(compared: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of models for reading: points of mIoU, interval, p-value before and after Holm."""
-    return pd.DataFrame(
-        {
-            "first": [LABELS[m] for m in compared["first"]],
-            "second": [LABELS[m] for m in compared["second"]],
-            "seeds of both": compared["seeds"],
-            "difference": 100 * compared["difference"],
-            "95 % interval": [
-                f"[{100 * r.low:+.1f},\N{NO-BREAK SPACE}{100 * r.high:+.1f}]" for r in compared.itertuples()
-            ],
-            "p": [f"{p:.4f}" for p in compared["p_value"]],
-            "p (Holm)": [f"{p:.4f}" for p in compared["p_holm"]],
-        }
-    )
-
-
-def pairs_by_models(runs: list[Run], *, samples: int) -> dict[tuple[str, str], Comparison]:
-    """Every ordered pair of models trained alike -> its comparison, with p after Holm."""
-    found = {}
-    for row in compare_models(runs, samples=samples).itertuples():
-        found[row.first, row.second] = Comparison(row.difference, row.low, row.high, row.p_holm)
-        found[row.second, row.first] = Comparison(-row.difference, -row.high, -row.low, row.p_holm)
-    return found
-
-
-def decisive(runs: list[Run], study: Profile) -> bool:
-    """Whether the runs can judge the paper's accuracy claims: Table 1's recipe for all, three seeds of each."""
-    keys = ("epochs", "batch_size", "learning_rate", "min_learning_rate", "optimizer", "momentum", "weight_decay")
-    followed = all([run.metrics["recipe"][key] for key in keys] == list(TABLE1.values()) for run in runs)
-    seeds = {model: len(matrices) for model, matrices in stacked(runs).items()}
-    return study.kind == "result" and followed and min(seeds.values()) >= 3
-
-
 def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: list[Run], study: Profile) -> Markdown:
-    """Which model leads, what the test images can tell apart, and how wide their intervals are."""
+    """Which model leads, which differences are significant, and how small a difference could have been found."""
     best = summary["miou"].idxmax()
-    told = int((compared["p_holm"] < 0.05).sum())
     images = len(runs[0].names)
     text = (
         f"The highest mIoU is that of **{LABELS[best]}**, {summary.loc[best, 'miou']:.1f} % "
         f"{interval(summary.loc[best])} on {images} images."
     )
-    equal = compared[((compared["first"] == best) | (compared["second"] == best)) & (compared["p_holm"] >= 0.05)]
-    if len(equal):
-        text += f" These images do not tell it from {len(equal)} of the others."
-    if len(compared):
+    tested = compared[compared["p_holm"].notna()]
+    if len(tested):
+        others = tested[(tested["first"] == best) | (tested["second"] == best)]
+        if close := sum(not tells(row) for row in others.to_dict("records")):
+            text += f" It does not differ significantly from {close} of the {len(others)} others."
+        significant = sum(tells(row) for row in tested.to_dict("records"))
         text += (
-            f" Pairs trained alike: {len(compared)}; of these, {told} with a difference that the choice of images does "
-            "not explain."
-        )
-        half = float(50 * (compared["high"] - compared["low"]).median())
-        text += (
-            f" On {images} images like these the difference between two models is known to about ±{half:.1f} points; "
-            "the paper ranks models 0.41 points apart, with no interval."
+            f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images four of five "
+            f"true differences of {tested['detectable'].median():.1f} points are found where one pair is asked about, "
+            f"of {tested['detectable_holm'].median():.1f} points where all pairs are (medians); the paper ranks models "
+            "0.41 points apart, with one run each and no interval."
         )
     return Markdown(f"{text}\n\n{_worth(runs, study)}")
+
+
+def scope(study: Profile) -> str:
+    """What a verdict on an accuracy holds for; empty for a demonstration, which judges none."""
+    start = "ImageNet" if study.recipe.pretrained else "random"
+    side = study.data.image_size
+    return f"At {side}×{side}, from {start} weights" if study.kind == "result" else ""
+
+
+def answers(compared: pd.DataFrame) -> list[str]:
+    """A sentence for each question that the paper raises and two of the models answer."""
+    return [
+        f"- **{name}**: the difference {difference_in_words(found)}."
+        for name, (first, second) in {**EFFECTS, **RIVALS}.items()
+        if (found := pair(compared, first, second)) is not None
+    ]
+
+
+def leakage_in_words(promised: pd.DataFrame) -> list[str]:
+    """What the split as the paper describes it adds to a test score, where it has been measured."""
+    leaky = promised[promised["split"] == "as described"] if len(promised) else promised
+    return [
+        f"- **Leaky split**: {row['model']} scores {row['test mIoU']:.1f} % on test images of which it saw copies, "
+        f"{row['holdout mIoU']:.1f} % on fresh ones: {row['test − holdout']:+.1f} points {row['95 % interval']}."
+        for row in leaky.to_dict("records")
+    ]
 
 
 def findings(
@@ -529,7 +552,7 @@ def findings(
     """The front page's answers, each from the tables."""
     floor = baselines["miou"].filter(like="pixel classifier").max()
     verdicts = ledger["verdict"].value_counts()
-    unjudged = "" if decisive(runs, study) else " None of these is on an accuracy, which such trainings cannot judge."
+    judged = f"; accuracies {scope(study).lower()}" if scope(study) else "; no accuracy, as this is a demonstration"
     lines = [
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
@@ -537,15 +560,18 @@ def findings(
         "ASPP; with the separable ASPP of the text it is a third smaller.",
         f"- Of {len(ledger)} checked statements, {verdicts.get('not reproduced', 0)} are not reproduced, "
         f"{verdicts.get('inconsistent in the paper', 0)} are inconsistent in the paper, "
-        f"{verdicts.get('not testable with this data', 0)} cannot be tested with this data, and "
-        f"{verdicts.get('reproduced', 0)} are reproduced.{unjudged}",
+        f"{verdicts.get('not testable with this data', 0)} cannot be decided, and "
+        f"{verdicts.get('reproduced', 0)} are reproduced (sizes, work and arithmetic exactly{judged}).",
     ]
     if PROPOSED in summary.index:
         row = summary.loc[PROPOSED]
         found = (
             f"- The model as the text describes it reaches **{row['miou']:.1f} % mIoU** {interval(row)} on "
-            f"{len(runs[0].names)} test images; the better of two classifiers that see one pixel at a time "
+            f"{len(runs[0].names)} images; the better of two classifiers that see one pixel at a time "
             f"reaches {floor:.1f} %{', **which lies in that interval**' if row['low'] <= floor <= row['high'] else ''}."
         )
-        lines.insert(len(lines) if study.data.source == "synthetic" else 0, found)  # one's own pictures come first
+        lines.insert(len(lines) if study.data.source == "synthetic" else 0, found)  # one's own images come first
+    lines += leakage_in_words(promises(study))
+    if study.kind == "result":
+        lines += ["", f"**{scope(study)}:**", "", *answers(compare_models(runs))]
     return Markdown("\n".join([*lines, "", _worth(runs, study)]))

@@ -150,17 +150,14 @@ class SegmentationTask(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         r = self.recipe
+        rate, least = r.rates
         if r.optimizer == "sgd":
-            optimizer = torch.optim.SGD(
-                self.parameters(), lr=r.learning_rate, momentum=r.momentum, weight_decay=r.weight_decay
-            )
+            optimizer = torch.optim.SGD(self.parameters(), lr=rate, momentum=r.momentum, weight_decay=r.weight_decay)
         else:
-            optimizer = torch.optim.AdamW(
-                self.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay, fused=True
-            )
+            optimizer = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=r.weight_decay, fused=True)
         steps = self.trainer.estimated_stepping_batches
         warmup = round(r.warmup_epochs * steps / r.epochs)
-        floor = r.min_learning_rate / r.learning_rate
+        floor = least / rate
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -258,7 +255,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # a run's own line says what matters
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # of Lightning's own doing
     folder.mkdir(parents=True, exist_ok=True)
-    signature = fingerprint(model_name, num_classes, recipe.model_dump(), seed, dataset_hash)
+    signature = fingerprint(model_name, num_classes, recipe.digest, seed, dataset_hash)
     checkpoint = folder / "last.ckpt"
     task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
     data = SlagDataModule(voc_folder, recipe=recipe, seed=seed)

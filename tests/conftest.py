@@ -28,7 +28,6 @@ recipe:
   recompute_batchnorm: true
 models: [{MODEL}, deeplabv3plus_mobilenetv2]
 seeds: [1, 0]
-bootstrap_samples: 100
 """
 
 

@@ -5,10 +5,10 @@ from torch.nn import functional as F
 
 
 def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of `(B, C, h, w)` to `(B, C, *size)`; pixel areas are aligned, not corner centres."""
+    """Bilinear resize of `(B, C, h, w)` to `(B, C, *size)`, the centres of the corner pixels aligned as in DeepLab."""
     if features.shape[-2:] == size:
         return features
-    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=True)
 
 
 class SeparableConv2d(nn.Sequential):

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rhseg_lib.models.aspp import ASPP
 from rhseg_lib.models.base import SegmentationModel, imagenet_encoder
@@ -38,6 +39,8 @@ class DeepLabV3Plus(SegmentationModel):
     ) -> None:
         super().__init__()
         self.encoder = imagenet_encoder(backbone, depth=5, output_stride=16, pretrained=pretrained)
+        if backbone == "tu-xception65":
+            take_fine_features_before_relu(self.encoder.model.blocks_1.stack)
         fine, deep = self.encoder.out_channels[2], self.encoder.out_channels[-1]
         self.attention = EMA(deep, groups=8) if attention else nn.Identity()
         self.aspp = ASPP(deep, 256, separable=separable_aspp)
@@ -50,6 +53,15 @@ class DeepLabV3Plus(SegmentationModel):
         fine, deep = features[2], features[-1]  # (B, 24 or 256, H/4, W/4), (B, 320 or 2048, H/16, W/16)
         context = self.aspp(self.attention(deep))  # (B, 256, H/16, W/16)
         return self.classifier(self.decoder(fine, context))
+
+
+def take_fine_features_before_relu(stack: nn.Sequential) -> None:
+    """Let the decoder have Xception's features of stride 4 as the original takes them: before their ReLU.
+
+    timm hands out what leaves `act3`. That layer now passes its input through, and the convolution behind it rectifies.
+    """
+    stack.act3.__class__ = nn.Identity  # in place: timm's hook stays on it
+    stack.conv3.register_forward_pre_hook(lambda _, inputs: (F.relu(inputs[0]),))
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,221 @@
+"""Intervals and tests that count images and seeds: what they promise, on simulated studies of identical models."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rhseg_lib import statistics
+from rhseg_lib.metrics import mean_iou
+from rhseg_lib.statistics import Estimate, difference, holm, influence, mean_of, optimism, units_showing
+
+SEED_SPREAD = 0.045  # of the log-odds of an error; moves mIoU by 0.7 points, as seeds of one small network do
+CLASS_ERROR = np.array([-3.6, -2.0, -1.2])  # log-odds of losing a pixel of background, tube, slag: mIoU about 76 %
+LOST_TO = np.array([[0, 0.6, 0.4], [0.6, 0, 0.4], [0.5, 0.5, 0]])
+
+
+class Scenes:
+    """Images on which models are simulated: how much each shows of each class, and how hard it is."""
+
+    def __init__(self, count: int, random: np.random.Generator) -> None:
+        self.pixels = random.dirichlet([14, 4, 2], count) * 16384  # (N, 3)
+        self.hardness = 0.4 * random.standard_normal((count, 3)) + 0.7 * random.standard_normal((count, 1))
+
+    def trained(self, seeds: np.ndarray, random: np.random.Generator, better: float = 0.0) -> np.ndarray:
+        """Matrices (R, N, 3, 3) of runs whose seeds shift the log-odds of an error; each run has its own whims."""
+        whims = 0.35 * random.standard_normal((len(seeds), *self.hardness.shape))
+        odds = CLASS_ERROR + self.hardness + whims + seeds[:, None, None] - better
+        lost = self.pixels / (1 + np.exp(-odds))  # (R, N, 3)
+        matrices = lost[..., None] * LOST_TO
+        matrices[..., range(3), range(3)] = self.pixels - lost
+        return matrices
+
+
+def draw_seeds(count: int, random: np.random.Generator) -> np.ndarray:
+    return SEED_SPREAD * random.standard_normal(count)
+
+
+@pytest.fixture(scope="module")
+def population() -> float:
+    """The mIoU over all seeds and scenes."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+    random = np.random.default_rng(0)
+    matrices = Scenes(40_000, random).trained(SEED_SPREAD * nodes, random)
+    return float(mean_iou(matrices.sum(1)) @ weights / weights.sum())
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("images", [50, 500])
+def test_identical_models_are_told_apart_as_seldom_as_promised(population: float, seeds: int, images: int) -> None:
+    random = np.random.default_rng([seeds, images])
+    told, covered, between = [], [], []
+    for _ in range(500):
+        scenes = Scenes(images, random)
+        first, second = (scenes.trained(draw_seeds(seeds, random), random) for _ in range(2))
+        found = difference(first, second)
+        told.append(found.p_value < 0.05)
+        between.append(found.interval[0] <= 0 <= found.interval[1])
+        low, high = mean_of(first).interval
+        covered.append(low <= population <= high)
+    assert 0.02 <= np.mean(told) <= 0.08
+    assert np.mean(between) == 1 - np.mean(told)  # the interval and the test say the same
+    assert 0.92 <= np.mean(covered) <= 0.99
+
+
+def test_these_weights_alone_would_call_identical_models_different() -> None:
+    """Why the seeds are counted: without them, three seeds and 500 images tell half the equal pairs apart."""
+    random = np.random.default_rng(1)
+    told = []
+    for _ in range(100):
+        scenes = Scenes(500, random)
+        pair = (scenes.trained(draw_seeds(3, random), random) for _ in range(2))
+        told.append(difference(*pair, these_weights=True).p_value < 0.05)
+    assert np.mean(told) > 0.4
+
+
+@pytest.mark.parametrize("images", [50, 500])
+def test_two_points_are_found_with_five_seeds(images: int) -> None:
+    random = np.random.default_rng(images)
+    found = []
+    for _ in range(100):
+        scenes = Scenes(images, random)
+        better, worse = (scenes.trained(draw_seeds(5, random), random, better=b) for b in (0.137, 0.0))
+        found.append(difference(better, worse).p_value < 0.05)
+    assert np.mean(found) > 0.75
+
+
+def random_matrices(runs: int, images: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return Scenes(images, random).trained(draw_seeds(runs, random), random)
+
+
+def test_influence_is_the_change_that_one_image_makes() -> None:
+    matrices = random_matrices(2, 30)
+    step = 1e-6
+    for image in (0, 7):
+        weights = np.ones(30)
+        weights[image] += step
+        moved = mean_iou((matrices * weights[:, None, None]).sum(1))
+        change = (moved - mean_iou(matrices.sum(1))) / step
+        assert influence(matrices)[:, image] == pytest.approx(change, rel=1e-4)
+    assert influence(matrices).sum(1) == pytest.approx(0, abs=1e-12)
+
+
+def test_standard_error_of_images_is_that_of_a_jackknife() -> None:
+    matrices = random_matrices(1, 60)
+    left_out = np.array([mean_iou(matrices.sum(1) - matrices[:, i])[0] for i in range(60)])
+    jackknife = math.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
+    assert mean_of(matrices, these_weights=True).spread()[0] == pytest.approx(jackknife, rel=0.03)
+
+
+def test_variances_add_with_satterthwaites_degrees_of_freedom() -> None:
+    """Worked by hand: 4e-4 + 2e-4 / 2 + 3e-4 / 3 = 6e-4; 36e-8 / (16e-8 / 10 + 1e-8 / 1 + 1e-8 / 2) = 11.61."""
+    estimate = Estimate(0.08, 4e-4, 11, (2e-4, 3e-4), (0, 0), (2, 3))
+    error, df = estimate.spread()
+    assert (error, df) == pytest.approx((math.sqrt(6e-4), 36 / 3.1))
+    low, high = estimate.interval
+    assert (low, high) == pytest.approx((0.08 - 2.1867 * error, 0.08 + 2.1867 * error), abs=2e-5)
+    assert estimate.p_value == pytest.approx(0.0072, abs=2e-4)
+    assert estimate.detectable() == pytest.approx((2.1867 + 0.874) * error, abs=1e-4)
+
+
+def test_what_seeds_and_images_share_is_counted_once() -> None:
+    """Of the runs' 1e-4, 0.4e-4 are images that suit a seed: (1e-4 - 0.4e-4) / 2 is added, never less than nothing."""
+    assert Estimate(0, 4e-4, 50, (1e-4,), (0.4e-4,), (2,)).spread()[0] == pytest.approx(math.sqrt(4.3e-4))
+    assert Estimate(0, 4e-4, 50, (1e-4,), (2e-4,), (2,)).spread()[0] == pytest.approx(math.sqrt(4e-4))
+    runs = random_matrices(4, 60)
+    apart = [influence(runs)[i] - influence(runs).mean(0) for i in range(4)]
+    expected = sum((row**2).sum() * 60 / 59 for row in apart) / 3
+    assert mean_of(runs).interplay == pytest.approx([expected])
+
+
+def test_more_tests_ask_for_larger_differences() -> None:
+    estimate = Estimate(0.08, 4e-4, 11, (2e-4, 3e-4), (0, 0), (2, 3))
+    assert estimate.detectable(tests=28) > estimate.detectable()
+
+
+def test_one_seed_says_nothing_of_a_model() -> None:
+    one, three = random_matrices(1, 100), random_matrices(3, 100)
+    for estimate in (
+        mean_of(one),
+        difference(one, three),
+        difference(three, one),
+        optimism(one, random_matrices(1, 90)),
+    ):
+        assert not estimate.known
+        assert np.isnan([*estimate.interval, estimate.p_value, estimate.detectable()]).all()
+        assert math.isfinite(estimate.value)
+    assert mean_of(one, these_weights=True).known
+
+
+@pytest.mark.parametrize(("images", "known"), [(1, False), (5, False), (6, True)])
+def test_few_units_give_no_interval(images: int, known: bool) -> None:
+    found = difference(random_matrices(3, images), random_matrices(3, images, seed=1))
+    assert found.units == images and found.known is known
+    assert math.isnan(found.p_value) is not known
+
+
+def test_a_rare_class_counts_by_the_units_that_show_it() -> None:
+    matrices = random_matrices(2, 50)
+    matrices[:, 3:, 2] = 0  # three images show the slag
+    assert units_showing(matrices) == 3 and not mean_of(matrices).known
+    matrices[:, :, 2] = 0  # none does: it is no class of these images, though it is predicted
+    assert units_showing(matrices) == 50 and mean_of(matrices).known
+
+
+def test_equal_runs_and_images_leave_no_doubt() -> None:
+    same = np.tile([[30.0, 10], [0, 60]], (3, 20, 1, 1))
+    assert mean_of(same).interval == pytest.approx([(30 / 40 + 60 / 70) / 2] * 2)
+    assert difference(same, same).p_value == 1
+    assert difference(same, same + np.diag([10.0, 0])).p_value < 1e-30
+
+
+def test_exchanging_the_models_changes_the_sign_alone() -> None:
+    first, second = random_matrices(3, 80), random_matrices(5, 80, seed=1)
+    there, back = difference(first, second), difference(second, first)
+    assert there.value == -back.value and there.p_value == back.p_value
+    assert there.interval == pytest.approx([-end for end in reversed(back.interval)])
+
+
+def test_seeds_needed_are_those_that_would_find_it() -> None:
+    found = difference(random_matrices(3, 500), random_matrices(3, 500, seed=1))
+    wide = Estimate(0.01, 1e-6, 500, (49e-6, 49e-6), (0, 0), (3, 3))
+    needed = wide.seeds_needed()
+    assert wide.detectable(seeds=(needed, needed)) <= 0.01 < wide.detectable(seeds=(needed - 1, needed - 1))
+    assert Estimate(1e-5, 1e-4, 50, (49e-6, 49e-6), (0, 0), (3, 3)).seeds_needed() is None
+    assert found.seeds_needed(tests=28) is None or found.seeds_needed(tests=28) >= found.seeds_needed()
+
+
+def test_optimism_sets_two_independent_sets_of_images_apart() -> None:
+    test, holdout = random_matrices(3, 50), random_matrices(3, 400, seed=1)
+    found = optimism(test, holdout)
+    each = mean_iou(test.sum(1)) - mean_iou(holdout.sum(1))
+    parts = [mean_of(matrices, these_weights=True).image_variance for matrices in (test, holdout)]
+    assert found.value == pytest.approx(each.mean())
+    assert found.image_variance == pytest.approx(sum(parts))
+    assert found.seed_variances == pytest.approx([each.var(ddof=1)]) and found.seeds == (3,) and found.units == 50
+
+
+def test_other_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="different units"):
+        difference(random_matrices(2, 10), random_matrices(2, 11))
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.02], [0.02]),
+        ([0.5, 0.6], [1, 1]),
+        ([math.nan, 0.02, 0.01], [math.nan, 0.02, 0.02]),
+        ([0.01, 0.01, 0.01], [0.03, 0.03, 0.03]),
+        ([0.001, 0.9, 0.02], [0.003, 0.9, 0.04]),
+        ([], []),
+    ],
+)
+def test_holm(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(np.array(p_values)) == pytest.approx(adjusted, nan_ok=True)
+
+
+def test_level_is_five_per_cent() -> None:
+    assert (statistics.LEVEL, statistics.POWER) == (0.05, 0.8)

@@ -113,25 +113,25 @@ def compare_models(runs: list[Run]) -> pd.DataFrame:
     return table
 
 
-def pair(compared: pd.DataFrame, first: str, second: str) -> pd.Series | None:
+def pair(compared: pd.DataFrame, first: str, second: str) -> dict | None:
     """The row of two models in a table of `compare_models`, as first minus second; None if it has none."""
     for row in compared.to_dict("records"):
         if (row["first"], row["second"]) == (first, second):
-            return pd.Series(row)
+            return row
         if (row["first"], row["second"]) == (second, first):
             turned = {"first": first, "second": second, "seeds": ", ".join(reversed(row["seeds"].split(", ")))}
             for low, high in (("low", "high"), ("weights_low", "weights_high")):
                 turned |= {low: -row[high], high: -row[low]}
-            return pd.Series(row | turned | {"difference": -row["difference"]})
+            return row | turned | {"difference": -row["difference"]}
     return None
 
 
-def tells(row: pd.Series | dict) -> bool:
+def tells(row: dict) -> bool:
     """Whether a difference is significant: the one rule for every word and mark that a page gives a pair of models."""
-    return row["p_holm"] < statistics.LEVEL
+    return bool(row["p_holm"] < statistics.LEVEL)
 
 
-def difference_in_words(row: pd.Series | dict) -> str:
+def difference_in_words(row: dict) -> str:
     """What the runs say of a difference between two models, as the end of a sentence."""
     shown = f"{row['difference']:+.1f} points of mIoU"
     if row["units"] < statistics.FEWEST_UNITS:

@@ -394,7 +394,7 @@ def _accuracy_claims(compared: pd.DataFrame, scope: str) -> list[Claim]:
     ]
 
 
-def _accuracy_claim(section: str, statement: str, published: float, found: pd.Series | None, scope: str) -> Claim:
+def _accuracy_claim(section: str, statement: str, published: float, found: dict | None, scope: str) -> Claim:
     """A difference between two models: its sign is judged, where it is significant, for the scope of this study."""
     if found is None:
         why = "A model is missing, or the two followed different recipes."
@@ -424,6 +424,18 @@ def _protocol_claims() -> list[Claim]:
             INCONSISTENT,
             "PyTorch 1.7.1 was released for CUDA 9.2 to 11.0, builds for 11.3 began with 1.10; 11.3 may name the "
             "driver’s version.",
+        ),
+        Claim(
+            "Table 1",
+            "The learning rate starts at 7e-3 and ends at 7e-5",
+            "7e-3, 7e-5",
+            "1.75e-3, 1.75e-5 if scaled",
+            "none",
+            NOT_TESTABLE,
+            "Table 1 has, value for value, the defaults of a family of open training scripts. These multiply both rates "
+            "by batch / 16 and add Nesterov momentum, a quadratic warm-up of 3 epochs, the least rate for the last 15 "
+            "and ImageNet weights, frozen for 50 epochs. Whether the paper’s runs did so is not said. Read as printed, "
+            "the rates of its 150 epochs sum to 4.5 times that family’s.",
         ),
         Claim(
             "§3.1",

@@ -336,7 +336,7 @@ def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
 def ablation_effects(compared: pd.DataFrame) -> pd.DataFrame:
     """What each change does to mIoU, in points: the rows of `evaluation.compare_models` that answer a question."""
     rows = [
-        {"change": name, **found.drop(["first", "second"])}
+        {"change": name, **found}
         for name, (with_it, without) in EFFECTS.items()
         if (found := pair(compared, with_it, without)) is not None
     ]

@@ -5,6 +5,7 @@ from urllib.error import URLError
 
 import huggingface_hub.constants
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from rhseg_lib import StudyError
 from rhseg_lib.models import MODELS, build_model
 from rhseg_lib.models.aspp import ASPP
 from rhseg_lib.models.base import SegmentationModel
+from rhseg_lib.models.blocks import resize
 from rhseg_lib.models.ema import EMA
 
 PARAMETERS = {
@@ -98,6 +100,26 @@ class TestEveryModel:
             assert torch.equal(tensor, loaded[path]), path
 
 
+def test_resizing_aligns_the_corners() -> None:
+    row = torch.tensor([[[[0.0, 1.0, 3.0]]]])
+    assert resize(row, (1, 5)).tolist() == [[[[0, 0.5, 1, 2, 3]]]]
+    assert resize(row, (1, 3)) is row
+
+
+def test_xceptions_fine_features_are_taken_before_their_relu() -> None:
+    """As in the original; all that follows is as timm computes it."""
+    model = build_seeded("deeplabv3plus_xception").eval()
+    theirs = timm.create_model("xception65", features_only=True, output_stride=16).eval()
+    theirs.load_state_dict(model.encoder.model.state_dict())
+    images = images_of(1, 32, 32)
+    with torch.no_grad():
+        *_, fine, _, _, deep = model.encoder(images)
+        expected = theirs(images)
+    assert fine.min() < 0
+    torch.testing.assert_close(fine.relu(), expected[1], rtol=0, atol=0)
+    torch.testing.assert_close(deep, expected[-1], rtol=0, atol=0)
+
+
 def test_another_random_state_gives_other_weights() -> None:
     first = build_seeded("deeplabv3plus_mobilenetv2_lite")
     second = build_model("deeplabv3plus_mobilenetv2_lite")
@@ -136,8 +158,6 @@ def test_missing_download_is_explained(name: str, tmp_path, monkeypatch: pytest.
 
 
 def test_pretrained_keeps_the_encoder_and_initialises_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
-
     def create_marked(name: str, **options: object) -> nn.Module:
         pretrained = options.pop("pretrained", False)
         network = create_model(name, **options)

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from rhseg_lib import published
-from rhseg_lib.metrics import Comparison
 from rhseg_lib.published import COUNTED, FCN, MOBILENET, PAPER_ROWS, TABLE2, TABLE3, UNET
 
 COMPLEXITY = pd.DataFrame(
@@ -20,12 +19,13 @@ COMPLEXITY = pd.DataFrame(
 ).assign(mib=lambda table: table["parameters"] * 4 / 2**20)
 SEPARABLE = pd.DataFrame({"predicted": [0.25], "counted": [0.25]})
 POOLING = pd.DataFrame({"branch": ["1×1", "3×3"], "change": [1e-8, 0.3]})
+NONE = pd.DataFrame(columns=["first", "second"])
 
 
 def judge(**changes) -> pd.DataFrame:
     """The ledger of the true counts, with some arguments replaced, indexed by statement."""
-    arguments = {"complexity": COMPLEXITY, "separable": SEPARABLE, "pooling": POOLING, "comparisons": {}}
-    arguments |= {"decisive": True} | changes
+    arguments = {"complexity": COMPLEXITY, "separable": SEPARABLE, "pooling": POOLING, "compared": NONE}
+    arguments |= {"scope": "At 64×64, from random weights"} | changes
     return published.ledger(**arguments).set_index("statement")
 
 
@@ -67,21 +67,42 @@ def test_a_wrong_ratio_refutes_equation_1() -> None:
     assert judge(separable=off).loc[statement, "verdict"] == published.NOT_REPRODUCED
 
 
+def compared_pair(first: str, second: str, **changes) -> pd.DataFrame:
+    """A table of one pair, as `compare.compare_models` leaves it."""
+    row = {"first": first, "second": second, "seeds": "3, 5", "units": 50, "difference": 3.0, "low": 1.0, "high": 5.0}
+    row |= {"weights_low": 2.0, "weights_high": 4.0, "p_value": 0.001, "p_holm": 0.01, "needed": 3.0}
+    return pd.DataFrame([row | changes])
+
+
 @pytest.mark.parametrize(
-    ("found", "decisive", "verdict"),
+    ("changes", "verdict", "why"),
     [
-        (Comparison(0.03, 0.01, 0.05, 0.001), True, published.REPRODUCED),
-        (Comparison(-0.03, -0.05, -0.01, 0.001), True, published.NOT_REPRODUCED),
-        (Comparison(0.03, -0.01, 0.05, 0.2), True, published.NOT_TESTABLE),
-        (Comparison(0.03, 0.01, 0.05, 0.001), False, published.NOT_TESTABLE),
-        (Comparison(0.03, 0.01, 0.05, 0.06), True, published.NOT_TESTABLE),
-        (None, True, published.NOT_TESTABLE),
+        ({}, published.REPRODUCED, "At 64×64, from random weights: the same direction"),
+        ({"difference": -3.0, "low": -5.0, "high": -1.0}, published.NOT_REPRODUCED, "the opposite direction"),
+        ({"p_holm": 0.06}, published.NOT_TESTABLE, "is not significant: +3.0 points"),  # interval beyond zero, p is not
+        ({"p_holm": 0.2, "needed": 9.0}, published.NOT_TESTABLE, "would take 9 seeds"),
+        ({"p_holm": 0.2, "needed": np.nan}, published.NOT_TESTABLE, "more seeds alone would not settle"),
+        ({"p_holm": np.nan, "low": np.nan, "high": np.nan}, published.NOT_TESTABLE, "one seed"),
+        ({"p_holm": np.nan, "low": np.nan, "high": np.nan, "units": 5}, published.NOT_TESTABLE, "5 independent images"),
     ],
 )
-def test_an_accuracy_claim_follows_its_interval(found: Comparison | None, decisive: bool, verdict: str) -> None:
-    comparisons = {} if found is None else {(COUNTED, MOBILENET): found}
-    ledger = judge(comparisons=comparisons, decisive=decisive)
-    assert ledger.loc["With EMA, MobileNetV2’s mIoU is higher", "verdict"] == verdict
+def test_an_accuracy_claim_follows_the_adjusted_p(changes: dict, verdict: str, why: str) -> None:
+    claim = judge(compared=compared_pair(COUNTED, MOBILENET, **changes)).loc["With EMA, MobileNetV2’s mIoU is higher"]
+    assert claim["verdict"] == verdict
+    assert why in claim["why"]
+
+
+def test_an_accuracy_claim_may_be_compared_the_other_way_round() -> None:
+    turned = compared_pair(MOBILENET, COUNTED, difference=-3.0, low=-5.0, high=-1.0, seeds="5, 3")
+    claim = judge(compared=turned).loc["With EMA, MobileNetV2’s mIoU is higher"]
+    assert claim["verdict"] == published.REPRODUCED
+    assert claim["ours"] == "+3.00 [+1.00, +5.00]"
+
+
+@pytest.mark.parametrize("changes", [{"scope": ""}, {"compared": NONE}])
+def test_a_demonstration_and_missing_models_judge_no_accuracy(changes: dict) -> None:
+    ledger = judge(**{"compared": compared_pair(COUNTED, MOBILENET), **changes})
+    assert ledger.loc["With EMA, MobileNetV2’s mIoU is higher", "verdict"] == published.NOT_TESTABLE
 
 
 def test_the_published_tables_agree_where_they_overlap() -> None:

@@ -60,8 +60,8 @@ def test_error_map_marks_wrong_pixels_and_leaves_ignored_ones_white() -> None:
 
 
 def test_what_leakage_is_worth_comes_from_the_leaky_profiles_own_page(profile, tmp_path, monkeypatch):
-    columns = ["seeds", "test", "holdout", "difference", "low", "high"]
-    measured = pd.DataFrame([[1, 80.0, 79.0, 1.0, -1.0, 3.0]], index=["unet_vgg16"], columns=columns)
+    columns = ["seeds", "test", "holdout", "difference", "low", "high", "weights_low", "weights_high"]
+    measured = pd.DataFrame([[3, 80.0, 79.0, 1.0, -1.0, 3.0, 0.0, 2.0]], index=["unet_vgg16"], columns=columns)
     monkeypatch.setattr(tables, "generalisation", lambda _: measured)
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles/leaky.yaml").write_text((profile.root / "profiles/tiny.yaml").read_text())
@@ -72,20 +72,39 @@ def test_what_leakage_is_worth_comes_from_the_leaky_profiles_own_page(profile, t
     found = tables.promises(study)
     assert found["split"].tolist() == ["grouped", "as described"]
     assert found["test − holdout"].tolist() == [1.0, 1.0]
+    (sentence,) = tables.leakage_in_words(found)
+    assert "80.0 % on test images of which it saw copies, 79.0 % on fresh ones: +1.0 points [-1.0" in sentence
 
 
-@pytest.mark.parametrize(("images", "p_holm", "floor"), [(5, 0.4, 55.0), (40, 0.01, 45.0), (40, 0.01, 75.0)])
-def test_what_images_cannot_tell_is_said(profile, images, p_holm, floor):
-    names, models = tuple(map(str, range(images))), (published.DESCRIBED, published.MOBILENET)
+@pytest.mark.parametrize(
+    ("images", "seeds", "p_holm", "baseline"), [(5, 3, np.nan, 55.0), (40, 3, 0.01, 45.0), (40, 1, np.nan, 75.0)]
+)
+def test_pages_say_what_seeds_and_images_cannot_tell(profile, images, seeds, p_holm, baseline):
+    names, models = tuple(map(str, range(images))), (published.DESCRIBED, published.SEPARABLE)
     metrics = {"images_seen": 10, "recipe": profile.recipe.model_dump()}
-    runs = [evaluation.Run(model, 0, metrics, np.ones((images, 3, 3), int), names, names) for model in models]
-    summary = pd.DataFrame({"miou": [60.0, 58.0], "low": [50.0, 48.0], "high": [70.0, 68.0]}, index=list(models))
-    pair = {"first": models[0], "second": models[1], "difference": 0.02, "low": -0.01, "high": 0.05, "p_holm": p_holm}
-    floors = pd.DataFrame({"miou": [floor]}, index=["pixel classifier: colour"])
+    ones = np.ones((images, 3, 3), int)
+    runs = [evaluation.Run(model, seed, metrics, ones, names, names) for model in models for seed in range(seeds)]
+    ends = {"low": 50.0, "high": 70.0, "weights_low": 52.0, "weights_high": 68.0}
+    summary = pd.DataFrame([{"miou": 60.0, **ends}, {"miou": 58.0, **ends}], index=list(models))
+    pair = {"first": models[0], "second": models[1], "seeds": "3, 3", "units": images, "difference": 2.0, "needed": 4.0}
+    pair |= {"low": -1.0, "high": 5.0, "weights_low": 0.0, "weights_high": 4.0, "p_value": p_holm, "p_holm": p_holm}
+    pairs = pd.DataFrame([pair | {"detectable": 1.0, "detectable_holm": 1.5}])
+    baselines = pd.DataFrame({"miou": [baseline]}, index=["pixel classifier: colour"])
     ledger = pd.DataFrame({"verdict": [published.REPRODUCED]})
-    compared = tables.comparison_in_words(summary, pd.DataFrame([pair]), runs, profile).data
-    found = tables.findings(summary, floors, ledger, runs, profile).data
-    assert ("Few test images, 5" in compared) == ("Few test images, 5" in found) == (images == 5)
-    assert ("do not tell it from 1 of the others" in compared) == (p_holm > 0.05)
-    assert ("which lies in that interval" in found) == (floor == 55.0)
-    assert "None of these is on an accuracy" in found
+    compared = tables.comparison_in_words(summary, pairs, runs, profile).data
+    effects = tables.effects_in_words(tables.ablation_effects(pairs), runs, profile).data
+    found = tables.findings(summary, baselines, ledger, runs, profile).data
+    for text in (compared, effects, found):
+        assert ("Few independent images, 5" in text) == (images == 5)
+        assert ("One seed cannot tell which model is better" in text) == (seeds == 1)
+    assert ("Of 1 pairs, 1 differ significantly" in compared) == ("is significant" in effects) == (p_holm < 0.05)
+    assert ("which lies in that interval" in found) == (baseline == 55.0)
+    assert "no accuracy, as this is a demonstration" in found
+
+
+def test_an_interval_names_what_it_holds_for():
+    row = {"low": 50.04, "high": 60.0, "weights_low": 51.0, "weights_high": 59.0}
+    unknown = {"low": np.nan, "high": np.nan}
+    assert tables.interval(row) == "[50.0,\N{NO-BREAK SPACE}60.0]"
+    assert tables.interval(row | unknown) == "[51.0,\N{NO-BREAK SPACE}59.0] these weights"
+    assert tables.interval(dict.fromkeys(row, np.nan)) == "too few images"

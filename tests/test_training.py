@@ -318,6 +318,12 @@ class TestSchedule:
         rates = self.rates(recipe, steps=4)
         assert rates == pytest.approx([7e-3 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(5)])
 
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+    def test_both_rates_may_be_scaled_by_the_batch(self, optimizer):
+        recipe = Recipe(epochs=150, batch_size=4, scale_rate_by_batch=True, warmup_epochs=0, optimizer=optimizer)
+        rates = self.rates(recipe, steps=150)
+        assert (rates[0], rates[-1]) == pytest.approx((1.75e-3, 1.75e-5))  # of 7e-3 and 7e-5
+
     def test_training_follows_it(self, unbroken):
         expected = self.rates(RECIPE, steps=2 * EPOCHS)
         assert [row["learning_rate"] for row in unbroken[0].history] == pytest.approx(expected[2::2])

@@ -22,6 +22,8 @@ TRAINS = config.get("runs") != "finished"
 if not TRAINS:
     PAGES.remove("08_speed")  # what a GPU has measured is not to be replaced by what this machine would
     METRICS = [path for path in METRICS if Path(path).exists()]
+    first = {Path(path).parts[3]: Path(path).parts[4] for path in reversed(METRICS)}  # of each model, its first seed
+    PAGES += [f"03_train_{model}_{seed}" for model, seed in first.items()]
     if not METRICS:
         raise WorkflowError(f"no finished run in {REPORTS}/runs\n  mend:  make study PROFILE={PROFILE}")
 
@@ -108,6 +110,21 @@ if TRAINS:
         priority: 1  # the long ones first
         resources:
             gpu_gb=study.gpu_gb_per_run,  # of `--resources gpu_gb=N`: as many runs share a GPU as fit
+        shell:
+            RUN + " -p model {wildcards.model} -p seed {wildcards.seed}"
+
+
+else:
+
+    rule run_page:  # of a finished run: it is shown, and never trained again
+        input:
+            source="notebooks/03_train.ipynb",
+            metrics=f"{RUNS}/metrics.json",
+            dataset=rules.dataset.output.dataset,
+        output:
+            **page("03_train_{model}_seed{seed}"),
+        wildcard_constraints:
+            seed=r"\d+",
         shell:
             RUN + " -p model {wildcards.model} -p seed {wildcards.seed}"
 

@@ -22,7 +22,7 @@ from rhseg_lib import IGNORE_INDEX, StudyError, voc, weights
 from rhseg_lib.datamodule import load_tensors, normalize
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import confusion_matrices, mean_iou, scores
-from rhseg_lib.profile import Profile
+from rhseg_lib.profile import Profile, Recipe
 
 
 class Run(NamedTuple):
@@ -172,6 +172,30 @@ def cpu_name() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{named[0]}, {len(named)} cores" if named else f"{platform.machine()} CPU"
+
+
+def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, overwrite: bool) -> bool:
+    """Whether a run of this recipe and of the data set on disk is finished.
+
+    Raises
+    ------
+    StudyError
+        A finished run of another recipe or data set is there, which only `overwrite` may replace.
+    """
+    path = profile.run_folder(model, seed) / "metrics.json"
+    if not path.exists():
+        return False
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    same_data = metrics["dataset_hash"] == voc.read_dataset(profile.voc)["hash"]
+    if same_data and Recipe.model_validate(metrics["recipe"]) == recipe:
+        return True
+    if not overwrite:
+        raise StudyError(
+            f"a finished run of another {'recipe' if same_data else 'data set'} is there",
+            where=path,
+            mend="set overwrite to replace it (-p overwrite true, or --overwrite), or train another seed",
+        )
+    return False
 
 
 def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> Run:

@@ -41,7 +41,7 @@ class Explorer:
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        self.runs = {f"{run.model}, seed {run.seed}": run for run in evaluation.finished_runs(profile)}
+        self.runs = {f"{run.model}, seed {run.seed}": run for run in evaluation.finished_runs(profile, part="test")}
         # A network takes up to 210 MiB; a scene of 512×512 pixels and three classes 3 MiB.
         self.network, self.ask = lru_cache(4)(partial(evaluation.load_model, profile)), lru_cache(128)(self._ask)
         names = [name.replace("_", " ") for name in profile.data.class_names]

@@ -432,7 +432,7 @@ def _protocol_claims() -> list[Claim]:
             "1.75e-3, 1.75e-5 if scaled",
             "none",
             NOT_TESTABLE,
-            "Table 1 has, value for value, the defaults of a family of open training scripts. These multiply both rates "
+            "Table 1 has, value for value, the defaults of a family of open training scripts. These multiply the rates "
             "by batch / 16 and add Nesterov momentum, a quadratic warm-up of 3 epochs, the least rate for the last 15 "
             "and ImageNet weights, frozen for 50 epochs. Whether the paper’s runs did so is not said. Read as printed, "
             "the rates of its 150 epochs sum to 4.5 times that family’s.",

@@ -385,6 +385,18 @@ def promises(study: Profile) -> pd.DataFrame:
     return table
 
 
+def learning_rates(study: Profile) -> pd.DataFrame:
+    """Trials by model and rate, and the rate chosen; empty where there were none (`benchmarks/learning_rates.py`)."""
+    path = study.tables / "learning_rates.csv"
+    if not path.exists():
+        return pd.DataFrame()
+    table = pd.read_csv(path).pivot(index="model", columns="learning_rate", values="miou")
+    table = table.loc[[model for model in study.models if model in table.index]]
+    chosen = [f"{study.recipe_of(model).learning_rate:g}" for model in table.index]
+    table.columns = [f"{rate:g}" for rate in table.columns]
+    return table.assign(chosen=chosen).rename(index=LABELS).rename_axis("model")
+
+
 def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
     """`separable` for reading: shares in per cent, and how many times less work that is."""
     percent = {name: [f"{100 * value:.3f} %" for value in ratios[name]] for name in ("predicted", "counted")}

@@ -27,12 +27,12 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from rhseg_lib import IGNORE_INDEX, StudyError, voc
+from rhseg_lib import IGNORE_INDEX, StudyError, evaluation, voc
 from rhseg_lib.datamodule import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
 from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import confusion_matrices, scores
 from rhseg_lib.models import build_model
-from rhseg_lib.profile import Recipe, check_model, fingerprint, load_profile
+from rhseg_lib.profile import Profile, Recipe, check_model, fingerprint, load_profile
 
 
 class SlagDataModule(L.LightningDataModule):
@@ -309,29 +309,42 @@ def continues(checkpoint: Path, signature: str) -> bool:
     return saved == signature
 
 
+def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False) -> None:
+    """Make the run folder of one model and seed; a run that is finished is left as it is.
+
+    Of several processes, started by torchrun, none finishes the run: the same call in one process does.
+
+    Raises
+    ------
+    StudyError
+        A finished run of another recipe or data set is there, and `overwrite` is not set.
+    """
+    recipe, dataset = profile.recipe_of(model_name), voc.read_dataset(profile.voc)
+    if evaluation.is_finished(profile, model_name, seed, recipe=recipe, overwrite=overwrite):
+        return
+    task = fit(
+        model_name,
+        voc_folder=profile.voc,
+        dataset_hash=dataset["hash"],
+        num_classes=len(profile.data.class_names),
+        recipe=recipe,
+        seed=seed,
+        folder=profile.run_folder(model_name, seed),
+    )
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        evaluation.finish_run(task.model, profile=profile, model_name=model_name, seed=seed, history=task.history)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train one run to its last epoch. One process writes the finished run; several leave their checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m rhseg_lib.training", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished run of another recipe or data set")
     given = parser.parse_args(arguments)
-    study = load_profile(given.profile)
     check_model(given.model)
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    task = fit(
-        given.model,
-        voc_folder=study.voc,
-        dataset_hash=voc.read_dataset(study.voc)["hash"],
-        num_classes=len(study.data.class_names),
-        recipe=study.recipe_of(given.model),
-        seed=given.seed,
-        folder=study.run_folder(given.model, given.seed),
-    )
-    if not several:
-        from rhseg_lib.evaluation import finish_run
-
-        finish_run(task.model, profile=study, model_name=given.model, seed=given.seed, history=task.history)
+    run(load_profile(given.profile), given.model, given.seed, overwrite=given.overwrite)
 
 
 if __name__ == "__main__":

@@ -391,6 +391,27 @@ def test_the_command_line_makes_a_finished_run(own_study, monkeypatch):
     assert read_run(own_study, MODEL, 5).metrics["test"]["images"] == 3
 
 
+def test_a_finished_run_is_left_alone_and_another_recipe_must_overwrite_it(own_study, monkeypatch):
+    monkeypatch.chdir(own_study.root)
+    command = ["--profile", "tiny", "--model", MODEL, "--seed", "6"]
+    main(command)
+    path = own_study.run_folder(MODEL, 6) / "metrics.json"
+    before = path.read_text()
+    main(command)
+    assert path.read_text() == before  # the seconds of another training would differ
+    profile = own_study.root / "profiles/tiny.yaml"
+    profile.write_text(profile.read_text().replace("epochs: 8", "epochs: 2"))
+    with pytest.raises(StudyError, match="a finished run of another recipe is there") as caught:
+        main(command)
+    assert "--overwrite" in caught.value.mend and path.read_text() == before
+    main([*command, "--overwrite"])
+    assert json.loads(path.read_text())["recipe"]["epochs"] == 2
+    dataset = own_study.voc / "dataset.json"
+    dataset.write_text(dataset.read_text().replace(voc.read_dataset(own_study.voc)["hash"], "0" * 64))
+    with pytest.raises(StudyError, match="of another data set"):
+        main(command)
+
+
 def test_two_processes_train_as_one(profile, tmp_path):
     """U-Net has no batch norm: each process's share of a batch gives its share of the very same gradient."""
     study = copy_study(profile, tmp_path)

@@ -321,6 +321,7 @@ def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False
     """
     recipe, dataset = profile.recipe_of(model_name), voc.read_dataset(profile.voc)
     if evaluation.is_finished(profile, model_name, seed, recipe=recipe, overwrite=overwrite):
+        print(f"{profile.run_folder(model_name, seed)}: finished, left as it is")
         return
     task = fit(
         model_name,

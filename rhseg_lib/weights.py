@@ -17,14 +17,14 @@ from rhseg_lib.datamodule import IMAGENET_MEAN, IMAGENET_STD
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import ModelName, Strict
 
-FORMAT = 1  # of the card; raised when its meaning changes
+FORMAT = 2  # of the card; raised when its meaning changes. 1: the networks resized without aligning corners
 RETRAIN = "take a weights.safetensors that this study wrote"
 
 
 class Card(Strict):
     """What a weights file says of itself."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     model: ModelName
     class_names: tuple[str, ...]  # background first: the index is the mask value
     image_size: int  # pixels, side of the images it was trained on
@@ -70,6 +70,9 @@ def read_card(path: Path) -> Card:
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})["card"])
+        if content.get("format") == 1:
+            what = "weights of an earlier version, whose networks resized differently: they would be less accurate here"
+            raise StudyError(what, where=path, mend=RETRAIN)
         card = Card.model_validate_json(json.dumps(content))
     except FileNotFoundError as fault:
         raise StudyError("the weights are not there", where=path, mend="correct the path, or train first") from fault

@@ -267,7 +267,8 @@ class TestModel:
             (None, "without a card"),
             ({"mean": (0.5, 0.5, 0.5)}, "normalised by"),
             ({"class_names": ("background", "tube")}, "do not fit"),
-            ({"format": 2}, "without a card"),
+            ({"format": 3}, "without a card"),
+            ({"format": 1}, "of an earlier version"),
         ],
     )
     def test_weights_whose_card_does_not_fit(self, finished, tmp_path, card, fault):

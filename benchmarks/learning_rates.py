@@ -21,7 +21,7 @@ from rhseg_lib.files import write_atomically
 from rhseg_lib.metrics import scores
 from rhseg_lib.profile import Profile, Recipe, load_profile
 
-GRID = (3e-4, 1e-3, 3e-3, 1e-2)
+GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEED = 1000  # of weights and batches; no run of a study has it
 
 

@@ -135,17 +135,19 @@ def difference_in_words(row: dict) -> str:
     """What the runs say of a difference between two models, as the end of a sentence."""
     shown = f"{row['difference']:+.1f} points of mIoU"
     if row["units"] < statistics.FEWEST_UNITS:
-        return f"cannot be judged ({shown} on {row['units']} independent images)"
+        return f"cannot be judged ({shown}; {row['units']} images or groups show the rarest class)"
     if np.isnan(row["p_holm"]):
         return f"cannot be judged from one seed ({shown} with these weights; another seed gives other weights)"
-    known = f"{shown}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}, adjusted p = {row['p_holm']:.3f}"
+    known = f"{shown}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}, adjusted {p_in_words(row['p_holm'])}"
     if tells(row):
         return f"is significant: {known}"
-    if np.isnan(row["needed"]):
-        more = "more seeds alone would not settle a difference of this size"
-    else:
-        more = f"to find a difference of this size would take {row['needed']:.0f} seeds of each"
-    return f"is not significant: {known}; {more}"
+    count = "more than 50" if np.isnan(row["needed"]) else f"about {row['needed']:.0f}"
+    return f"is not significant: {known}; to find one of this size would take {count} seeds of each model"
+
+
+def p_in_words(p_value: float) -> str:
+    """A p-value to as many digits as tell it from the level of significance."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.4f}" if 0.045 < p_value < 0.055 else f"p = {p_value:.3f}"
 
 
 def generalisation(profile: Profile) -> pd.DataFrame:

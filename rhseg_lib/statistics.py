@@ -5,7 +5,7 @@ A mean IoU would be another on other images, and another again after a training 
 one group) on the summed confusion matrix; the seeds' share from the spread of the runs, less what the images already
 explain of it: a seed that happens to suit some images stands in both. A t distribution with Satterthwaite's degrees of
 freedom gives interval and p. The seeds of two models are independent; their images are the same, so an image that is
-hard for both does not count.
+hard for both does not count. Where the seeds differ little or the units are few, the test errs on the side of caution.
 
 With one seed nothing is known of the seeds' share: no interval and no test speaks of the model, only of these weights.
 """
@@ -13,10 +13,11 @@ With one seed nothing is known of the seeds' share: no interval and no test spea
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from rhseg_lib.metrics import mean_iou
 
@@ -24,6 +25,7 @@ FEWEST_UNITS = 6  # with fewer that show some class there is no interval
 FEW_UNITS = 20  # with fewer the pages warn
 LEVEL = 0.05
 POWER = 0.8
+ROUNDING = 1e-12  # what sums of equal figures may differ by
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Estimate:
 
     value: float
     image_variance: float  # of `value`, as other images would be drawn
-    units: int  # independent images or groups that show the rarest class
+    units: int  # independent images or groups that show the rarest class; 0: one is predicted that none shows
     seed_variances: tuple[float, ...] = ()  # between runs, for each model; empty: these weights, whatever the seed
     interplay: tuple[float, ...] = ()  # share of each that is in `image_variance` too: seeds that suit some images
     seeds: tuple[int, ...] = ()  # runs of each model
@@ -42,15 +44,21 @@ class Estimate:
         """Whether there are seeds and units enough for an interval."""
         return self.units >= FEWEST_UNITS and all(count > 1 for count in self.seeds)
 
-    def spread(self, seeds: tuple[int, ...] | None = None) -> tuple[float, float]:
-        """Standard error and Satterthwaite's degrees of freedom, with these or with other numbers of seeds."""
+    def spread(self, seeds: int | None = None) -> tuple[float, float]:
+        """Standard error and Satterthwaite's degrees of freedom; with `seeds`, of as many runs of each model."""
         if not self.known:
             return math.nan, math.nan
-        counts = np.array(seeds or self.seeds)
-        between, doubled = np.array(self.seed_variances), np.array(self.interplay)
-        total = self.image_variance + max(((between - doubled) / counts).sum(), 0)
-        parts = self.image_variance**2 / (self.units - 1) + ((between / counts) ** 2 / (counts - 1)).sum()
-        return math.sqrt(total), float(total**2 / parts) if parts > 0 else math.inf
+        between, doubled, counts = (np.array(each) for each in (self.seed_variances, self.interplay, self.seeds))
+        images = self.image_variance
+        if seeds is None:
+            total = images + max(((between - doubled) / counts).sum(), 0)
+        else:
+            images = max(images - (doubled / counts).sum(), 0)  # the interplay shrinks with more seeds
+            between, counts = np.maximum(between, doubled), np.full(len(counts), seeds)
+            total = images + (between / counts).sum()
+        parts = images**2 / (self.units - 1) + ((between / counts) ** 2 / (counts - 1)).sum()
+        least = min(self.units, *counts) - 1 if len(counts) else self.units - 1
+        return math.sqrt(total), max(float(total**2 / parts), least) if parts > 0 else math.inf
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -63,21 +71,26 @@ class Estimate:
     def p_value(self) -> float:
         """Two-sided p of a true value of zero; NaN where nothing is known."""
         error, df = self.spread()
-        if error == 0:
-            return float(self.value == 0)
+        if error < ROUNDING:
+            return float(abs(self.value) < ROUNDING)
         return float(2 * stats.t.sf(abs(self.value) / error, df))
 
-    def detectable(self, *, tests: int = 1, seeds: tuple[int, ...] | None = None) -> float:
-        """Smallest true difference found in 80 of 100 such studies, tested first of `tests` by Holm's method."""
+    def detectable(self, *, tests: int = 1, seeds: int | None = None) -> float:
+        """Smallest true difference found in 80 of 100 such studies, tested first of `tests` by Holm's method.
+
+        An estimate: the spread of a few seeds is known roughly, and so is this.
+        """
         error, df = self.spread(seeds)
-        return float((stats.t.ppf(1 - LEVEL / tests / 2, df) + stats.t.ppf(POWER, df)) * error)
+        if math.isnan(error) or error < ROUNDING:
+            return error
+        critical = stats.t.ppf(1 - LEVEL / tests / 2, df)
+        return float(error * optimize.brentq(lambda far: stats.nct.sf(critical, df, far) - POWER, 0, 10 * critical))
 
     def seeds_needed(self, *, tests: int = 1, most: int = 50) -> int | None:
-        """Seeds of each model with which a true difference of this size would be found; None: not with `most`."""
-        for count in range(2, most + 1):
-            if self.detectable(tests=tests, seeds=(count,) * len(self.seeds)) <= abs(self.value):
-                return count
-        return None
+        """Seeds of each model with which a true difference of this size would be found; None: more than `most`."""
+        counts = range(2, most + 1)
+        enough = bisect_left(counts, True, key=lambda n: self.detectable(tests=tests, seeds=n) <= abs(self.value))
+        return counts[enough] if enough < len(counts) else None
 
 
 def mean_of(matrices: np.ndarray, *, these_weights: bool = False) -> Estimate:
@@ -116,10 +129,13 @@ def optimism(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = Fal
         The same runs in the same order.
     these_weights : bool
     """
+    if len(test) != len(holdout):
+        raise ValueError(f"{len(test)} runs on one set of units and {len(holdout)} on the other")
     each = mean_iou(test.sum(1)) - mean_iou(holdout.sum(1))  # (R,)
-    influences = [influence(part) for part in (test, holdout)]
+    influences = [influence(subset) for subset in (test, holdout)]
     images = sum(_variance(part.mean(0)) for part in influences)
-    units = min(units_showing(test), units_showing(holdout))
+    same = np.array_equal(test.sum((0, 1, 3)) > 0, holdout.sum((0, 1, 3)) > 0)  # else two means of different classes
+    units = min(units_showing(test), units_showing(holdout)) if same else 0
     if these_weights:
         return Estimate(float(each.mean()), images, units)
     interplay = sum(_interplay(part) for part in influences)
@@ -168,9 +184,14 @@ def influence(matrices: np.ndarray) -> np.ndarray:
 
 
 def units_showing(matrices: np.ndarray) -> int:
-    """How many units show the rarest class of the truth: (R, M, K, K) -> count."""
-    shown = (np.asarray(matrices)[0].sum(-1) > 0).sum(0)  # (K,): units whose truth holds the class
-    return int(shown[shown > 0].min()) if shown.any() else 0
+    """How many units show the rarest class that is in the truth or predicted: (R, M, K, K) -> count.
+
+    A class that is predicted in no unit's truth scores 0 on the strength of a single pixel: no unit vouches for that.
+    """
+    matrices = np.asarray(matrices)
+    shown = (matrices[0].sum(-1) > 0).sum(0)  # (K,): units whose truth holds the class
+    counted = (matrices.sum((0, 1, 2)) > 0) | (shown > 0)  # (K,): classes that the mean is over
+    return int(shown[counted].min()) if counted.any() else 0
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

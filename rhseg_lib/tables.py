@@ -524,10 +524,10 @@ def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: lis
             text += f" It does not differ significantly from {close} of the {len(others)} others."
         significant = sum(tells(row) for row in tested.to_dict("records"))
         text += (
-            f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images four of five "
-            f"true differences of {tested['detectable'].median():.1f} points are found where one pair is asked about, "
-            f"of {tested['detectable_holm'].median():.1f} points where all pairs are (medians); the paper ranks models "
-            "0.41 points apart, with one run each and no interval."
+            f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images about four of "
+            f"five true differences of {tested['detectable'].median():.1f} points are found if one pair is asked "
+            f"about, of {tested['detectable_holm'].median():.1f} points if all pairs are (medians); the paper ranks "
+            "models 0.41 points apart, with one run each and no interval."
         )
     return Markdown(f"{text}\n\n{_worth(runs, study)}")
 

@@ -116,9 +116,13 @@ class TestWords:
             ({}, True, "is significant: +0.9 points"),
             ({"low": -0.1}, True, "is significant"),
             ({"p_holm": 0.05}, False, "is not significant"),  # the interval excludes zero all the same
-            ({"p_holm": 0.4, "needed": 12.0}, False, "would take 12 seeds of each"),
+            ({"p_holm": 0.4, "needed": 12.0}, False, "would take about 12 seeds of each"),
             ({"p_holm": np.nan}, False, "cannot be judged from one seed"),
-            ({"p_holm": np.nan, "units": 1, "low": 0.9, "high": 0.9}, False, "on 1 independent images"),
+            (
+                {"p_holm": np.nan, "units": 1, "low": 0.9, "high": 0.9},
+                False,
+                "1 images or groups show the rarest class",
+            ),
         ],
     )
     def test_follow_the_adjusted_p(self, changes: dict, significant: bool, words: str) -> None:

@@ -80,10 +80,10 @@ def compared_pair(first: str, second: str, **changes) -> pd.DataFrame:
         ({}, published.REPRODUCED, "At 64×64, from random weights: the same direction"),
         ({"difference": -3.0, "low": -5.0, "high": -1.0}, published.NOT_REPRODUCED, "the opposite direction"),
         ({"p_holm": 0.06}, published.NOT_TESTABLE, "is not significant: +3.0 points"),  # interval beyond zero, p is not
-        ({"p_holm": 0.2, "needed": 9.0}, published.NOT_TESTABLE, "would take 9 seeds"),
-        ({"p_holm": 0.2, "needed": np.nan}, published.NOT_TESTABLE, "more seeds alone would not settle"),
+        ({"p_holm": 0.2, "needed": 9.0}, published.NOT_TESTABLE, "would take about 9 seeds"),
+        ({"p_holm": 0.2, "needed": np.nan}, published.NOT_TESTABLE, "would take more than 50 seeds"),
         ({"p_holm": np.nan, "low": np.nan, "high": np.nan}, published.NOT_TESTABLE, "one seed"),
-        ({"p_holm": np.nan, "low": np.nan, "high": np.nan, "units": 5}, published.NOT_TESTABLE, "5 independent images"),
+        ({"p_holm": np.nan, "low": np.nan, "high": np.nan, "units": 5}, published.NOT_TESTABLE, "5 images or groups"),
     ],
 )
 def test_an_accuracy_claim_follows_the_adjusted_p(changes: dict, verdict: str, why: str) -> None:

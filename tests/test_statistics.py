@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rhseg_lib import statistics
 from rhseg_lib.metrics import mean_iou
@@ -116,7 +117,18 @@ def test_variances_add_with_satterthwaites_degrees_of_freedom() -> None:
     low, high = estimate.interval
     assert (low, high) == pytest.approx((0.08 - 2.1867 * error, 0.08 + 2.1867 * error), abs=2e-5)
     assert estimate.p_value == pytest.approx(0.0072, abs=2e-4)
-    assert estimate.detectable() == pytest.approx((2.1867 + 0.874) * error, abs=1e-4)
+
+
+@pytest.mark.parametrize(("seeds", "tests"), [(2, 1), (3, 1), (3, 28), (5, 28)])
+def test_a_detectable_difference_is_found_four_times_in_five(seeds: int, tests: int) -> None:
+    """Drawn: normal means of as many seeds of two models, tested at the level that Holm begins with."""
+    random = np.random.default_rng([seeds, tests])
+    estimate = Estimate(0, 1e-12, 10**6, (49e-6, 49e-6), (0, 0), (seeds, seeds))
+    runs = 7e-3 * random.standard_normal((2, 20_000, seeds))
+    runs[0] += estimate.detectable(tests=tests)
+    error, df = np.sqrt(runs.var(-1, ddof=1).sum(0) / seeds), 2 * (seeds - 1)
+    found = np.abs(runs[0].mean(-1) - runs[1].mean(-1)) / error > stats.t.ppf(1 - 0.025 / tests, df)
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_what_seeds_and_images_share_is_counted_once() -> None:
@@ -127,6 +139,39 @@ def test_what_seeds_and_images_share_is_counted_once() -> None:
     apart = [influence(runs)[i] - influence(runs).mean(0) for i in range(4)]
     expected = sum((row**2).sum() * 60 / 59 for row in apart) / 3
     assert mean_of(runs).interplay == pytest.approx([expected])
+
+
+def test_the_interplay_of_seeds_and_images_shrinks_with_more_seeds() -> None:
+    """By hand: of the images' 4e-4, 2 x 3e-4 / 3 is interplay; with six seeds 2e-4 + 2 x 3e-4 / 6 are left of both."""
+    estimate = Estimate(0.01, 4e-4, 50, (2e-4, 3e-4), (3e-4, 3e-4), (3, 3))
+    assert estimate.spread(6)[0] == pytest.approx(math.sqrt(3e-4))
+
+
+def test_degrees_of_freedom_are_at_least_those_of_the_fewest() -> None:
+    """Satterthwaite's formula may give less where the seeds spread less than their interplay: 16 / (16/49 + 40.5)."""
+    assert Estimate(0, 4e-4, 50, (27e-4, 27e-4), (30e-4, 30e-4), (3, 3)).spread()[1] == 2
+
+
+def test_one_false_pixel_of_a_class_that_no_image_shows_decides_nothing() -> None:
+    first, second = random_matrices(3, 100), random_matrices(3, 100, seed=1)
+    wide = [np.pad(matrices, ((0, 0), (0, 0), (0, 1), (0, 1))) for matrices in (first, second)]
+    assert difference(*wide).p_value == pytest.approx(difference(first, second).p_value)
+    wide[0][:, 7, 0, 3] = 1
+    assert not difference(*wide).known and math.isnan(difference(*wide).p_value)
+
+
+def test_a_class_in_one_set_alone_makes_no_optimism() -> None:
+    test, holdout = random_matrices(3, 50), random_matrices(3, 90)
+    holdout[:, :, 2] = 0
+    holdout[..., 2] = 0
+    assert not optimism(test, holdout).known
+    with pytest.raises(ValueError, match="3 runs"):
+        optimism(test, holdout[:1])
+
+
+def test_rounding_is_no_difference() -> None:
+    one = random_matrices(1, 30)
+    assert difference(np.tile(one, (3, 1, 1, 1)), np.tile(one, (7, 1, 1, 1))).p_value == 1
 
 
 def test_more_tests_ask_for_larger_differences() -> None:
@@ -159,7 +204,7 @@ def test_a_rare_class_counts_by_the_units_that_show_it() -> None:
     matrices = random_matrices(2, 50)
     matrices[:, 3:, 2] = 0  # three images show the slag
     assert units_showing(matrices) == 3 and not mean_of(matrices).known
-    matrices[:, :, 2] = 0  # none does: it is no class of these images, though it is predicted
+    matrices[:, :, 2], matrices[..., 2] = 0, 0  # none shows it, none is given it: it is no class of these images
     assert units_showing(matrices) == 50 and mean_of(matrices).known
 
 
@@ -181,7 +226,7 @@ def test_seeds_needed_are_those_that_would_find_it() -> None:
     found = difference(random_matrices(3, 500), random_matrices(3, 500, seed=1))
     wide = Estimate(0.01, 1e-6, 500, (49e-6, 49e-6), (0, 0), (3, 3))
     needed = wide.seeds_needed()
-    assert wide.detectable(seeds=(needed, needed)) <= 0.01 < wide.detectable(seeds=(needed - 1, needed - 1))
+    assert wide.detectable(seeds=needed) <= 0.01 < wide.detectable(seeds=needed - 1)
     assert Estimate(1e-5, 1e-4, 50, (49e-6, 49e-6), (0, 0), (3, 3)).seeds_needed() is None
     assert found.seeds_needed(tests=28) is None or found.seeds_needed(tests=28) >= found.seeds_needed()
 

@@ -49,7 +49,7 @@ def state(folder):
 
 
 COMMAND = (
-    "python -m rhseg_lib.runner {input.source} --output {output.notebook}"
+    "python -m rhseg_lib.report.runner {input.source} --output {output.notebook}"
     f" --html {{output.html}} -p profile {PROFILE}"
 )
 RUN = "OMP_NUM_THREADS={threads} " + COMMAND

@@ -28,7 +28,8 @@ import numpy as np
 import psutil
 from PIL import Image, ImageDraw
 
-from rhseg_lib import labelme, voc
+from rhseg_lib.dataset.build import REDUCTION, build_voc
+from rhseg_lib.sources import images, labelme, labelme_folder
 
 CLASSES = ("immersion_tube", "slag_layer")
 USUAL, LARGE = (1920, 1080), (6000, 4000)  # width, height
@@ -163,7 +164,7 @@ def save_mask(document: dict, path: Path) -> None:
 def mask(document: dict) -> Image.Image:
     """The polygons painted over one another, as large as the picture, in VOC's colours."""
     canvas = Image.new("P", (document["imageWidth"], document["imageHeight"]))
-    canvas.putpalette(voc.VOC_PALETTE.tobytes())
+    canvas.putpalette(images.VOC_PALETTE.tobytes())
     brush = ImageDraw.Draw(canvas)
     for shape in document["shapes"]:
         value = 1 + CLASSES.index(shape["label"])
@@ -172,10 +173,10 @@ def mask(document: dict) -> Image.Image:
 
 
 def build(raw: Path, out: Path, options: argparse.Namespace) -> None:
-    """The library's own way, as `voc.make_dataset` calls it."""
-    least_side = round(voc.REDUCTION * options.image_size)
-    voc.build_voc(
-        labelme.LabelmeFolder(raw, CLASSES, ("__ignore__",), None, least_side=least_side),
+    """The library's own way, as `make_dataset` calls it."""
+    least_side = round(REDUCTION * options.image_size)
+    build_voc(
+        labelme_folder.LabelmeFolder(raw, CLASSES, ("__ignore__",), None, least_side=least_side),
         out / "voc",
         image_size=options.image_size,
         split="grouped",

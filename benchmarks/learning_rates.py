@@ -15,11 +15,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from rhseg_lib import StudyError, evaluation, training, voc
-from rhseg_lib.datamodule import load_tensors
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.batches import load_tensors
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation import inference
+from rhseg_lib.evaluation.metrics import scores
 from rhseg_lib.files import write_atomically
-from rhseg_lib.metrics import scores
 from rhseg_lib.profile import Profile, Recipe, load_profile
+from rhseg_lib.training import fit
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEED = 1000  # of weights and batches; no run of a study has it
@@ -55,7 +58,7 @@ def trial(profile: Profile, model: str, rate: float, epochs: int) -> dict:
         tree = Path(folder) / "voc"
         apart = set_apart(profile.voc, tree)
         try:
-            task = training.fit(
+            task = fit.fit(
                 model,
                 voc_folder=tree,
                 dataset_hash="trial",
@@ -67,7 +70,7 @@ def trial(profile: Profile, model: str, rate: float, epochs: int) -> dict:
         except StudyError as error:  # a rate too high for this model is a result
             return {"model": model, "learning_rate": rate, "miou": np.nan, "slag_iou": np.nan, "loss": str(error)}
         images, masks = load_tensors(tree, apart)
-        matrices = evaluation.confusions(masks, evaluation.predict(task.model, images), task.num_classes)
+        matrices = inference.confusions(masks, inference.predict(task.model, images), task.num_classes)
     found = scores(matrices.sum(0))
     return {
         "model": model,
@@ -93,8 +96,8 @@ def shortened(recipe: Recipe, rate: float, epochs: int) -> Recipe:
 
 def set_apart(whole: Path, tree: Path) -> list[str]:
     """A VOC tree of nine tenths of the training originals and their copies; the names of the other originals."""
-    copy_of = voc.read_dataset(whole)["copy_of"]
-    names = voc.read_split(whole, "train")
+    copy_of = voc_tree.read_dataset(whole)["copy_of"]
+    names = voc_tree.read_split(whole, "train")
     originals = [name for name in names if name not in copy_of]
     apart = originals[-len(originals) // 10 :]
     lists = tree / "ImageSets" / "Segmentation"

@@ -12,20 +12,10 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rhseg_lib import StudyError
+from rhseg_lib.catalogue import MODEL_NAMES
+from rhseg_lib.errors import StudyError
 
-MODEL_NAMES = (
-    "fcn_resnet50",
-    "unet_vgg16",
-    "deeplabv3plus_xception",
-    "deeplabv3plus_mobilenetv2",
-    "deeplabv3plus_mobilenetv2_ema",
-    "deeplabv3plus_mobilenetv2_ds",
-    "deeplabv3plus_mobilenetv2_ds_ema",
-    "deeplabv3plus_mobilenetv2_lite",
-)
 ModelName = Literal[MODEL_NAMES]
-PROPOSED = "deeplabv3plus_mobilenetv2_ds_ema"  # the paper's model as its text describes it
 
 
 def _number(value: object) -> object:

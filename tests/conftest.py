@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rhseg_lib import labelme, voc
+from rhseg_lib.dataset import build, voc_tree
 from rhseg_lib.profile import Profile, load_profile
+from rhseg_lib.sources import labelme, labelme_folder
 
 # Before torch is imported, here or in a process that a test starts: sums depend on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -69,8 +70,8 @@ def profile(tmp_path_factory) -> Profile:
     profile = load_profile("tiny", root=root)
     data = profile.data
     draw_scenes(profile.raw, data.num_scenes, data.image_size)
-    voc.build_voc(
-        labelme.LabelmeFolder(profile.raw, data.classes, data.ignore_labels, data.class_priority),
+    build.build_voc(
+        labelme_folder.LabelmeFolder(profile.raw, data.classes, data.ignore_labels, data.class_priority),
         profile.voc,
         image_size=data.image_size,
         split=data.split,
@@ -86,12 +87,12 @@ def profile(tmp_path_factory) -> Profile:
 @pytest.fixture(scope="session")
 def trained(profile):
     """``MODEL`` with seed 0, not evaluated yet; trained just long enough to predict every class."""
-    from rhseg_lib.training import fit  # takes seconds, which the tests of other modules need not wait for
+    from rhseg_lib.training.fit import fit  # takes seconds, which the tests of other modules need not wait for
 
     return fit(
         MODEL,
         voc_folder=profile.voc,
-        dataset_hash=voc.read_dataset(profile.voc)["hash"],
+        dataset_hash=voc_tree.read_dataset(profile.voc)["hash"],
         num_classes=len(profile.data.class_names),
         recipe=profile.recipe_of(MODEL),
         seed=0,

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from rhseg_lib import compare, statistics
-from rhseg_lib.compare import by_unit, compare_models, difference_in_words, pair, stacked, summarise, tells
-from rhseg_lib.evaluation import Run
+from rhseg_lib.evaluation import compare, statistics
+from rhseg_lib.evaluation.compare import by_unit, compare_models, pair, stacked, summarise, tells
+from rhseg_lib.evaluation.runs import Run
+from rhseg_lib.report.findings import difference_in_words
 
 # Two classes; images p, q, r. Sums: GOOD 90 right of 110 in the union of either class, BAD 60 of 140.
 GOOD = np.array([[[40, 0], [0, 40]], [[30, 0], [10, 30]], [[20, 10], [0, 20]]])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from rhseg_lib.complexity import (
+from rhseg_lib.models import MODELS, build_model
+from rhseg_lib.models.complexity import (
     count_macs,
     count_parameters,
     latency_ms,
@@ -16,7 +17,6 @@ from rhseg_lib.complexity import (
     separable_ratio,
     stages,
 )
-from rhseg_lib.models import MODELS, build_model
 from rhseg_lib.models.ema import EMA
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rhseg_lib import StudyError, voc
-from rhseg_lib.datamodule import Batches, epoch_seed, load_tensors, normalize
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.batches import Batches, epoch_seed, load_tensors, normalize
+from rhseg_lib.errors import StudyError
 
 
 def numbered(
@@ -118,7 +119,7 @@ def test_normalize_by_hand():
 
 
 def test_tensors_are_the_files(profile):
-    names = voc.read_split(profile.voc, "test")
+    names = voc_tree.read_split(profile.voc, "test")
     images, masks = load_tensors(profile.voc, names)
     assert images.shape == (3, 3, 64, 64) and masks.shape == (3, 64, 64)
     assert images.dtype == masks.dtype == torch.uint8

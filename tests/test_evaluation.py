@@ -16,24 +16,27 @@ from conftest import MODEL, Trap
 from PIL import Image
 from safetensors.torch import load_file, save
 
-from rhseg_lib import StudyError, evaluation, files, voc
-from rhseg_lib.datamodule import load_tensors
-from rhseg_lib.evaluation import (
+# nothing of files
+from rhseg_lib import files
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.batches import load_tensors
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation import inference, provenance
+from rhseg_lib.evaluation.inference import confidences, predict
+from rhseg_lib.evaluation.metrics import confusion_matrices, scores
+from rhseg_lib.evaluation.runs import (
     Run,
     choose_pictures,
-    confidences,
     finish_run,
     finished_runs,
     image_scores,
     load_model,
-    predict,
     read_predictions,
     read_run,
 )
-from rhseg_lib.metrics import confusion_matrices, scores
+from rhseg_lib.evaluation.weights import read_card, read_weights
 from rhseg_lib.profile import Profile
-from rhseg_lib.training import fit
-from rhseg_lib.weights import read_card, read_weights
+from rhseg_lib.training.fit import fit
 
 OTHER = "deeplabv3plus_mobilenetv2"
 TIMES = {"train_seconds"}
@@ -64,7 +67,7 @@ class TestFinishRun:
     def test_writes_every_file(self, finished):
         profile, metrics = finished
         folder = profile.run_folder(MODEL, 0)
-        names = voc.read_split(profile.voc, "test")
+        names = voc_tree.read_split(profile.voc, "test")
         assert {path.name for path in folder.iterdir()} == {
             "history.csv", "metrics.json", "per_image.parquet", "predictions", "weights.safetensors"
         }  # fmt: skip
@@ -73,7 +76,7 @@ class TestFinishRun:
 
     def test_metrics_agree_with_the_other_files(self, finished):
         profile, metrics = finished
-        names = voc.read_split(profile.voc, "test")
+        names = voc_tree.read_split(profile.voc, "test")
         _, masks = load_tensors(profile.voc, names)
         assert metrics["test"]["miou"] > 0.4
         predicted = read_predictions(profile, MODEL, 0, names)
@@ -88,7 +91,7 @@ class TestFinishRun:
         profile, metrics = finished
         network, card = read_weights(profile.run_folder(MODEL, 0) / "weights.safetensors")
         assert all(torch.equal(value, network.state_dict()[key]) for key, value in trained.model.state_dict().items())
-        images, _ = load_tensors(profile.voc, (names := voc.read_split(profile.voc, "test")))
+        images, _ = load_tensors(profile.voc, (names := voc_tree.read_split(profile.voc, "test")))
         assert np.array_equal(predict(network, images).numpy(), read_predictions(profile, MODEL, 0, names))
         assert (card.model, card.class_names) == (MODEL, profile.data.class_names)
         sure = confidences(network, images, load_tensors(profile.voc, names)[1])
@@ -98,7 +101,7 @@ class TestFinishRun:
     def test_metrics_say_what_made_them(self, finished, trained):
         profile, metrics = finished
         history = pd.read_csv(profile.run_folder(MODEL, 0) / "history.csv")
-        assert metrics["dataset_hash"] == voc.read_dataset(profile.voc)["hash"]
+        assert metrics["dataset_hash"] == voc_tree.read_dataset(profile.voc)["hash"]
         assert metrics["recipe"] == profile.recipe_of(MODEL).model_dump()
         assert metrics["class_names"] == ["background", "immersion_tube", "slag_layer"]
         assert (metrics["model"], metrics["seed"], metrics["test"]["images"]) == (MODEL, 0, 3)
@@ -160,19 +163,19 @@ class TestFinishRun:
 
     def test_without_git(self, finished, monkeypatch):
         monkeypatch.setenv("PATH", "")
-        found = evaluation.provenance(finished[0].root, torch.device("cpu"))
+        found = provenance.provenance(finished[0].root, torch.device("cpu"))
         assert found["commit"] == "not in a git repository"
 
     def test_lock_and_commit_of_this_project(self):
         root = Path(__file__).parents[1]
-        assert len(evaluation.provenance(root, torch.device("cpu"))["lock"]) == 12
+        assert len(provenance.provenance(root, torch.device("cpu"))["lock"]) == 12
 
     def test_two_runs_of_a_profile_agree(self, finished, own_profile):
         """Trained and evaluated a second time, elsewhere: every figure is the same."""
         task = fit(
             MODEL,
             voc_folder=own_profile.voc,
-            dataset_hash=voc.read_dataset(own_profile.voc)["hash"],
+            dataset_hash=voc_tree.read_dataset(own_profile.voc)["hash"],
             num_classes=3,
             recipe=own_profile.recipe_of(MODEL),
             seed=0,
@@ -230,7 +233,7 @@ class TestReadRun:
 class TestModel:
     def test_loaded_model_predicts_what_was_saved(self, finished, trained):
         profile, _ = finished
-        names = voc.read_split(profile.voc, "test")
+        names = voc_tree.read_split(profile.voc, "test")
         images, _ = load_tensors(profile.voc, names)
         model = load_model(profile, MODEL, 0)
         assert not model.training
@@ -240,7 +243,7 @@ class TestModel:
         assert np.array_equal(found, read_predictions(profile, MODEL, 0, names))
 
     def test_predictions_do_not_depend_on_the_batch(self, profile, trained):
-        images, _ = load_tensors(profile.voc, voc.read_split(profile.voc, "train"))
+        images, _ = load_tensors(profile.voc, voc_tree.read_split(profile.voc, "train"))
         whole = predict(trained.model, images, batch_size=len(images))
         for batch_size in (1, 4):
             assert (predict(trained.model, images, batch_size=batch_size) == whole).float().mean() > 0.9999
@@ -286,12 +289,12 @@ def test_the_bound_of_abstention_leaves_out_pictures_without_a_class(monkeypatch
         seen.append(len(images))
         return np.linspace(0.5, 1, len(images))
 
-    monkeypatch.setattr(evaluation, "confidences", sure)
+    monkeypatch.setattr(inference, "confidences", sure)
     masks = torch.zeros(4, 2, 2, dtype=torch.uint8)
     masks[0, 0, 0], masks[1, 0, 0], masks[2] = 1, 2, 255
-    assert evaluation.abstention_bound(None, torch.zeros(4, 3, 2, 2), masks) == pytest.approx(0.505)
+    assert inference.abstention_bound(None, torch.zeros(4, 3, 2, 2), masks) == pytest.approx(0.505)
     assert seen == [2]
-    assert evaluation.abstention_bound(None, torch.zeros(1, 3, 2, 2), masks[3:]) == 0
+    assert inference.abstention_bound(None, torch.zeros(1, 3, 2, 2), masks[3:]) == 0
 
 
 # Two classes; pictures p, q, r.
@@ -314,6 +317,6 @@ def test_pictures_are_chosen_by_rule():
 
 def test_predictions_are_palette_pictures(finished):
     profile, _ = finished
-    name = voc.read_split(profile.voc, "test")[0]
+    name = voc_tree.read_split(profile.voc, "test")[0]
     with Image.open(profile.run_folder(MODEL, 0) / "predictions" / f"{name}.png") as picture:
         assert (picture.mode, picture.size) == ("P", (64, 64))

@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 from conftest import MODEL, TINY
 
-from rhseg_lib import StudyError, evaluation, plots, voc
-from rhseg_lib.explore import Explorer, enlarge
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation import runs
 from rhseg_lib.profile import Profile, load_profile
+from rhseg_lib.report import overlays
+from rhseg_lib.report.explore import Explorer, enlarge
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -42,7 +45,7 @@ def study(profile, trained, tmp_path_factory) -> Profile:
     for model, network in ((MODEL, trained.model), (WITHOUT_EMA, build_model(WITHOUT_EMA).eval())):
         own.run_folder(model, 0).mkdir(parents=True)
         history = [{"loss": 1.0, "seconds": 1.0}]
-        evaluation.finish_run(network, profile=own, model_name=model, seed=0, history=history)
+        runs.finish_run(network, profile=own, model_name=model, seed=0, history=history)
     return own
 
 
@@ -73,14 +76,14 @@ def test_every_layer_is_another_picture_with_its_own_words(study):
 def test_at_opacity_zero_the_picture_is_bare(study, layer):
     explorer = Explorer(study)
     explorer.layer.value, explorer.opacity.value = layer, 0
-    (image,), _ = voc.load_arrays(study.voc, [explorer.scene.value])
+    (image,), _ = voc_tree.load_arrays(study.voc, [explorer.scene.value])
     np.testing.assert_array_equal(shown(explorer), enlarge(image))
 
 
 def test_a_model_without_ema_says_so_over_the_bare_picture(study):
     explorer = Explorer(study)
     explorer.run.value, explorer.layer.value = f"{WITHOUT_EMA}, seed 0", "EMA attention"
-    (image,), _ = voc.load_arrays(study.voc, [explorer.scene.value])
+    (image,), _ = voc_tree.load_arrays(study.voc, [explorer.scene.value])
     assert f"{WITHOUT_EMA} has no EMA attention" in explorer.note.value
     np.testing.assert_array_equal(shown(explorer), enlarge(image))
 
@@ -129,14 +132,14 @@ def test_without_a_finished_run_the_error_names_the_mend(study, tmp_path):
 def test_an_outline_is_white_within_and_dark_without():
     inside = np.zeros((1, 9), bool)
     inside[0, 3:] = True  # the picture's border is no outline
-    row = plots.outline(np.full((1, 9, 3), 100, np.uint8), inside)[0, :, 0]
+    row = overlays.outline(np.full((1, 9, 3), 100, np.uint8), inside)[0, :, 0]
     assert row.tolist() == [100, 0, 0, 255, 255, 100, 100, 100, 100]
 
 
 def test_heat_runs_from_the_darkest_to_the_palest_colour():
     image, values = np.full((1, 2, 3), 100, np.uint8), np.array([[0.0, 1.0]], np.float32)
-    assert plots.heat(image, values, opacity=1)[0].tolist() == [[0, 0, 3], [251, 252, 191]]  # ends of magma
-    assert plots.heat(image, values, opacity=0).tolist() == image.tolist()
+    assert overlays.heat(image, values, opacity=1)[0].tolist() == [[0, 0, 3], [251, 252, 191]]  # ends of magma
+    assert overlays.heat(image, values, opacity=0).tolist() == image.tolist()
 
 
 @contextmanager

@@ -7,9 +7,11 @@ import pytest
 from labelme_files import FAULTY, MESSY, write_messy_folder
 from PIL import Image
 
-from rhseg_lib import StudyError, faults, voc
-from rhseg_lib.faults import Fault
+from rhseg_lib.dataset import build, voc_tree
+from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import Profile, load_profile
+from rhseg_lib.sources import checks
+from rhseg_lib.sources.checks import Fault
 
 OWN = """
 title: A messy folder
@@ -26,8 +28,8 @@ recipe: {}
 
 
 def told(found: list[Fault], tmp_path) -> list[str]:
-    with pytest.raises(faults.FaultyAnnotations) as raised:
-        faults.refuse(found, tmp_path)
+    with pytest.raises(checks.FaultyAnnotations) as raised:
+        checks.refuse(found, tmp_path)
     return raised.value.what.splitlines()
 
 
@@ -58,12 +60,12 @@ def test_fifty_rows_at_most(tmp_path):
 
 
 def test_no_fault_no_error(tmp_path):
-    faults.refuse([], tmp_path)
+    checks.refuse([], tmp_path)
 
 
 def sift(tmp_path, checked: dict[str, tuple[str, list[Fault]]], on_fault="skip") -> dict[str, list[Fault]]:
     pictures = {name: tmp_path / f"{name}.json" for name in checked}
-    return faults.sift(pictures, list(checked.values()), folder=tmp_path, on_fault=on_fault)
+    return checks.sift(pictures, list(checked.values()), folder=tmp_path, on_fault=on_fault)
 
 
 def test_a_picture_annotated_twice_is_kept_once(tmp_path):
@@ -74,9 +76,9 @@ def test_a_picture_annotated_twice_is_kept_once(tmp_path):
     (twice,) = faulty.pop("d")
     assert (twice.file, twice.what) == ("d.json", "annotates the same picture as b.json")
     assert faulty.keys() == {"a"}
-    with pytest.raises(faults.FaultyAnnotations, match=r"2 fault\(s\)"):
+    with pytest.raises(checks.FaultyAnnotations, match=r"2 fault\(s\)"):
         sift(tmp_path, checked, "stop")
-    with pytest.raises(faults.FaultyAnnotations, match=r"1 fault\(s\)"):
+    with pytest.raises(checks.FaultyAnnotations, match=r"1 fault\(s\)"):
         sift(tmp_path, {"a": ("", [fault])})
 
 
@@ -95,7 +97,7 @@ def rewritten(root, old="", new="") -> Profile:
 
 def test_faults_stop_a_study_and_are_kept_as_csv(own):
     with pytest.raises(StudyError, match=r"3 fault\(s\) in 3 file\(s\)") as raised:
-        voc.make_dataset(own, workers=1)
+        build.make_dataset(own, workers=1)
     kept = own.tables / "faults.csv"
     assert str(kept) in raised.value.mend
     assert "on_fault: skip" in raised.value.mend
@@ -108,10 +110,10 @@ def test_faults_stop_a_study_and_are_kept_as_csv(own):
 
 def test_faults_may_be_skipped_and_mended(own):
     with pytest.raises(StudyError):
-        voc.make_dataset(own, workers=1)
+        build.make_dataset(own, workers=1)
     folder = own.root / "photographs"
     skipping = rewritten(own.root, "labelme\n", "labelme\n  on_fault: skip\n")
-    dataset = voc.make_dataset(skipping, workers=1)
+    dataset = build.make_dataset(skipping, workers=1)
     assert {fault["file"] for fault in dataset["skipped"]} == FAULTY.keys()
     assert (own.tables / "faults.csv").exists()
     Image.fromarray(np.zeros((72, 96, 3), np.uint8)).save(folder / "六月/gone.png")
@@ -119,13 +121,13 @@ def test_faults_may_be_skipped_and_mended(own):
         (folder / file).unlink()
     for index in range(7):
         (folder / f"bare {index}.jpg").touch()  # beside the two whose JSON is gone
-    dataset = voc.make_dataset(own, workers=1)
+    dataset = build.make_dataset(own, workers=1)
     assert dataset["skipped"] == []
     told = ", ".join(f"bare {index}.jpg" for index in range(5))
     assert f"Left out, as they have no annotation of their name: 9 picture(s), {told} and 4 more." in dataset["notes"]
     assert not (own.tables / "faults.csv").exists()
     assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - 2
-    assert "六月__gone" in {*voc.read_split(own.voc, "train"), *voc.read_split(own.voc, "test")}
+    assert "六月__gone" in {*voc_tree.read_split(own.voc, "train"), *voc_tree.read_split(own.voc, "test")}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_pictures_lie_apart_from_what_is_made_of_them(own, folder, what):
     profile = rewritten(own.root, "folder: photographs", f"folder: {folder}")
     (own.root / "data/own").mkdir(parents=True)
     with pytest.raises(StudyError, match=what):
-        voc.make_dataset(profile, workers=1)
+        build.make_dataset(profile, workers=1)
 
 
 def test_scenes_are_not_rendered_over_a_folder_of_pictures(tmp_path):
@@ -145,12 +147,12 @@ def test_scenes_are_not_rendered_over_a_folder_of_pictures(tmp_path):
     profile.raw.mkdir(parents=True)
     (profile.raw / "photograph.jpg").write_text("years")
     with pytest.raises(StudyError, match="not made here"):
-        voc.make_dataset(profile, workers=1)
+        build.make_dataset(profile, workers=1)
     assert (profile.raw / "photograph.jpg").read_text() == "years"
 
 
 def test_faults_show_as_text_on_a_page():
-    from rhseg_lib import tables  # takes seconds
+    from rhseg_lib.report import tables  # takes seconds
 
     fault = {"file": "<b>.json", "shape": None, "what": "unknown label '<script>alert(1)</script>'", "mend": "a & b"}
     page = tables.left_out({"skipped": [fault, {**fault, "shape": 0}]}).data

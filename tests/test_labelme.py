@@ -16,9 +16,14 @@ import pytest
 from labelme_files import FAULTY, MESSY, VERSIONS, write_messy_folder
 from PIL import Image
 
-from rhseg_lib import StudyError, faults, files, labelme, voc
+from rhseg_lib import files
+from rhseg_lib.dataset import build, voc_tree
+from rhseg_lib.errors import StudyError
 
-LABELS = labelme.label_ids(("immersion_tube", "slag_layer"), ("__ignore__",))
+# nothing of files
+from rhseg_lib.sources import checks, labelme, labelme_folder, labelme_shapes
+
+LABELS = labelme_shapes.label_ids(("immersion_tube", "slag_layer"), ("__ignore__",))
 TRIANGLE = [[0, 0], [4, 0], [0, 4]]
 
 
@@ -56,17 +61,17 @@ def read(path: Path) -> labelme.Annotation:
     return labelme.read_annotation(path, root=path.parent, labels=LABELS)
 
 
-def faults_of(folder: Path) -> list[faults.Fault]:
-    source = labelme.LabelmeFolder(folder, ("immersion_tube", "slag_layer"), ("__ignore__",), None)
+def faults_of(folder: Path) -> list[checks.Fault]:
+    source = labelme_folder.LabelmeFolder(folder, ("immersion_tube", "slag_layer"), ("__ignore__",), None)
     return [fault for path in source.names().values() for fault in source.examine(path)[1]]
 
 
-def paint(*shapes: labelme.Shape, class_priority=None, height=40, width=60):
-    return labelme.rasterize(shapes, height, width, labels=LABELS, class_priority=class_priority)
+def paint(*shapes: labelme_shapes.Shape, class_priority=None, height=40, width=60):
+    return labelme_shapes.rasterize(shapes, height, width, labels=LABELS, class_priority=class_priority)
 
 
-def shape(label, points, shape_type="polygon", mask=None) -> labelme.Shape:
-    return labelme.Shape(label, np.array(points, dtype=float), shape_type, None, mask)
+def shape(label, points, shape_type="polygon", mask=None) -> labelme_shapes.Shape:
+    return labelme_shapes.Shape(label, np.array(points, dtype=float), shape_type, None, mask)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +185,7 @@ def test_pictures_without_an_annotation_of_their_name_are_told(tmp_path):
         (tmp_path / path).touch()
     for hidden in (".f.jpg", "notes.txt"):
         (tmp_path / hidden).touch()
-    source = labelme.LabelmeFolder(tmp_path, ("slag_layer",), (), None)
+    source = labelme_folder.LabelmeFolder(tmp_path, ("slag_layer",), (), None)
     assert source.unannotated() == ["b.PNG", "may/a.jpg", "x/e.webp"]
     assert replace(source, subfolders=False).unannotated() == ["b.PNG"]
 
@@ -212,7 +217,7 @@ NAMES = {
 
 @pytest.mark.parametrize("path", NAMES)
 def test_name_of_a_picture_follows_from_its_path(path):
-    name = labelme.picture_name(Path(path))
+    name = labelme_folder.picture_name(Path(path))
     if NAMES[path].endswith("_"):
         assert re.fullmatch(re.escape(NAMES[path]) + "_?[0-9a-f]{8}", name)
     else:
@@ -226,7 +231,7 @@ def test_names_never_collide_and_stay(tmp_path):
         for path in paths:
             (tmp_path / path).parent.mkdir(exist_ok=True)
             (tmp_path / path).touch()
-        source = labelme.LabelmeFolder(tmp_path, ("slag_layer",), (), None)
+        source = labelme_folder.LabelmeFolder(tmp_path, ("slag_layer",), (), None)
         return {path.relative_to(tmp_path).as_posix(): name for name, path in source.names().items()}
 
     first = names("A.json", "may/A.json", "may/b?.json")
@@ -253,10 +258,10 @@ def test_grey_of_16_bits_with_holes(tmp_path):
 
 
 def test_things_that_are_background_lie_under_the_classes():
-    labels = labelme.label_ids(("slag_layer",), (), ("ladle",))
+    labels = labelme_shapes.label_ids(("slag_layer",), (), ("ladle",))
     drawn = [shape("slag_layer", [[0, 0], [9, 9]], "rectangle"), shape("ladle", [[0, 0], [9, 4]], "rectangle")]
     for priority, pixels in ((("slag_layer",), 100), (None, 50)):
-        mask, _ = labelme.rasterize(drawn, 10, 10, labels=labels, class_priority=priority)
+        mask, _ = labelme_shapes.rasterize(drawn, 10, 10, labels=labels, class_priority=priority)
         assert np.count_nonzero(mask == 1) == pixels
 
 
@@ -301,12 +306,12 @@ def test_group_ids_do_not_change_the_mask(tmp_path):
 
 
 def test_ids_follow_the_class_list_and_not_first_sight():
-    labels = labelme.label_ids(("slag_layer", "immersion_tube"), ("skip", "glare"), ("ladle",))
+    labels = labelme_shapes.label_ids(("slag_layer", "immersion_tube"), ("skip", "glare"), ("ladle",))
     expected = {"slag_layer": 1, "immersion_tube": 2, "skip": 255, "glare": 255, "ladle": 0, "_background_": 0}
     assert {label: labels[label] for label in expected} == expected
     for classes in (("background", "slag_layer"), ("slag_layer", "slag_layer"), ("skip",), ("ladle",)):
         with pytest.raises(StudyError, match="do not fit"):
-            labelme.label_ids(classes, ("skip",), ("ladle",))
+            labelme_shapes.label_ids(classes, ("skip",), ("ladle",))
 
 
 def test_written_annotation_is_read_back(tmp_path):
@@ -478,8 +483,8 @@ def test_all_faults_of_all_files_at_once(tmp_path):
         ("b.json", 2),
         ("second/c.json", None),
     ]
-    with pytest.raises(faults.FaultyAnnotations) as raised:
-        faults.refuse(found, tmp_path)
+    with pytest.raises(checks.FaultyAnnotations) as raised:
+        checks.refuse(found, tmp_path)
     assert raised.value.faults == tuple(found)
     assert raised.value.what.startswith("5 fault(s) in 3 file(s)")
     assert "b.json         2      unknown label 'tube'  " in raised.value.what
@@ -493,18 +498,18 @@ def test_folder_without_annotations(tmp_path, name, what):
 
 def test_messy_folder_goes_in(tmp_path):
     write_messy_folder(tmp_path / "own")
-    source = labelme.LabelmeFolder(
+    source = labelme_folder.LabelmeFolder(
         tmp_path / "own", ("immersion_tube", "slag_layer"), ("__ignore__", "glare"), None, ("ladle",)
     )
     settings = {"image_size": 64, "split": "grouped", "test_fraction": 0.2, "copies": 0, "seed": 0, "workers": 1}
-    with pytest.raises(faults.FaultyAnnotations) as raised:
-        voc.build_voc(source, tmp_path / "voc", **settings, settings={})
+    with pytest.raises(checks.FaultyAnnotations) as raised:
+        build.build_voc(source, tmp_path / "voc", **settings, settings={})
     assert {fault.file for fault in raised.value.faults} == FAULTY.keys()
     for file, what in FAULTY.items():
         assert any(fault.file == file and what in fault.what for fault in raised.value.faults)
-    dataset = voc.build_voc(source, tmp_path / "voc", **settings, settings={}, on_fault="skip")
+    dataset = build.build_voc(source, tmp_path / "voc", **settings, settings={}, on_fault="skip")
     assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - len(FAULTY)
-    voc.verify_voc(tmp_path / "voc")
+    voc_tree.verify_voc(tmp_path / "voc")
     for name, path in source.names().items():
         picture, found = source.examine(path)
         if found:

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from rhseg_lib import scenes, voc
-from rhseg_lib.leakage import in_words, leakage
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.leakage import in_words, leakage
+from rhseg_lib.scenes import render
+from rhseg_lib.sources import images
 
 COUNT = 24
 
 
 @pytest.fixture(scope="module")
 def rendered():
-    return [Image.fromarray(scenes.render_scene(2024, index, 64).image) for index in range(COUNT)]
+    return [Image.fromarray(render.render_scene(2024, index, 64).image) for index in range(COUNT)]
 
 
 def saved_again(image):
@@ -55,10 +57,10 @@ def write_tree(folder: Path, copy_of: dict | None = None, margin: int = 0, **par
         for name, picture in zip(names, pictures, strict=True):
             pixels, mask = np.array(picture.convert("RGB")), np.ones((64, 64), np.uint8)
             for rows in (slice(margin), slice(64 - margin, 64)):
-                pixels[rows], mask[rows] = voc.MARGIN_GREY, 255
-            Image.fromarray(pixels).save(voc.image_file(folder, name), quality=95)
-            voc.write_palette_png(voc.mask_file(folder, name), mask)
-    (folder / "dataset.json").write_text(json.dumps({"format": voc.FORMAT, "copy_of": copy_of or {}}))
+                pixels[rows], mask[rows] = images.MARGIN_GREY, 255
+            Image.fromarray(pixels).save(voc_tree.image_file(folder, name), quality=95)
+            images.write_palette_png(voc_tree.mask_file(folder, name), mask)
+    (folder / "dataset.json").write_text(json.dumps({"format": voc_tree.FORMAT, "copy_of": copy_of or {}}))
     return folder
 
 
@@ -135,7 +137,7 @@ def test_copies_are_told_as_such_and_not_as_duplicates(tmp_path, rendered):
 def test_blocks_do_not_change_what_is_found(tmp_path, rendered, monkeypatch):
     tree = write_tree(tmp_path, train=[*rendered, mirrored(rendered[2])], test=[brighter(i) for i in rendered[:9]])
     whole = leakage(tree)
-    monkeypatch.setattr("rhseg_lib.leakage.BLOCK", 4)
+    monkeypatch.setattr("rhseg_lib.dataset.leakage.BLOCK", 4)
     parts = leakage(tree)
     assert parts.pairs.equals(whole.pairs) and len(whole.pairs) == 9
     assert parts.within == whole.within == {"train": 2, "test": 0}

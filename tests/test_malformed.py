@@ -13,7 +13,10 @@ import pytest
 from labelme_files import as_png
 from PIL import Image
 
-from rhseg_lib import StudyError, faults, labelme, voc
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.build import build_voc
+from rhseg_lib.errors import StudyError
+from rhseg_lib.sources import checks, labelme_folder
 
 CLASSES = ("immersion_tube", "slag_layer")
 TRIANGLE = [[0, 0], [9, 0], [0, 9]]
@@ -261,8 +264,8 @@ def write(raw: Path, content: bytes | dict, name: str = "odd") -> None:
 
 
 def build(raw: Path, tree: Path, **changes) -> dict:
-    source = labelme.LabelmeFolder(raw, CLASSES, ("__ignore__",), None)
-    return voc.build_voc(source, tree, **{**SETTINGS, "settings": {}, **changes})
+    source = labelme_folder.LabelmeFolder(raw, CLASSES, ("__ignore__",), None)
+    return build_voc(source, tree, **{**SETTINGS, "settings": {}, **changes})
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
@@ -315,7 +318,7 @@ def test_all_of_them_at_once_may_be_skipped(good, tree, tmp_path):
     written = {name: content for name, (content, _) in CASES.items() if not callable(content)}
     for number, content in enumerate(written.values()):
         write(raw, content, name=f"z_{number:03}")
-    with pytest.raises(faults.FaultyAnnotations, match=f"fault.s. in {len(written)} file") as raised:
+    with pytest.raises(checks.FaultyAnnotations, match=f"fault.s. in {len(written)} file") as raised:
         build(raw, tmp_path / "voc")
     told = str(raised.value)
     assert len(told.splitlines()) == 50 + 5  # two lines of heading, the rows, how many more, where, mend
@@ -323,4 +326,4 @@ def test_all_of_them_at_once_may_be_skipped(good, tree, tmp_path):
     dataset = build(raw, tmp_path / "voc", on_fault="skip", test_fraction=0.6)
     assert {fault["file"] for fault in dataset["skipped"]} == {f"z_{number:03}.json" for number in range(len(written))}
     assert sum(dataset["originals"][part] for part in ("train", "test")) == 3
-    voc.verify_voc(tmp_path / "voc")
+    voc_tree.verify_voc(tmp_path / "voc")

@@ -9,8 +9,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from rhseg_lib import IGNORE_INDEX
-from rhseg_lib.metrics import confusion_matrices, iou_per_class, mean_iou, scores
+from rhseg_lib.evaluation.metrics import confusion_matrices, iou_per_class, mean_iou, scores
+from rhseg_lib.sources.images import IGNORE_INDEX
 
 NAN = float("nan")
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rhseg_lib import StudyError
+from rhseg_lib.errors import StudyError
 from rhseg_lib.models import MODELS, build_model
 from rhseg_lib.models.aspp import ASPP
 from rhseg_lib.models.base import SegmentationModel
@@ -128,7 +128,7 @@ def test_another_random_state_gives_other_weights() -> None:
 
 
 def test_names_are_those_of_the_profile() -> None:
-    from rhseg_lib.profile import MODEL_NAMES
+    from rhseg_lib.catalogue import MODEL_NAMES
 
     assert tuple(MODELS) == tuple(MODEL_NAMES)
 

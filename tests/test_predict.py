@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -15,10 +16,17 @@ import torch
 from conftest import MODEL, Trap
 from PIL import Image
 
-from rhseg_lib import StudyError, evaluation, files, labelme, predict, voc
-from rhseg_lib.evaluation import confidence
-from rhseg_lib.predict import PictureFiles, Video, classes_at_size, open_source, predict_source, prepare
-from rhseg_lib.weights import Card, read_card, write_weights
+from rhseg_lib import files
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation import inference
+from rhseg_lib.evaluation.inference import confidence
+from rhseg_lib.evaluation.weights import Card, read_card, read_weights, write_weights
+from rhseg_lib.predict import __main__, segment
+from rhseg_lib.predict.inputs import PictureFiles, Video, open_source
+from rhseg_lib.predict.segment import classes_at_size, predict_source, prepare
+
+# nothing of files
+from rhseg_lib.sources import images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 RANDOM = np.random.default_rng(0)
@@ -72,7 +80,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def kill_after(monkeypatch, batches: int) -> None:
     """Interrupt the run when it has written the files of one batch more, but no line of progress for it."""
-    left, whole = iter(range(batches)), predict.segment_batch
+    left, whole = iter(range(batches)), segment.segment_batch
 
     def killed(*arguments):
         found = whole(*arguments)
@@ -80,7 +88,7 @@ def kill_after(monkeypatch, batches: int) -> None:
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(predict, "segment_batch", killed)
+    monkeypatch.setattr(segment, "segment_batch", killed)
 
 
 class TestMasks:
@@ -100,7 +108,7 @@ class TestMasks:
         predict_source(tmp_path / "in", weights=weights, output=tmp_path / "out")
         with Image.open(tmp_path / "out/masks/picture.png") as mask:
             assert (mask.mode, mask.size) == ("P", (width, height))
-            assert mask.getpalette()[:9] == voc.VOC_PALETTE[:3].ravel().tolist()
+            assert mask.getpalette()[:9] == images.VOC_PALETTE[:3].ravel().tolist()
 
     def test_follow_exif(self, weights, tmp_path):
         exif = Image.Exif()
@@ -111,9 +119,9 @@ class TestMasks:
 
     def test_of_training_scenes_are_what_evaluation_predicts(self, weights, source, tmp_path):
         predict_source(source, weights=weights, output=tmp_path / "out")
-        network, _ = predict.read_weights(weights)
+        network, _ = read_weights(weights)
         pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(source.iterdir())])
-        wanted = evaluation.predict(network, torch.from_numpy(pictures).permute(0, 3, 1, 2))
+        wanted = inference.predict(network, torch.from_numpy(pictures).permute(0, 3, 1, 2))
         found = [np.asarray(Image.open(tmp_path / f"out/masks/{path.stem}.png")) for path in sorted(source.iterdir())]
         assert set(np.unique(found)) == {0, 1, 2}
         np.testing.assert_array_equal(np.stack(found), wanted.numpy())
@@ -123,18 +131,18 @@ class TestMasks:
         image = RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)
         mask = np.ones((height, width), np.uint8)
         square, inside = prepare(image, 64)
-        small, small_mask = voc.fit(image, mask, 64)
-        np.testing.assert_array_equal(square, voc.pad(small, 64, voc.MARGIN_GREY))
+        small, small_mask = images.fit(image, mask, 64)
+        np.testing.assert_array_equal(square, images.pad(small, 64, images.MARGIN_GREY))
         outside = np.full((64, 64), 255, np.uint8)
         outside[inside] = 1
-        np.testing.assert_array_equal(outside, voc.pad(small_mask, 64, 255))
+        np.testing.assert_array_equal(outside, images.pad(small_mask, 64, 255))
 
     @pytest.mark.parametrize(("height", "width", "classes"), [(8, 8, 3), (40, 24, 3), (3, 5, 2), (33, 70, 7)])
     def test_strips_do_not_show(self, monkeypatch, height, width, classes):
         logits = RANDOM.normal(size=(classes, 8, 8)).astype(np.float32)
         whole = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), (width, height)).argmax(2)
         for numbers in (1, 200, 2**22):
-            monkeypatch.setattr(predict, "STRIP", numbers)
+            monkeypatch.setattr(segment, "STRIP", numbers)
             np.testing.assert_array_equal(classes_at_size(logits, height, width), whole)
 
 
@@ -196,7 +204,7 @@ class TestNames:
             assert Image.open(out / f"masks/{row.name}.png").size == (row.width, row.height)
         assert table.set_index("name")["height"][pictures].tolist() == [20, 21, 22, 23, 24, 25]
         links = re.findall(r'src="([^"]+)" loading', (out / "index.html").read_text())
-        assert sorted(links) == sorted(predict.quote(f"thumbnails/{name}.webp") for name in pictures)
+        assert sorted(links) == sorted(quote(f"thumbnails/{name}.webp") for name in pictures)
 
     def test_without_suffix_where_that_is_enough(self, tmp_path):
         for name in ("a.png", "b/a.png", ".hidden.png", ".cache/c.png", "out/masks/a.png", "notes.txt"):
@@ -219,7 +227,7 @@ class TestFaults:
         (source / "a_broken.jpg").write_bytes((source / sorted(source.iterdir())[0]).read_bytes()[:400])
         (source / "text.png").write_text("no picture")
         given = [str(source), "--weights", str(weights), "--output", str(tmp_path / "out"), "--batch-size", "2"]
-        assert predict.main(given) == 1
+        assert __main__.main(given) == 1
         faults = pd.read_csv(tmp_path / "out/faults.csv")
         assert faults["file"].tolist() == ["a_broken.jpg", "text.png"]
         assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == 6
@@ -231,7 +239,7 @@ class TestFaults:
 
     def test_nothing_but_faults(self, weights, tmp_path):
         (tmp_path / "text.png").write_text("no picture")
-        assert predict.main([str(tmp_path), "--weights", str(weights), "--output", str(tmp_path / "out")]) == 1
+        assert __main__.main([str(tmp_path), "--weights", str(weights), "--output", str(tmp_path / "out")]) == 1
         assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == 0
         assert len(pd.read_csv(tmp_path / "out/faults.csv")) == 1
 
@@ -250,7 +258,7 @@ class TestFaults:
         (tmp_path / "in").mkdir()
         make(tmp_path / "in")
         given = [str(tmp_path / "in"), "--weights", str(weights), "--output", str(tmp_path / "out"), *options]
-        assert predict.main(given) == 1
+        assert __main__.main(given) == 1
         assert said in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
@@ -259,7 +267,7 @@ class TestFaults:
         with (tmp_path / "model.pth").open("wb") as file:
             write(Trap(tmp_path), file)
         given = [str(source), "--weights", str(tmp_path / "model.pth"), "--output", str(tmp_path / "out")]
-        assert predict.main(given) == 1
+        assert __main__.main(given) == 1
         assert "not a safetensors file" in capsys.readouterr().err
         assert not (tmp_path / "sprung").exists()
 
@@ -314,8 +322,8 @@ class TestResume:
         with (draft / "progress.jsonl").open("ab") as file:
             file.write(b'{"rows": [{"na')  # killed while writing a line
         (draft / "masks/.frame_000002.png.4711").write_bytes(b"half a mask")
-        calls, whole = [], predict.segment_batch
-        monkeypatch.setattr(predict, "segment_batch", lambda *given: calls.append(1) or whole(*given))
+        calls, whole = [], segment.segment_batch
+        monkeypatch.setattr(segment, "segment_batch", lambda *given: calls.append(1) or whole(*given))
         predict_source(film, output=out, **settings)
         assert len(calls) == 5 - batches + 1  # and one that finds no more frames
         assert content(out) == content(tmp_path / "unbroken")
@@ -343,7 +351,7 @@ class TestResume:
             with pytest.raises(KeyboardInterrupt):
                 predict_source(source, weights=own, output=tmp_path / "out", batch_size=size)
         if changed == "weights":
-            network, _ = predict.read_weights(weights)
+            network, _ = read_weights(weights)
             write_weights(own, network, card(miou=0.75))
         elif changed == "source":
             save(sorted(source.iterdir())[0], 32, 48)
@@ -388,7 +396,7 @@ class TestVideo:
         film = video(tmp_path / "film.avi", 12)
         film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
         given = [str(film), "--weights", str(weights), "--output", str(tmp_path / "out"), "--batch-size", "4"]
-        assert predict.main(given) == 1
+        assert __main__.main(given) == 1
         read = len(pd.read_csv(tmp_path / "out/predictions.csv"))
         (fault,) = pd.read_csv(tmp_path / "out/faults.csv").itertuples()
         assert 0 < read < 12
@@ -419,7 +427,7 @@ class TestVideo:
 
 def test_read_picture_names_the_file(tmp_path):
     with pytest.raises(StudyError) as fault:
-        labelme.read_picture(tmp_path / "missing.png")
+        images.read_picture(tmp_path / "missing.png")
     assert fault.value.where == tmp_path / "missing.png"
 
 

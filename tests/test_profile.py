@@ -7,9 +7,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from rhseg_lib import StudyError
+from rhseg_lib.catalogue import MODEL_NAMES, PROPOSED
+from rhseg_lib.errors import StudyError
 from rhseg_lib.models import MODELS
-from rhseg_lib.profile import MODEL_NAMES, PROPOSED, Profile, fingerprint, load_profile
+from rhseg_lib.profile import Profile, fingerprint, load_profile
 
 ROOT = Path(__file__).parents[1]
 HEAD = "title: A test\nkind: demonstration\n"

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rhseg_lib import published
-from rhseg_lib.published import COUNTED, FCN, MOBILENET, PAPER_ROWS, TABLE2, TABLE3, UNET
+from rhseg_lib import catalogue
+from rhseg_lib.catalogue import COUNTED, FCN, MOBILENET, UNET
+from rhseg_lib.report import claims
+from rhseg_lib.report.paper import PAPER_ROWS, TABLE2, TABLE3
 
 COMPLEXITY = pd.DataFrame(
     {
@@ -15,7 +17,7 @@ COMPLEXITY = pd.DataFrame(
         "lower_quartile": 9.0,
         "upper_quartile": 11.0,
     },
-    index=list(published.LABELS),
+    index=list(catalogue.LABELS),
 ).assign(mib=lambda table: table["parameters"] * 4 / 2**20)
 SEPARABLE = pd.DataFrame({"predicted": [0.25], "counted": [0.25]})
 POOLING = pd.DataFrame({"branch": ["1×1", "3×3"], "change": [1e-8, 0.3]})
@@ -26,12 +28,12 @@ def judge(**changes) -> pd.DataFrame:
     """The ledger of the true counts, with some arguments replaced, indexed by statement."""
     arguments = {"complexity": COMPLEXITY, "separable": SEPARABLE, "pooling": POOLING, "compared": NONE}
     arguments |= {"scope": "At 64×64, from random weights"} | changes
-    return published.ledger(**arguments).set_index("statement")
+    return claims.ledger(**arguments).set_index("statement")
 
 
 def test_every_claim_has_a_known_verdict_and_a_reason() -> None:
     ledger = judge()
-    known = {published.REPRODUCED, published.NOT_REPRODUCED, published.INCONSISTENT, published.NOT_TESTABLE}
+    known = {claims.REPRODUCED, claims.NOT_REPRODUCED, claims.INCONSISTENT, claims.NOT_TESTABLE}
     assert set(ledger["verdict"]) == known
     assert ledger["why"].str.len().min() > 10
     assert ledger.index.is_unique
@@ -40,31 +42,31 @@ def test_every_claim_has_a_known_verdict_and_a_reason() -> None:
 @pytest.mark.parametrize(
     ("quartiles", "verdict"),
     [
-        ((4.0, 5.0, 6.0), published.REPRODUCED),
-        ((8.0, 8.5, 9.5), published.NOT_TESTABLE),  # not apart from 9 to 11
-        ((12.0, 13.0, 14.0), published.NOT_REPRODUCED),
-        ((np.nan, np.nan, np.nan), published.NOT_TESTABLE),
+        ((4.0, 5.0, 6.0), claims.REPRODUCED),
+        ((8.0, 8.5, 9.5), claims.NOT_TESTABLE),  # not apart from 9 to 11
+        ((12.0, 13.0, 14.0), claims.NOT_REPRODUCED),
+        ((np.nan, np.nan, np.nan), claims.NOT_TESTABLE),
     ],
 )
 def test_faster_is_judged_where_timings_lie_apart(quartiles, verdict) -> None:
     timed = COMPLEXITY.copy()
-    timed.loc[published.SEPARABLE, ["lower_quartile", "latency_ms", "upper_quartile"]] = quartiles
+    timed.loc[catalogue.SEPARABLE, ["lower_quartile", "latency_ms", "upper_quartile"]] = quartiles
     assert judge(complexity=timed).loc["A separable ASPP makes the model faster", "verdict"] == verdict
 
 
 def test_a_wrong_count_is_not_reproduced() -> None:
     statement = "DeepLabv3+ · MobileNetV2: “Params/M” 22.18"
-    assert judge().loc[statement, "verdict"] == published.REPRODUCED
+    assert judge().loc[statement, "verdict"] == claims.REPRODUCED
     wrong = COMPLEXITY.assign(mib=COMPLEXITY["mib"] + 0.01)
-    assert judge(complexity=wrong).loc[statement, "verdict"] == published.NOT_REPRODUCED
+    assert judge(complexity=wrong).loc[statement, "verdict"] == claims.NOT_REPRODUCED
 
 
 def test_a_wrong_ratio_refutes_equation_1() -> None:
     statement = "A separable convolution costs 1/N + 1/D_K² of a standard one"
-    assert judge().loc[statement, "verdict"] == published.REPRODUCED
-    assert judge(separable=SEPARABLE * 1.1).loc[statement, "verdict"] == published.REPRODUCED  # both moved alike
+    assert judge().loc[statement, "verdict"] == claims.REPRODUCED
+    assert judge(separable=SEPARABLE * 1.1).loc[statement, "verdict"] == claims.REPRODUCED  # both moved alike
     off = SEPARABLE.assign(counted=0.3)
-    assert judge(separable=off).loc[statement, "verdict"] == published.NOT_REPRODUCED
+    assert judge(separable=off).loc[statement, "verdict"] == claims.NOT_REPRODUCED
 
 
 def compared_pair(first: str, second: str, **changes) -> pd.DataFrame:
@@ -77,13 +79,13 @@ def compared_pair(first: str, second: str, **changes) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("changes", "verdict", "why"),
     [
-        ({}, published.REPRODUCED, "At 64×64, from random weights: the same direction"),
-        ({"difference": -3.0, "low": -5.0, "high": -1.0}, published.NOT_REPRODUCED, "the opposite direction"),
-        ({"p_holm": 0.06}, published.NOT_TESTABLE, "is not significant: +3.0 points"),  # interval beyond zero, p is not
-        ({"p_holm": 0.2, "needed": 9.0}, published.NOT_TESTABLE, "would take about 9 seeds"),
-        ({"p_holm": 0.2, "needed": np.nan}, published.NOT_TESTABLE, "would take more than 50 seeds"),
-        ({"p_holm": np.nan, "low": np.nan, "high": np.nan}, published.NOT_TESTABLE, "one seed"),
-        ({"p_holm": np.nan, "low": np.nan, "high": np.nan, "units": 5}, published.NOT_TESTABLE, "5 images or groups"),
+        ({}, claims.REPRODUCED, "At 64×64, from random weights: the same direction"),
+        ({"difference": -3.0, "low": -5.0, "high": -1.0}, claims.NOT_REPRODUCED, "the opposite direction"),
+        ({"p_holm": 0.06}, claims.NOT_TESTABLE, "is not significant: +3.0 points"),  # interval beyond zero, p is not
+        ({"p_holm": 0.2, "needed": 9.0}, claims.NOT_TESTABLE, "would take about 9 seeds"),
+        ({"p_holm": 0.2, "needed": np.nan}, claims.NOT_TESTABLE, "would take more than 50 seeds"),
+        ({"p_holm": np.nan, "low": np.nan, "high": np.nan}, claims.NOT_TESTABLE, "one seed"),
+        ({"p_holm": np.nan, "low": np.nan, "high": np.nan, "units": 5}, claims.NOT_TESTABLE, "5 images or groups"),
     ],
 )
 def test_an_accuracy_claim_follows_the_adjusted_p(changes: dict, verdict: str, why: str) -> None:
@@ -95,14 +97,14 @@ def test_an_accuracy_claim_follows_the_adjusted_p(changes: dict, verdict: str, w
 def test_an_accuracy_claim_may_be_compared_the_other_way_round() -> None:
     turned = compared_pair(MOBILENET, COUNTED, difference=-3.0, low=-5.0, high=-1.0, seeds="5, 3")
     claim = judge(compared=turned).loc["With EMA, MobileNetV2’s mIoU is higher"]
-    assert claim["verdict"] == published.REPRODUCED
+    assert claim["verdict"] == claims.REPRODUCED
     assert claim["ours"] == "+3.00 [+1.00, +5.00]"
 
 
 @pytest.mark.parametrize("changes", [{"scope": ""}, {"compared": NONE}])
 def test_a_demonstration_and_missing_models_judge_no_accuracy(changes: dict) -> None:
     ledger = judge(**{"compared": compared_pair(COUNTED, MOBILENET), **changes})
-    assert ledger.loc["With EMA, MobileNetV2’s mIoU is higher", "verdict"] == published.NOT_TESTABLE
+    assert ledger.loc["With EMA, MobileNetV2’s mIoU is higher", "verdict"] == claims.NOT_TESTABLE
 
 
 def test_the_published_tables_agree_where_they_overlap() -> None:

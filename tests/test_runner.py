@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from rhseg_lib import StudyError
+from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import Profile
-from rhseg_lib.runner import PAGES, TYPES, check_parameters, main, plain, run_notebook, write_page
+from rhseg_lib.report.runner import PAGES, TYPES, check_parameters, main, plain, run_notebook, write_page
 
 PARAMETERS = """
 profile: str = "tiny"  # a profile

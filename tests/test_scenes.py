@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-from rhseg_lib import StudyError
-from rhseg_lib.scenes import CLASSES, render_scene, write_scenes
+from rhseg_lib.errors import StudyError
+from rhseg_lib.scenes.render import CLASSES, render_scene
+from rhseg_lib.scenes.write import write_scenes
 
 SIZE = 96
 

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rhseg_lib import predict
-from rhseg_lib.metrics import scores
-from rhseg_lib.profile import PROPOSED, load_profile
-from rhseg_lib.weights import read_card
+from rhseg_lib.catalogue import PROPOSED
+from rhseg_lib.evaluation.metrics import scores
+from rhseg_lib.evaluation.weights import read_card
+from rhseg_lib.predict import segment
+from rhseg_lib.profile import load_profile
 
 ROOT = Path(__file__).parent.parent
-WEIGHTS = ROOT / predict.DEFAULT_WEIGHTS
+WEIGHTS = ROOT / segment.DEFAULT_WEIGHTS
 
 
 def test_the_sample_is_segmented(tmp_path):
-    result = predict.predict_source(ROOT / "data/sample", weights=WEIGHTS, output=tmp_path / "out")
+    result = segment.predict_source(ROOT / "data/sample", weights=WEIGHTS, output=tmp_path / "out")
     matrix = np.zeros((3, 3), np.int64)
     for name in result.table["name"]:
         found, true = (np.asarray(Image.open(path)) for path in (tmp_path / f"out/masks/{name}.png", truth_of(name)))

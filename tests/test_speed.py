@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from rhseg_lib import speed
 from rhseg_lib.models import build_model
 from rhseg_lib.profile import Recipe
+from rhseg_lib.training import speed
 
 
 def test_each_rung_adds_one_switch(monkeypatch):

@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from rhseg_lib import StudyError, split
+from rhseg_lib.dataset import split
+from rhseg_lib.errors import StudyError
 
 ALL = frozenset({"background", "immersion_tube", "slag_layer"})
 SETTINGS = {"split": "grouped", "test_fraction": 0.2, "copies": 1, "seed": 2024, "holdout": 0}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rhseg_lib import statistics
-from rhseg_lib.metrics import mean_iou
-from rhseg_lib.statistics import Estimate, difference, holm, influence, mean_of, optimism, units_showing
+from rhseg_lib.evaluation import statistics
+from rhseg_lib.evaluation.metrics import mean_iou
+from rhseg_lib.evaluation.statistics import Estimate, difference, holm, influence, mean_of, optimism, units_showing
 
 SEED_SPREAD = 0.045  # of the log-odds of an error; moves mIoU by 0.7 points, as seeds of one small network do
 CLASS_ERROR = np.array([-3.6, -2.0, -1.2])  # log-odds of losing a pixel of background, tube, slag: mIoU about 76 %

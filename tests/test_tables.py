@@ -1,11 +1,15 @@
 """Tables as pages show them, and what single pixels tell."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from rhseg_lib import StudyError, baselines, evaluation, plots, published, tables
+from rhseg_lib import catalogue
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation import baselines, runs
 from rhseg_lib.profile import Profile
+from rhseg_lib.report import claims, findings, overlays, sheets, tables
 
 
 def test_text_of_a_table_is_shown_as_text() -> None:
@@ -21,9 +25,9 @@ def test_sentences_hold_names_as_text() -> None:
 
 
 def test_a_picture_may_be_titled_with_any_name() -> None:
-    sheet = plots.contact_sheet([np.zeros((4, 4, 3), np.uint8)], columns=1, titles=["$\\frac{ $"])
+    sheet = sheets.contact_sheet([np.zeros((4, 4, 3), np.uint8)], columns=1, titles=["$\\frac{ $"])
     sheet.canvas.draw()
-    plots.plt.close(sheet)
+    plt.close(sheet)
 
 
 def test_a_missing_value_is_a_dash_and_a_large_count_is_grouped() -> None:
@@ -46,14 +50,14 @@ def test_pixel_features_hold_colour_then_place() -> None:
 
 def test_blend_paints_classes_and_leaves_background() -> None:
     image = np.full((1, 3, 3), 100, np.uint8)
-    painted = plots.blend(image, np.array([[0, 1, 255]], np.uint8), opacity=1)
+    painted = overlays.blend(image, np.array([[0, 1, 255]], np.uint8), opacity=1)
     assert painted[0, 0].tolist() == [100, 100, 100]
     assert painted[0, 1].tolist() == [0x0E, 0xA5, 0xE9]
     assert painted[0, 2].tolist() == [100, 100, 100]
 
 
 def test_error_map_marks_wrong_pixels_and_leaves_ignored_ones_white() -> None:
-    found = plots.error_map(np.array([[0, 1, 255]], np.uint8), np.array([[0, 2, 1]], np.uint8))
+    found = overlays.error_map(np.array([[0, 1, 255]], np.uint8), np.array([[0, 2, 1]], np.uint8))
     assert found[0, 1].tolist() == [0xD1, 0x24, 0x2F]
     assert found[0, 2].tolist() == [255, 255, 255]
     assert found[0, 0].tolist() == [0xE6, 0xE9, 0xED]
@@ -72,7 +76,7 @@ def test_what_leakage_is_worth_comes_from_the_leaky_profiles_own_page(profile, t
     found = tables.promises(study)
     assert found["split"].tolist() == ["grouped", "as described"]
     assert found["test − holdout"].tolist() == [1.0, 1.0]
-    (sentence,) = tables.leakage_in_words(found)
+    (sentence,) = findings.leakage_in_words(found)
     assert "80.0 % on test images of which it saw copies, 79.0 % on fresh ones: +1.0 points [-1.0" in sentence
 
 
@@ -80,20 +84,20 @@ def test_what_leakage_is_worth_comes_from_the_leaky_profiles_own_page(profile, t
     ("images", "seeds", "p_holm", "baseline"), [(5, 3, np.nan, 55.0), (40, 3, 0.01, 45.0), (40, 1, np.nan, 75.0)]
 )
 def test_pages_say_what_seeds_and_images_cannot_tell(profile, images, seeds, p_holm, baseline):
-    names, models = tuple(map(str, range(images))), (published.DESCRIBED, published.SEPARABLE)
+    names, models = tuple(map(str, range(images))), (catalogue.DESCRIBED, catalogue.SEPARABLE)
     metrics = {"images_seen": 10, "recipe": profile.recipe.model_dump()}
     ones = np.ones((images, 3, 3), int)
-    runs = [evaluation.Run(model, seed, metrics, ones, names, names) for model in models for seed in range(seeds)]
+    runs = [runs.Run(model, seed, metrics, ones, names, names) for model in models for seed in range(seeds)]
     ends = {"low": 50.0, "high": 70.0, "weights_low": 52.0, "weights_high": 68.0}
     summary = pd.DataFrame([{"miou": 60.0, **ends}, {"miou": 58.0, **ends}], index=list(models))
     pair = {"first": models[0], "second": models[1], "seeds": "3, 3", "units": images, "difference": 2.0, "needed": 4.0}
     pair |= {"low": -1.0, "high": 5.0, "weights_low": 0.0, "weights_high": 4.0, "p_value": p_holm, "p_holm": p_holm}
     pairs = pd.DataFrame([pair | {"detectable": 1.0, "detectable_holm": 1.5}])
     baselines = pd.DataFrame({"miou": [baseline]}, index=["pixel classifier: colour"])
-    ledger = pd.DataFrame({"verdict": [published.REPRODUCED]})
-    compared = tables.comparison_in_words(summary, pairs, runs, profile).data
-    effects = tables.effects_in_words(tables.ablation_effects(pairs), runs, profile).data
-    found = tables.findings(summary, baselines, ledger, runs, profile).data
+    ledger = pd.DataFrame({"verdict": [claims.REPRODUCED]})
+    compared = findings.comparison_in_words(summary, pairs, runs, profile).data
+    effects = findings.effects_in_words(tables.ablation_effects(pairs), runs, profile).data
+    found = findings.findings(summary, baselines, ledger, runs, profile).data
     for text in (compared, effects, found):
         assert ("Few independent images, 5" in text) == (images == 5)
         assert ("One seed cannot tell which model is better" in text) == (seeds == 1)

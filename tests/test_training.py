@@ -19,10 +19,14 @@ import pytest
 import torch
 from conftest import MODEL, Trap
 
-from rhseg_lib import StudyError, voc
-from rhseg_lib.evaluation import read_run
-from rhseg_lib.profile import MODEL_NAMES, Profile, Recipe, load_profile
-from rhseg_lib.training import SegmentationTask, continues, fit, main
+from rhseg_lib.catalogue import MODEL_NAMES
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation.runs import read_run
+from rhseg_lib.profile import Profile, Recipe, load_profile
+from rhseg_lib.training.__main__ import main
+from rhseg_lib.training.fit import continues, fit
+from rhseg_lib.training.task import SegmentationTask
 
 EPOCHS = 4
 RECIPE = Recipe(
@@ -49,7 +53,7 @@ def train(
     return fit(
         MODEL,
         voc_folder=profile.voc,
-        dataset_hash=dataset_hash or voc.read_dataset(profile.voc)["hash"],
+        dataset_hash=dataset_hash or voc_tree.read_dataset(profile.voc)["hash"],
         num_classes=3,
         recipe=recipe,
         seed=seed,
@@ -407,7 +411,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_must_overwrite_it(own_s
     main([*command, "--overwrite"])
     assert json.loads(path.read_text())["recipe"]["epochs"] == 2
     dataset = own_study.voc / "dataset.json"
-    dataset.write_text(dataset.read_text().replace(voc.read_dataset(own_study.voc)["hash"], "0" * 64))
+    dataset.write_text(dataset.read_text().replace(voc_tree.read_dataset(own_study.voc)["hash"], "0" * 64))
     with pytest.raises(StudyError, match="of another data set"):
         main(command)
 
@@ -430,7 +434,7 @@ def test_two_processes_train_as_one(profile, tmp_path):
         return fit(
             "unet_vgg16",
             voc_folder=profile.voc,
-            dataset_hash=voc.read_dataset(profile.voc)["hash"],
+            dataset_hash=voc_tree.read_dataset(profile.voc)["hash"],
             num_classes=3,
             recipe=Recipe(**recipe),
             seed=0,

@@ -19,9 +19,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rhseg_lib import StudyError, labelme, voc
-from rhseg_lib.leakage import leakage
-from rhseg_lib.unfinished import Unfinished, repair
+from rhseg_lib.dataset import build as build_module
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.build import _write_image, build_voc
+from rhseg_lib.dataset.leakage import leakage
+from rhseg_lib.dataset.split import OPERATIONS
+from rhseg_lib.errors import StudyError
+from rhseg_lib.files import Unfinished, repair
+from rhseg_lib.sources import images, labelme, labelme_folder
 
 TUBE = np.array([[20, 0], [39, 0], [39, 79], [20, 79]])
 SLAG = np.array([[20, 60], [39, 60], [39, 69], [20, 69]])
@@ -54,7 +59,7 @@ def write_scenes(folder: Path, count: int, width: int = 64, height: int = 80) ->
 
 def build(raw: Path, tree: Path, **changes) -> dict:
     drawn = {key: changes.pop(key, value) for key, value in DRAWN.items()}
-    return voc.build_voc(labelme.LabelmeFolder(raw, **drawn), tree, **{**SETTINGS, **changes})
+    return build_voc(labelme_folder.LabelmeFolder(raw, **drawn), tree, **{**SETTINGS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +90,13 @@ def files(tree: Path) -> dict[str, str]:
 
 def test_palette_is_that_of_voc():
     expected = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
-    assert list(map(tuple, voc.VOC_PALETTE[:5].tolist())) == expected
-    assert voc.VOC_PALETTE[255].tolist() == [224, 224, 192]
+    assert list(map(tuple, images.VOC_PALETTE[:5].tolist())) == expected
+    assert images.VOC_PALETTE[255].tolist() == [224, 224, 192]
 
 
 def test_palette_png_keeps_values_and_shows_colours(tmp_path):
     mask = np.array([[0, 1], [2, 255]], np.uint8)
-    voc.write_palette_png(tmp_path / "mask.png", mask)
+    images.write_palette_png(tmp_path / "mask.png", mask)
     with Image.open(tmp_path / "mask.png") as image:
         assert image.mode == "P"
         assert np.array_equal(np.asarray(image), mask)
@@ -101,7 +106,7 @@ def test_palette_png_keeps_values_and_shows_colours(tmp_path):
 
 def test_tree_and_its_record(grouped):
     tree, dataset = grouped
-    assert dataset == voc.read_dataset(tree)
+    assert dataset == voc_tree.read_dataset(tree)
     assert dataset["classes"] == ["background", "immersion_tube", "slag_layer"]
     assert dataset["counts"] == {"train": 36, "test": 2, "trainval": 36}
     assert dataset["originals"] == {"train": 18, "test": 2, "trainval": 18}
@@ -109,22 +114,22 @@ def test_tree_and_its_record(grouped):
     assert dataset["notes"] == []
     assert dataset["overwritten_pixels"] == [{"class": "immersion_tube", "by": "slag_layer", "pixels": 20 * 20 * 10}]
     assert dataset["settings"] == {"source": "test"}
-    images, masks = voc.load_arrays(tree, voc.read_split(tree, "test"))
+    images, masks = voc_tree.load_arrays(tree, voc_tree.read_split(tree, "test"))
     assert (images.shape, images.dtype) == ((2, 32, 32, 3), np.uint8)
     assert (masks.shape, masks.dtype) == ((2, 32, 32), np.uint8)
-    voc.verify_voc(tree)
+    voc_tree.verify_voc(tree)
     assert not tree.with_name("voc.unfinished").exists()
 
 
 def test_picture_keeps_its_aspect_and_the_margin_is_ignored(grouped):
     tree, dataset = grouped
-    names = voc.read_split(tree, "test")
-    images, masks = voc.load_arrays(tree, names)
+    names = voc_tree.read_split(tree, "test")
+    images, masks = voc_tree.load_arrays(tree, names)
     assert set(np.unique(masks)) == {0, 1, 2, 255}  # 64x80 -> 26x32, three columns of margin on either side
     assert (masks[:, :, :3] == 255).all()
     assert (masks[:, :, -3:] == 255).all()
     assert (masks[:, :, 3:-3] != 255).all()
-    assert np.abs(images[:, :, 0].astype(int) - voc.MARGIN_GREY).max() < 40
+    assert np.abs(images[:, :, 0].astype(int) - images.MARGIN_GREY).max() < 40
     assert (masks[0, 26] == 2).sum() == 8  # 20 of 64 columns -> 8 of 26
     assert dataset["class_pixels"]["test"]["ignore"] == (masks == 255).sum()
 
@@ -132,8 +137,8 @@ def test_picture_keeps_its_aspect_and_the_margin_is_ignored(grouped):
 def test_one_copy_each_by_operations_in_turn(grouped):
     tree, dataset = grouped
     for name, original in dataset["copy_of"].items():
-        assert name == f"{original}_{voc.OPERATIONS[int(original[-4:]) % 4]}"
-        images, masks = voc.load_arrays(tree, [original, name])
+        assert name == f"{original}_{OPERATIONS[int(original[-4:]) % 4]}"
+        images, masks = voc_tree.load_arrays(tree, [original, name])
         assert not np.array_equal(images[0], images[1])
         flipped = masks[0, :, ::-1] if name.endswith("flip") else masks[0]
         assert np.array_equal(masks[1], flipped)
@@ -141,7 +146,7 @@ def test_one_copy_each_by_operations_in_turn(grouped):
 
 def test_grouped_split_keeps_an_original_on_one_side(grouped):
     tree, dataset = grouped
-    train, test = voc.read_split(tree, "train"), voc.read_split(tree, "test")
+    train, test = voc_tree.read_split(tree, "train"), voc_tree.read_split(tree, "test")
     assert not {dataset["copy_of"].get(name, name) for name in train} & set(test)
     assert not set(test) & set(dataset["copy_of"])
     assert leakage(tree).pairs.empty
@@ -153,14 +158,14 @@ def test_as_described_leaks_and_the_report_finds_it(raw, tmp_path):
     pairs = leakage(tmp_path / "voc").pairs
     assert set(pairs.kind) == {"same original"}
     assert pairs.test.nunique() == 10
-    voc.verify_voc(tmp_path / "voc")
+    voc_tree.verify_voc(tmp_path / "voc")
 
 
 def test_near_duplicates_across_the_split_are_found(raw, tmp_path):
     own_raw = tmp_path / "raw"
     shutil.copytree(raw, own_raw)
     build(own_raw, tmp_path / "first", test_fraction=0.05)
-    (copied,) = voc.read_split(tmp_path / "first", "test")
+    (copied,) = voc_tree.read_split(tmp_path / "first", "test")
     Image.open(own_raw / f"{copied}.png").resize((60, 75)).resize((64, 80)).save(own_raw / "again.png")
     document = json.loads((own_raw / f"{copied}.json").read_text())
     (own_raw / "again.json").write_text(json.dumps({**document, "imagePath": "again.png"}))
@@ -185,8 +190,8 @@ def test_annotations_in_subfolders_are_input_unless_told(raw, tmp_path):
     shutil.copytree(raw, own_raw)
     (own_raw / "second").mkdir()
     (own_raw / "second" / "scene_0000.json").write_text("{}")
-    source = labelme.LabelmeFolder(own_raw, **DRAWN, subfolders=False)
-    dataset = voc.build_voc(source, tmp_path / "voc", **SETTINGS)
+    source = labelme_folder.LabelmeFolder(own_raw, **DRAWN, subfolders=False)
+    dataset = build_voc(source, tmp_path / "voc", **SETTINGS)
     assert dataset["originals"] == {"train": 18, "test": 2, "trainval": 18}
     with pytest.raises(StudyError, match=r"second/scene_0000\.json"):
         build(own_raw, tmp_path / "voc")
@@ -195,18 +200,18 @@ def test_annotations_in_subfolders_are_input_unless_told(raw, tmp_path):
 def test_skipped_pictures_leave_the_others_where_they_are(raw, grouped, tmp_path):
     own_raw = tmp_path / "raw"
     shutil.copytree(raw, own_raw)
-    (tested, _), (trained, *_) = voc.read_split(grouped[0], "test"), voc.read_split(grouped[0], "train")
+    (tested, _), (trained, *_) = voc_tree.read_split(grouped[0], "test"), voc_tree.read_split(grouped[0], "train")
     for name in (tested, trained):
         (own_raw / f"{name}.json").write_text("{}")
     dataset = build(own_raw, tmp_path / "voc", on_fault="skip")
     assert [fault["file"] for fault in dataset["skipped"]] == sorted([f"{tested}.json", f"{trained}.json"])
     for part in ("train", "test", "trainval"):
-        expected = [name for name in voc.read_split(grouped[0], part) if not name.startswith((tested, trained))]
-        assert voc.read_split(tmp_path / "voc", part) == expected
+        expected = [name for name in voc_tree.read_split(grouped[0], part) if not name.startswith((tested, trained))]
+        assert voc_tree.read_split(tmp_path / "voc", part) == expected
     assert dataset["originals"] == {"train": 17, "test": 1, "trainval": 17}
-    voc.verify_voc(tmp_path / "voc")
+    voc_tree.verify_voc(tmp_path / "voc")
     build(raw, tmp_path / "voc", split="as_described", copies=0)
-    for name in voc.read_split(tmp_path / "voc", "test"):
+    for name in voc_tree.read_split(tmp_path / "voc", "test"):
         (own_raw / f"{name}.json").write_text("{}")
     with pytest.raises(StudyError, match="every picture of the part 'test' has faults"):
         build(own_raw, tmp_path / "voc", on_fault="skip", split="as_described", copies=0)
@@ -231,12 +236,12 @@ def test_a_holdout_is_set_aside_and_never_copied(tmp_path):
     raw, tree = write_scenes(tmp_path / "raw", 14), tmp_path / "voc"
     dataset = build(raw, tree, holdout=4)
     held = [f"scene_{index:04}" for index in range(10, 14)]
-    assert voc.read_split(tree, "holdout") == held
+    assert voc_tree.read_split(tree, "holdout") == held
     assert dataset["counts"] == {"train": 18, "test": 1, "trainval": 18, "holdout": 4}
-    others = set(voc.read_split(tree, "train") + voc.read_split(tree, "test"))
-    assert not others & {*held, *(f"{name}_{operation}" for name in held for operation in voc.OPERATIONS)}
+    others = set(voc_tree.read_split(tree, "train") + voc_tree.read_split(tree, "test"))
+    assert not others & {*held, *(f"{name}_{operation}" for name in held for operation in OPERATIONS)}
     assert sum(dataset["class_pixels"]["holdout"].values()) == 4 * 32 * 32
-    voc.verify_voc(tree)
+    voc_tree.verify_voc(tree)
 
 
 def test_a_holdout_leaves_the_other_parts_as_they_are_without(tmp_path):
@@ -246,14 +251,14 @@ def test_a_holdout_leaves_the_other_parts_as_they_are_without(tmp_path):
         path.unlink()
     build(raw, tmp_path / "without")
     for part in ("train", "test"):
-        assert voc.read_split(tmp_path / "with", part) == voc.read_split(tmp_path / "without", part)
+        assert voc_tree.read_split(tmp_path / "with", part) == voc_tree.read_split(tmp_path / "without", part)
 
 
 @pytest.mark.parametrize("offset", [0, 1])
 def test_smaller_mask_takes_the_class_with_most_area(offset):
     mask = np.zeros((120, 120), np.uint8)
     mask[30 + offset : 33 + offset] = 2  # three rows thick, at a third of the size one row
-    _, small = voc.fit(np.zeros((120, 120, 3), np.uint8), mask, 40)
+    _, small = images.fit(np.zeros((120, 120, 3), np.uint8), mask, 40)
     assert (small == 2).sum() == 40
 
 
@@ -262,7 +267,7 @@ def test_halving_neither_thins_nor_thickens_a_band():
     for top in range(20, 28):
         mask = np.zeros((64, 64), np.uint8)
         mask[top : top + 9] = 2
-        covered += (voc.fit(np.zeros((64, 64, 3), np.uint8), mask, 32)[1] == 2).sum() / 32
+        covered += (images.fit(np.zeros((64, 64, 3), np.uint8), mask, 32)[1] == 2).sum() / 32
     assert covered / 8 == 4.5
 
 
@@ -284,11 +289,11 @@ def photograph(folder: Path, orientation: int = 1) -> Path:
 def test_a_jpeg_decoded_reduced_gives_the_same_picture(tmp_path, orientation, least_side, decoded):
     path = photograph(tmp_path / "raw", orientation=orientation)
     full, reduced = (
-        labelme.LabelmeFolder(path.parent, **DRAWN, least_side=side).examine(path)[0] for side in (0, least_side)
+        labelme_folder.LabelmeFolder(path.parent, **DRAWN, least_side=side).examine(path)[0] for side in (0, least_side)
     )
     assert max(reduced.image.shape) == decoded
     assert np.array_equal(reduced.mask, full.mask)
-    images, masks = zip(*(voc.fit(picture.image, picture.mask, 40) for picture in (full, reduced)), strict=True)
+    images, masks = zip(*(images.fit(picture.image, picture.mask, 40) for picture in (full, reduced)), strict=True)
     assert images[0].shape == images[1].shape == ((30, 40, 3) if orientation == 1 else (40, 30, 3))
     assert np.abs(images[0].astype(int) - images[1]).max() <= 4
     assert np.array_equal(*masks)
@@ -299,7 +304,7 @@ def test_a_truncated_jpeg_is_found_reduced_or_not(tmp_path, least_side):
     path = photograph(tmp_path / "raw")
     picture = path.with_suffix(".jpg")
     picture.write_bytes(picture.read_bytes()[: picture.stat().st_size * 9 // 10])
-    (fault,) = labelme.LabelmeFolder(path.parent, **DRAWN, least_side=least_side).examine(path)[1]
+    (fault,) = labelme_folder.LabelmeFolder(path.parent, **DRAWN, least_side=least_side).examine(path)[1]
     assert "truncated" in fault.what
 
 
@@ -319,11 +324,11 @@ def covered_areas(mask, row, column, target):
     ("shape", "target"), [((40, 30), (12, 16)), ((7, 90), (64, 5)), ((32, 32), (4, 4)), ((9, 64), (8, 1))]
 )
 def test_a_pixel_of_a_smaller_mask_takes_the_value_with_most_area(monkeypatch, shape, target, chunk):
-    monkeypatch.setattr(voc, "CHUNK", chunk)
+    monkeypatch.setattr(images, "CHUNK", chunk)
     random = np.random.default_rng(0)
     smooth = cv2.blur(random.integers(0, 256, shape, np.uint8), (5, 5)) // 90
     for mask in (random.choice(np.array([0, 1, 2, 255], np.uint8), shape), smooth):
-        fitted = voc.fit_mask(mask, target)
+        fitted = images.fit_mask(mask, target)
         for (row, column), value in np.ndenumerate(fitted):
             areas = covered_areas(mask, row, column, target)
             assert areas[int(value)] > max(areas.values()) - 0.0011 * sum(areas.values()), (row, column, areas)
@@ -331,28 +336,28 @@ def test_a_pixel_of_a_smaller_mask_takes_the_value_with_most_area(monkeypatch, s
 
 @pytest.mark.parametrize("value", [0, 3, 255])
 def test_a_mask_of_one_value_keeps_it(value):
-    assert (voc.fit_mask(np.full((50, 70), value, np.uint8), (14, 10)) == value).all()
+    assert (images.fit_mask(np.full((50, 70), value, np.uint8), (14, 10)) == value).all()
 
 
 def test_at_a_tie_the_nearest_value_is_taken():
     for left, right in ((1, 2), (2, 1)):
         mask = np.array([[left, left, right, right]] * 2, np.uint8)  # the second of three columns holds half of each
-        assert voc.fit_mask(mask, (3, 1)).tolist() == [[left, left, right]]
+        assert images.fit_mask(mask, (3, 1)).tolist() == [[left, left, right]]
 
 
 def test_enlarged_picture(raw, tmp_path):
     build(raw, tmp_path / "voc", image_size=100)
-    voc.verify_voc(tmp_path / "voc")
+    voc_tree.verify_voc(tmp_path / "voc")
 
 
 def spoil_value(tree):
     path = next((tree / "SegmentationClass").glob("*.png"))
-    voc.write_palette_png(path, np.full((32, 32), 7, np.uint8))
+    images.write_palette_png(path, np.full((32, 32), 7, np.uint8))
 
 
 def spoil_size(tree):
     path = next((tree / "SegmentationClass").glob("*.png"))
-    voc.write_palette_png(path, np.zeros((32, 31), np.uint8))
+    images.write_palette_png(path, np.zeros((32, 31), np.uint8))
 
 
 def spoil_mode(tree):
@@ -370,12 +375,12 @@ def spoil_extra(tree):
 
 def spoil_binary(tree):
     for path in (tree / "SegmentationClass").glob("*.png"):
-        voc.write_palette_png(path, np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
+        images.write_palette_png(path, np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
 
 
 def spoil_content(tree):
     path = next((tree / "SegmentationClass").glob("*.png"))
-    voc.write_palette_png(path, np.ones((32, 32), np.uint8))
+    images.write_palette_png(path, np.ones((32, 32), np.uint8))
 
 
 def spoil_list(tree):
@@ -436,14 +441,14 @@ def spoil_format(tree):
 def test_verification_finds(own, spoil, what):
     spoil(own)
     with pytest.raises(StudyError, match=what) as raised:
-        voc.verify_voc(own)
+        voc_tree.verify_voc(own)
     assert "run notebook 01" in raised.value.mend
 
 
 def test_windows_line_ends_are_read(own):
     for path in (own / "ImageSets" / "Segmentation").iterdir():
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    voc.verify_voc(own)
+    voc_tree.verify_voc(own)
 
 
 def test_all_faults_are_told_and_no_tree_is_written(tmp_path):
@@ -488,7 +493,7 @@ def test_failed_build_leaves_the_old_tree_alone(own, raw, monkeypatch, error, ex
     assert list(finished(own)) == ["scene_0000"]  # the journal and three files fitted on the disk
     assert not (own.with_name("voc.unfinished") / "dataset.json").exists()
     build(raw, own, seed=5)
-    voc.verify_voc(own)
+    voc_tree.verify_voc(own)
     assert [path.name for path in own.parent.iterdir()] == ["voc"]
 
 
@@ -516,7 +521,7 @@ def finished(tree: Path) -> dict[str, str]:
     draft = tree.with_name(f"{tree.name}.unfinished")
     lines = (draft / "finished.jsonl").read_text().splitlines()[1:]
     return {
-        name: voc.image_file(draft / "tree", name).stat().st_mtime_ns
+        name: voc_tree.image_file(draft / "tree", name).stat().st_mtime_ns
         for name in (json.loads(line)["name"] for line in lines)
     }
 
@@ -524,13 +529,13 @@ def finished(tree: Path) -> dict[str, str]:
 @pytest.fixture
 def written(monkeypatch):
     """Names of the images that are written from here on."""
-    names, write = [], voc._write_image
+    names, write = [], _write_image
 
     def noted(tree, name, *others):
         names.append(name)
         return write(tree, name, *others)
 
-    monkeypatch.setattr(voc, "_write_image", noted)
+    monkeypatch.setattr(build_module, "_write_image", noted)
     return names
 
 
@@ -539,7 +544,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_voc
-from rhseg_lib.unfinished import Unfinished
+from rhseg_lib.files import Unfinished
 
 count, record = 0, Unfinished.record
 
@@ -567,7 +572,7 @@ def test_killed_build_goes_on_and_ends_as_an_unbroken_one(grouped, raw, tmp_path
     assert not tree.exists()
     assert len(finished(tree)) == count
     with pytest.raises(StudyError, match="no finished data set"):
-        voc.read_dataset(tree)
+        voc_tree.read_dataset(tree)
     build(raw, tree)
     assert f"{count} images are finished already" in capsys.readouterr().out
     assert len(written) == 38 - count
@@ -585,12 +590,12 @@ def change_time(raw, tree):
 
 
 def tear_image(raw, tree):
-    path = voc.image_file(tree.with_name("voc.unfinished") / "tree", "scene_0001")
+    path = voc_tree.image_file(tree.with_name("voc.unfinished") / "tree", "scene_0001")
     path.write_bytes(path.read_bytes()[:-9])
 
 
 def lose_mask(raw, tree):
-    voc.mask_file(tree.with_name("voc.unfinished") / "tree", "scene_0001").unlink()
+    voc_tree.mask_file(tree.with_name("voc.unfinished") / "tree", "scene_0001").unlink()
 
 
 def nothing(raw, tree):
@@ -657,8 +662,8 @@ def test_a_picture_that_is_gone_is_no_longer_in_the_tree(raw, tmp_path, monkeypa
     stop_after(monkeypatch, 6, own_raw, tree)
     (own_raw / "scene_0002.json").unlink()
     build(own_raw, tree)
-    voc.verify_voc(tree)
-    assert not voc.image_file(tree, "scene_0002").exists()
+    voc_tree.verify_voc(tree)
+    assert not voc_tree.image_file(tree, "scene_0002").exists()
 
 
 @pytest.mark.parametrize("torn", ['{"name": "scene_00', '{"name": "sc\xc3', "\n"])
@@ -670,7 +675,7 @@ def test_torn_journal(raw, tmp_path, monkeypatch, written, torn):
     written.clear()
     build(raw, tree, copies=0)
     assert len(written) == 14
-    voc.verify_voc(tree)
+    voc_tree.verify_voc(tree)
 
 
 def stop_in_publish(patch, moment: str) -> None:
@@ -699,16 +704,16 @@ def test_killed_while_the_tree_takes_its_place(own, raw, monkeypatch, tmp_path, 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_in_publish(patch, moment)
         build(raw, own, seed=5)
-    present = voc.read_dataset(own)["seed"] if own.exists() else None
+    present = voc_tree.read_dataset(own)["seed"] if own.exists() else None
     assert present == {"before": 3, "between": None, "after": 5}[moment]
     repair(own)
-    voc.verify_voc(own)
+    voc_tree.verify_voc(own)
     assert (files(own) == old) == (moment != "after")
     assert not own.with_name("voc.replaced").exists()
     written.clear()
     build(raw, own, seed=5)
     assert len(written) == (38 if moment == "after" else 0)
-    voc.verify_voc(own)
+    voc_tree.verify_voc(own)
     assert [path.name for path in own.parent.iterdir()] == ["voc"]
 
 
@@ -717,7 +722,7 @@ def test_link_to_another_disk_stays_a_link(own, raw):
     link.symlink_to(own)
     build(raw, link, seed=5)
     assert link.is_symlink()
-    assert voc.read_dataset(link)["seed"] == 5
+    assert voc_tree.read_dataset(link)["seed"] == 5
     assert sorted(path.name for path in own.parent.iterdir()) == ["link", "voc"]
 
 
@@ -751,14 +756,14 @@ def test_what_cannot_be_built(tmp_path, scenes, renamed, changes, what):
 def test_unfinished_tree_is_no_data_set(tmp_path):
     (tmp_path / "voc" / "JPEGImages").mkdir(parents=True)
     with pytest.raises(StudyError, match="no finished data set") as raised:
-        voc.read_dataset(tmp_path / "voc")
+        voc_tree.read_dataset(tmp_path / "voc")
     assert "run notebook 01" in raised.value.mend
 
 
 def test_a_tree_whose_record_was_removed_is_built_again(own, raw):
     (own / "dataset.json").unlink()  # as a workflow does before it runs the step again
     build(raw, own)
-    voc.verify_voc(own)
+    voc_tree.verify_voc(own)
 
 
 def test_pictures_of_one_group_are_one_unit(raw, tmp_path):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rhseg_lib import StudyError, voc
+from rhseg_lib.dataset import build, voc_tree
+from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import load_profile
-from rhseg_lib.voc_source import VocTree
+from rhseg_lib.sources import images
+from rhseg_lib.sources.voc_folder import VocTree
 
 CLASSES = ("immersion_tube", "slag_layer")
 MASK = np.zeros((24, 32), np.uint8)
@@ -29,7 +31,7 @@ def picture(index: int) -> Image.Image:
 
 def write_mask(path: Path, mask: np.ndarray = MASK) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    voc.write_palette_png(path, mask)
+    images.write_palette_png(path, mask)
 
 
 def write_lists(tree: Path, **lists: str | bytes) -> None:
@@ -94,16 +96,16 @@ def as_grey(path):
 
 
 def as_colours(path):
-    Image.fromarray(voc.VOC_PALETTE[MASK]).save(path)
+    Image.fromarray(images.VOC_PALETTE[MASK]).save(path)
 
 
 def as_opaque(path):
-    Image.fromarray(voc.VOC_PALETTE[MASK]).convert("RGBA").save(path)
+    Image.fromarray(images.VOC_PALETTE[MASK]).convert("RGBA").save(path)
 
 
 def as_four_bits(path):
     image = Image.fromarray(WITHOUT_IGNORE)
-    image.putpalette(voc.VOC_PALETTE[:16].tobytes())
+    image.putpalette(images.VOC_PALETTE[:16].tobytes())
     image.save(path, bits=4)
 
 
@@ -154,7 +156,7 @@ def spoil_binary_colours(path):
 
 
 def spoil_colours(path):
-    colours = voc.VOC_PALETTE[MASK]
+    colours = images.VOC_PALETTE[MASK]
     colours[MASK == 2] = (200, 10, 30)
     Image.fromarray(colours).save(path)
 
@@ -173,14 +175,14 @@ def spoil_depth(path):
 
 
 def spoil_alpha(path):
-    image = Image.fromarray(voc.VOC_PALETTE[MASK]).convert("RGBA")
+    image = Image.fromarray(images.VOC_PALETTE[MASK]).convert("RGBA")
     image.putpixel((0, 0), (0, 0, 0, 10))
     image.save(path)
 
 
 def spoil_palette(path):
     image = Image.fromarray(WITHOUT_IGNORE)
-    image.putpalette(voc.VOC_PALETTE[[0, 2, 1]].tobytes())
+    image.putpalette(images.VOC_PALETTE[[0, 2, 1]].tobytes())
     image.save(path)
 
 
@@ -320,8 +322,8 @@ def make(root: Path, more: str = "", folder: str = "tree") -> dict:
     (root / "profiles").mkdir(exist_ok=True)
     (root / "profiles" / "own.yaml").write_text(PROFILE.format(folder, more))
     profile = load_profile("own", root=root)
-    dataset = voc.make_dataset(profile, workers=1)
-    voc.verify_voc(profile.voc)
+    dataset = build.make_dataset(profile, workers=1)
+    voc_tree.verify_voc(profile.voc)
     return dataset
 
 
@@ -329,14 +331,14 @@ def test_a_study_on_the_split_of_the_tree(tree, tmp_path):
     write_lists(tree, train="a\nb\nc\n", val="d\ne\n")
     dataset = make(tmp_path)
     own = tmp_path / "data" / "own" / "voc"
-    assert voc.read_split(own, "test") == ["d", "e"]
-    assert voc.read_split(own, "train") == ["a", "a_flip", "b", "b_contrast", "c", "c_brightness"]
+    assert voc_tree.read_split(own, "test") == ["d", "e"]
+    assert voc_tree.read_split(own, "train") == ["a", "a_flip", "b", "b_contrast", "c", "c_brightness"]
     assert dataset["split"] == "given"
     assert dataset["notes"] == [
         "There is no test.txt with names: val.txt is the test part.",
         "1 pictures of JPEGImages are in neither list and left out.",
     ]
-    assert len(voc.read_split(own, "train")) == 6
+    assert len(voc_tree.read_split(own, "train")) == 6
     dataset = make(tmp_path, ", split: grouped")
     assert (dataset["split"], dataset["originals"]["train"], dataset["notes"]) == ("grouped", 5, [])
 

@@ -8,24 +8,28 @@ where it has them, `decoder`, `classifier`.
 from collections.abc import Callable
 from functools import partial
 
-from rhseg_lib import StudyError
+from rhseg_lib.catalogue import CATALOGUE, Entry
+from rhseg_lib.errors import StudyError
 from rhseg_lib.models.base import SegmentationModel, initialise
 from rhseg_lib.models.deeplabv3plus import DeepLabV3Plus
 from rhseg_lib.models.fcn import FCN
 from rhseg_lib.models.unet import UNet
 
-_ours = partial(DeepLabV3Plus, attention=True, separable_aspp=True)
 
-MODELS: dict[str, Callable[..., SegmentationModel]] = {
-    "fcn_resnet50": FCN,  # Table 3, FCN
-    "unet_vgg16": UNet,  # Table 3, U-Net
-    "deeplabv3plus_xception": partial(DeepLabV3Plus, backbone="tu-xception65"),  # Tables 2 and 3, DeepLabv3+
-    "deeplabv3plus_mobilenetv2": DeepLabV3Plus,  # Table 2, row 2
-    "deeplabv3plus_mobilenetv2_ema": partial(DeepLabV3Plus, attention=True),  # "Ours" as the tables count it
-    "deeplabv3plus_mobilenetv2_ds": partial(DeepLabV3Plus, separable_aspp=True),  # the row that Table 2 leaves out
-    "deeplabv3plus_mobilenetv2_ds_ema": _ours,  # "Ours" as the text describes it
-    "deeplabv3plus_mobilenetv2_lite": partial(_ours, separable_decoder=True),  # the paper's "future work"
-}
+def _network(entry: Entry) -> Callable[..., SegmentationModel]:
+    """What makes the network of a catalogue's entry."""
+    if entry.architecture != "deeplabv3plus":
+        return {"fcn": FCN, "unet": UNet}[entry.architecture]
+    return partial(
+        DeepLabV3Plus,
+        backbone={"MobileNetV2": "tu-mobilenetv2_100", "Xception-65": "tu-xception65"}[entry.backbone],
+        attention=entry.attention,
+        separable_aspp=entry.separable_aspp,
+        separable_decoder=entry.separable_decoder,
+    )
+
+
+MODELS = {name: _network(entry) for name, entry in CATALOGUE.items()}
 
 
 def build_model(name: str, num_classes: int = 3, pretrained: bool = False) -> SegmentationModel:

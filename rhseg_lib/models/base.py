@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from rhseg_lib import StudyError
+from rhseg_lib.errors import StudyError
 from rhseg_lib.models.blocks import resize
 
 SMALLEST_SIDE = 16  # pixels; four halvings leave one

@@ -1,0 +1,157 @@
+"""The VOC tree in memory as uint8, and batches formed from it where it lies (CPU or GPU)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.errors import StudyError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """uint8 RGB (B, 3, H, W) -> float32 with ImageNet's mean and deviation, as the encoders expect."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - mean) / std
+
+
+def load_tensors(folder: Path, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode images once: uint8 (N, 3, H, W), and masks: uint8 (N, H, W)."""
+    images, masks = voc_tree.load_arrays(folder, names)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(masks)
+
+
+class Batches:
+    """Shuffled batches of a set; the order of an epoch follows from (seed, epoch) alone.
+
+    An epoch is one pass over the set or, with `epoch_images`, the next so many images of an endless row of passes.
+    Of several processes, each takes its share of every batch, so that together they see each sample once.
+    A last incomplete batch is left out: every step has the same shape.
+
+    Parameters
+    ----------
+    images, masks : Tensor
+        uint8 (N, 3, H, W) and (N, H, W), on the device where the batches are to be.
+    batch_size : int
+        Of all processes together.
+    seed : int
+    epoch_images : int or None
+    rank, world_size : int
+        Which process this is, of how many.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch_images: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise StudyError(
+                f"a batch of {batch_size} cannot be shared by {world_size} processes",
+                where="batch_size",
+                mend="take a batch size that is a multiple of the number of devices",
+            )
+        if len(images) < batch_size:
+            raise StudyError(
+                f"{len(images)} training images do not fill one batch of {batch_size}",
+                where="the training split",
+                mend="add images or take a smaller batch_size",
+            )
+        self.images, self.masks = images, masks
+        self.batch_size, self.seed = batch_size, seed
+        self.epoch_images = epoch_images or len(images)
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.epoch_images // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = self._order().to(self.images.device)
+        for batch in self._shares(order):
+            yield self.images[batch], self.masks[batch]
+
+    def _shares(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
+        """This process's indices of every batch."""
+        for step in range(len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield batch[self.rank :: self.world_size]
+
+    def _order(self) -> torch.Tensor:
+        """Indices of this epoch's images, cut from the passes that it touches."""
+        start, total = self.epoch * self.epoch_images, len(self.images)
+        passes = range(start // total, (start + self.epoch_images - 1) // total + 1)
+        seeds = (torch.Generator().manual_seed(epoch_seed(self.seed, number)) for number in passes)
+        row = torch.cat([torch.randperm(total, generator=generator) for generator in seeds])
+        return row[start - passes[0] * total :][: self.epoch_images]
+
+
+class DecodedBatches(Batches):
+    """The same batches, decoded anew every epoch by worker processes: the usual loop, for sets beyond memory.
+
+    Parameters
+    ----------
+    folder, names : Path, list of str
+        A VOC tree and its images.
+    device : torch.device
+        Where the batches are to be.
+    workers : int
+        Processes that decode.
+    options
+        Those of `Batches`.
+    """
+
+    def __init__(
+        self, folder: Path, names: list[str], *, device: torch.device, workers: int = 2, **options: int | None
+    ) -> None:
+        super().__init__(names, names, **options)
+        self.folder, self.device, self.workers = folder, device, workers
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        shares = [share.tolist() for share in self._shares(self._order())]
+        loader = DataLoader(
+            _Decoded(self.folder, self.images),
+            batch_sampler=shares,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the workers' seed must not be drawn from what dropout draws from
+        )
+        for images, masks in loader:
+            yield images.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
+
+
+class _Decoded(Dataset):
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.names = folder, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        name = self.names[index]
+        image = np.array(Image.open(voc_tree.image_file(self.folder, name)).convert("RGB"))
+        mask = np.array(Image.open(voc_tree.mask_file(self.folder, name)))
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One number per (seed, epoch), so that a resumed run draws what an unbroken one would have drawn."""
+    return seed * 1_000_003 + epoch

@@ -1,0 +1,181 @@
+"""Which originals are augmented and which images train, test or are held out; by name, group and classes alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Set
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+
+from rhseg_lib.errors import StudyError
+
+GROUP = "group/"  # before the key of a group: no name of a picture begins so
+OPERATIONS = ("flip", "contrast", "brightness", "blur")
+
+
+class Plan(NamedTuple):
+    """What becomes of each original."""
+
+    operations: dict[str, list[str]]  # those that copy each original, in the order of the names
+    parts: dict[str, list[str]]  # names of the images in train, test, trainval and, if asked for, holdout
+    group_of: dict[str, str]  # the group of each original that is in one
+    holders: Counter  # how many groups show each class; without `group` every picture is a group
+    notes: list[str]  # what the user should know of the split, in sentences
+
+
+def plan(
+    shown: dict[str, Set[str]],
+    *,
+    split: str,
+    test_fraction: float,
+    copies: int,
+    seed: int,
+    holdout: int,
+    group: str | None = None,
+    given_test: list[str] | None = None,
+) -> Plan:
+    """Decide what becomes of each original.
+
+    Parameters
+    ----------
+    shown : dict of str to set of str
+        The classes that each original shows; its names are sorted.
+    split : {"given", "grouped", "as_described"}
+        See `voc.build_voc`.
+    test_fraction : float
+    copies : int
+        Augmented copies of each original that may train.
+    seed : int
+    holdout : int
+        The last so many originals are set aside: never copied, never trained on, in neither train nor test.
+    group : str or None
+        Regular expression. Originals in whose names its first group (without one: all of it) finds the same are
+        one group, which no split but "as_described" takes apart; any other original is a group of its own.
+    given_test : list of str or None
+        For split "given", the originals to test on; all others train.
+
+    Raises
+    ------
+    StudyError
+        For names that collide, fewer than two groups, or a given split that takes a group apart.
+    """
+    names = list(shown)
+    used, held = names[: len(names) - holdout], names[len(names) - holdout :]
+    groups, notes = _groups(used, group)
+    presence = {key: set().union(*(shown[name] for name in members)) for key, members in groups.items()}
+    operations = {name: [OPERATIONS[(i + j) % 4] for j in range(copies)] for i, name in enumerate(used)}
+    test = []
+    if split == "given":
+        test = given_test
+        _refuse_torn(groups, set(test))
+    elif split == "grouped":
+        order, sizes = _shuffled(groups, seed), {key: len(members) for key, members in groups.items()}
+        keys = _cure_absence(_draw_test(order, sizes, test_fraction), order, presence, sizes)
+        test = [name for key in keys for name in groups[key]]
+    operations |= {name: [] for name in test}
+    everything = sorted([*used, *(f"{name}_{operation}" for name in used for operation in operations[name])])
+    twice = [name for name, count in Counter(map(str.casefold, [*everything, *held])).items() if count > 1]
+    if twice:
+        mend = "rename the original that is named like a copy, or take no augmented copies"
+        raise StudyError(f"two images would be named {twice[0]}", where="names of the pictures", mend=mend)
+    if split == "as_described":
+        order = _shuffled(everything, seed)
+        test = _draw_test(order, dict.fromkeys(order, 1), test_fraction)
+    parts = {"train": sorted(set(everything) - set(test)), "test": sorted(test)}
+    parts["trainval"] = parts["train"]
+    group_of = {name: key for key, members in groups.items() if key.startswith(GROUP) for name in members}
+    holders = Counter(name for classes in presence.values() for name in classes)
+    return Plan(
+        operations | {name: [] for name in held}, parts | ({"holdout": held} if held else {}), group_of, holders, notes
+    )
+
+
+def absence_in_words(absent: dict[str, list[str]], holders: Counter, *, grouped: bool) -> list[str]:
+    """A sentence for each class that the training or the test part lacks.
+
+    Parameters
+    ----------
+    absent : dict of str to list of str
+        The classes that no image of ``train`` and ``test`` shows.
+    holders : Counter
+        How many groups show each class, as `plan` counts them.
+    grouped : bool
+        Whether pictures are split by groups, or each by itself.
+    """
+    unit, sentences = "group" if grouped else "picture", []
+    for name in dict.fromkeys(absent["train"] + absent["test"]):
+        if name in absent["train"] and name in absent["test"]:
+            sentences.append(f"No picture shows the class {name}: nothing can be said of it.")
+            continue
+        part, so = ("train", "no model can learn it") if name in absent["train"] else ("test", "its score says nothing")
+        why = f", as only one {unit} shows it" if holders[name] == 1 else ""
+        sentences.append(f"The class {name} is absent from the {part} part{why}: {so}.")
+    return sentences
+
+
+def _groups(names: list[str], pattern: str | None) -> tuple[dict[str, list[str]], list[str]]:
+    """The names by group, and what to say of those that are in none."""
+    if pattern is None:
+        return {name: [name] for name in names}, []
+    groups, single = {}, 0
+    for name in names:
+        found = re.search(pattern, name)
+        key = found and (found.group(1) if found.re.groups and found.group(1) is not None else found.group())
+        single += not key
+        groups.setdefault(f"{GROUP}{key}" if key else name, []).append(name)  # no name of a file holds a slash
+    notes = [f"{len(names) - single} pictures stand in {len(groups) - single} groups that the split keeps whole."]
+    if single:
+        notes.append(f"In {single} names the pattern of 'group' finds nothing: each is a group of its own.")
+    return groups, notes
+
+
+def _refuse_torn(groups: dict[str, list[str]], test: set[str]) -> None:
+    torn = [members[0] for members in groups.values() if 0 < len(test.intersection(members)) < len(members)]
+    if torn:
+        what = f"the given split takes {len(torn)} group(s) apart, such as that of {torn[0]}"
+        raise StudyError(what, where="data.group", mend="set 'split: grouped', or correct the lists or 'group'")
+
+
+def _shuffled(names: Iterable[str], seed: int) -> list[str]:
+    """A random order by hash, not by a generator: the same in any version, and a new picture moves few others."""
+    return sorted(names, key=lambda name: sha256(f"{seed}/{name}".encode()).digest())
+
+
+def _draw_test(order: list[str], sizes: dict[str, int], fraction: float) -> list[str]:
+    """Take groups in their order, each if it brings the test part nearer to its size; one at least stays behind."""
+    total = sum(sizes.values())
+    if len(order) < 2:
+        mend = "annotate at least two pictures" if total == 1 else "choose a 'group' that finds more than one"
+        raise StudyError(f"one {'image' if total == 1 else 'group'} cannot be split", where=order[0], mend=mend)
+    missing, test = min(max(round(total * fraction), 1), total - 1), []
+    for key in order:
+        if sizes[key] < 2 * missing and len(test) < len(order) - 1:
+            test.append(key)
+            missing -= sizes[key]
+    return test or [min(order, key=sizes.get)]
+
+
+def _cure_absence(test: list[str], order: list[str], presence: dict[str, set[str]], sizes: dict[str, int]) -> list[str]:
+    """Swap groups between the parts as long as that cures the absence of a class, the swap that cures most first.
+
+    Among equals the one that changes the size of the test part least, then the one of the groups drawn last.
+    """
+    classes = sorted(set().union(*presence.values()))
+    shows = {key: np.array([name in presence[key] for name in classes], dtype=int) for key in order}
+    everywhere, test, all_images = sum(shows.values()), list(test), sum(sizes.values())
+    while True:
+        train = [key for key in order if key not in set(test)]
+        offered, weights = np.array([shows[key] for key in train]), np.array([sizes[key] for key in train])
+        held = sum(shows[key] for key in test)  # (K,) groups of the test part that show each class
+        least, swap = ((held == 0) | (held == everywhere)).sum(), None
+        for key in reversed(test):
+            then = held - shows[key] + offered  # (N, K), were each group of the training part to take its place
+            score = ((then == 0) | (then == everywhere)).sum(1) + abs(weights - sizes[key]) / (1 + all_images)
+            if score.min() < least:
+                least, swap = score.min(), (key, train[score.argmin()])
+        if swap is None:
+            return test
+        test[test.index(swap[0])] = swap[1]

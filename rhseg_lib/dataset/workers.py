@@ -1,0 +1,40 @@
+"""A `map` over processes, for rendering nothing but images and masks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context, parent_process
+from threading import Thread
+
+import cv2
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[Callable]:
+    """`map`, here or over processes. They are spawned: forking a notebook's threads may lock up."""
+    if workers == 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn"), initializer=_start_worker)
+    try:
+        yield partial(pool.map, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread per process, and no torch: albumentations would load it, for seconds and not for pictures."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+    sys.modules.setdefault("torch", None)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would otherwise wait for work for ever."""
+    parent_process().join()
+    os._exit(1)

@@ -1,0 +1,29 @@
+"""The one error that a user sees: what is wrong, where, and how to fix it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+
+class StudyError(Exception):
+    """A fault the user can mend: what is wrong, where, and what to do about it.
+
+    Parameters
+    ----------
+    what : str
+        The fault in one sentence.
+    where : object
+        File, cell, parameter or place.
+    mend : str
+        What the user can do.
+    """
+
+    def __init__(self, what: str, *, where: object, mend: str) -> None:
+        super().__init__(what, where, mend)
+        self.what, self.where, self.mend = what, where, mend
+
+    def __reduce__(self) -> tuple:  # so that it survives the way back from a worker process
+        return partial(StudyError, where=self.where, mend=self.mend), (self.what,)
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"

@@ -1,0 +1,155 @@
+"""What the finished runs say of the models: scores with intervals, differences with tests, and their words.
+
+Everything that a page states of a model or of a pair of models comes from `summarise` and `compare_models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from rhseg_lib.evaluation import statistics
+from rhseg_lib.evaluation.metrics import mean_iou, scores
+from rhseg_lib.evaluation.runs import Run, finished_runs, parts
+from rhseg_lib.evaluation.statistics import Estimate
+from rhseg_lib.profile import Profile, Recipe
+
+
+def by_unit(matrices: np.ndarray, units: Sequence[str]) -> np.ndarray:
+    """Sum the matrices of one unit, (N, K, K) -> (M, K, K): copies, and pictures of one group, are not independent."""
+    _, place = np.unique(units, return_inverse=True)
+    summed = np.zeros((place.max() + 1, *matrices.shape[1:]), matrices.dtype)
+    np.add.at(summed, place, matrices)
+    return summed
+
+
+def points(estimate: Estimate) -> tuple[float, float]:
+    """Both ends of an interval in points, NaN where there is none."""
+    low, high = estimate.interval
+    return 100 * low, 100 * high
+
+
+def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
+    """Matrices of each model by unit, its seeds stacked: model -> (R, M, K, K)."""
+    models = dict.fromkeys(run.model for run in runs)
+    return {
+        model: np.stack([by_unit(run.matrices, run.units) for run in runs if run.model == model]) for model in models
+    }
+
+
+def summarise(runs: list[Run]) -> pd.DataFrame:
+    """One row per model: mean over its seeds of mIoU, mPA and each class's IoU, all in per cent.
+
+    ``low`` and ``high`` bound the model's mIoU, images and seeds counted (NaN with one seed); ``weights_low`` and
+    ``weights_high`` that of these weights, images alone. ``seed_deviation`` is the standard deviation between seeds.
+    """
+    rows = {}
+    for model, matrices in stacked(runs).items():
+        each = [scores(matrix) for matrix in matrices.sum(1)]
+        low, high = points(statistics.mean_of(matrices))
+        weights_low, weights_high = points(statistics.mean_of(matrices, these_weights=True))
+        names = next(run.metrics["class_names"] for run in runs if run.model == model)
+        ious = 100 * np.mean([s.iou for s in each], axis=0)
+        rows[model] = {
+            "seeds": len(each),
+            "miou": 100 * np.mean([s.miou for s in each]),
+            "low": low,
+            "high": high,
+            "weights_low": weights_low,
+            "weights_high": weights_high,
+            "mpa": 100 * np.mean([s.mpa for s in each]),
+            **{f"IoU {name}": iou for name, iou in zip(names, ious, strict=True)},
+            "seed_deviation": 100 * np.std([s.miou for s in each], ddof=1) if len(each) > 1 else np.nan,
+            "train_minutes": np.mean([r.metrics["train_seconds"] for r in runs if r.model == model]) / 60,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def trained_alike(runs: list[Run], first: str, second: str) -> bool:
+    """Whether all runs of two models followed one recipe; each model may have a learning rate of its own."""
+    of_own = {"learning_rate", "min_learning_rate"}
+    recipes = [
+        Recipe.model_validate(run.metrics["recipe"]).model_dump(exclude=of_own)  # a key of later date has its default
+        for run in runs
+        if run.model in (first, second)
+    ]
+    return all(recipe == recipes[0] for recipe in recipes)
+
+
+def compare_models(runs: list[Run]) -> pd.DataFrame:
+    """Every pair of models trained alike, in points of mIoU: this one table decides what every page says of a pair.
+
+    Returns
+    -------
+    DataFrame
+        first, second, seeds (of both, "3, 5"), units, difference, low, high, p_value, p_holm (adjusted for all pairs);
+        NaN where a model has one seed or there are too few units. weights_low, weights_high: interval of these weights,
+        images alone. detectable, detectable_holm: the smallest difference found four times in five, tested alone and
+        first of all pairs. needed: seeds with which a difference of this size would be found; NaN: not with fifty.
+    """
+    models = stacked(runs)
+    pairs = [pair for pair in combinations(models, 2) if trained_alike(runs, *pair)]
+    found = [statistics.difference(models[a], models[b]) for a, b in pairs]
+    tests = sum(estimate.known for estimate in found)
+    rows = []
+    for (first, second), estimate in zip(pairs, found, strict=True):
+        given = statistics.difference(models[first], models[second], these_weights=True)
+        row = {"first": first, "second": second, "seeds": ", ".join(map(str, estimate.seeds)), "units": estimate.units}
+        row["difference"] = 100 * estimate.value
+        row["low"], row["high"] = points(estimate)
+        row["weights_low"], row["weights_high"] = points(given)
+        row["p_value"] = estimate.p_value
+        row["detectable"] = 100 * estimate.detectable()
+        row["detectable_holm"] = 100 * estimate.detectable(tests=max(tests, 1))
+        row["needed"] = estimate.seeds_needed(tests=max(tests, 1)) if estimate.known else None
+        rows.append(row)
+    columns = ["first", "second", "seeds", "units", "difference", "low", "high", "weights_low", "weights_high"]
+    columns += ["p_value", "detectable", "detectable_holm", "needed"]
+    table = pd.DataFrame(rows, columns=columns).astype({"needed": float})
+    table.insert(columns.index("p_value") + 1, "p_holm", statistics.holm(table["p_value"]))
+    return table
+
+
+def pair(compared: pd.DataFrame, first: str, second: str) -> dict | None:
+    """The row of two models in a table of `compare_models`, as first minus second; None if it has none."""
+    for row in compared.to_dict("records"):
+        if (row["first"], row["second"]) == (first, second):
+            return row
+        if (row["first"], row["second"]) == (second, first):
+            turned = {"first": first, "second": second, "seeds": ", ".join(reversed(row["seeds"].split(", ")))}
+            for low, high in (("low", "high"), ("weights_low", "weights_high")):
+                turned |= {low: -row[high], high: -row[low]}
+            return row | turned | {"difference": -row["difference"]}
+    return None
+
+
+def tells(row: dict) -> bool:
+    """Whether a difference is significant: the one rule for every word and mark that a page gives a pair of models."""
+    return bool(row["p_holm"] < statistics.LEVEL)
+
+
+def generalisation(profile: Profile) -> pd.DataFrame:
+    """What the test part promises against what fresh pictures give, by model, in per cent.
+
+    Under a leaky split the difference is what memory of the training pictures is worth; its interval counts the images
+    of both sets, which are independent, and the seeds.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by model: seeds, test, holdout, difference, low, high (NaN with one seed), weights_low, weights_high;
+        empty where the profile has no holdout.
+    """
+    rows = {}
+    if len(parts(profile)) > 1:
+        test, fresh = (stacked(finished_runs(profile, part=part)) for part in parts(profile))
+        for model in test:
+            shown = [100 * mean_iou(of[model].sum(1)).mean() for of in (test, fresh)]
+            found = statistics.optimism(test[model], fresh[model])
+            given = statistics.optimism(test[model], fresh[model], these_weights=True)
+            rows[model] = (len(test[model]), *shown, 100 * found.value, *points(found), *points(given))
+    columns = ["seeds", "test", "holdout", "difference", "low", "high", "weights_low", "weights_high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")

@@ -1,0 +1,40 @@
+"""What made a result: device, versions, commit and lock."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from shutil import which
+
+import torch
+
+
+def provenance(root: Path, device: torch.device) -> dict[str, str]:
+    """What made a result: device, versions, commit and the digest of the lock."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    git, commit = which("git"), ""
+    if git:  # a container may have none
+        command = [git, "-C", root, "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+    lock = root / "requirements.lock"
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "lightning": version("lightning"),
+        "segmentation_models_pytorch": version("segmentation-models-pytorch"),
+        "commit": commit or "not in a git repository",
+        "lock": sha256(lock.read_bytes()).hexdigest()[:12] if lock.exists() else "no lock",
+    }
+
+
+def cpu_name() -> str:
+    """The processor as Linux names it, elsewhere its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0]}, {len(named)} cores" if named else f"{platform.machine()} CPU"

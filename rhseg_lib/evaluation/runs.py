@@ -1,0 +1,224 @@
+"""The folder that says everything about a run: written whole, read back, refused where it does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from torch import nn
+
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.batches import load_tensors
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation import weights
+from rhseg_lib.evaluation.inference import abstention_bound, confusions, predict
+from rhseg_lib.evaluation.metrics import mean_iou, scores
+from rhseg_lib.evaluation.provenance import provenance
+from rhseg_lib.files import write_atomically
+from rhseg_lib.profile import Profile, Recipe
+
+
+class Run(NamedTuple):
+    """A finished run, read back."""
+
+    model: str
+    seed: int
+    metrics: dict
+    matrices: np.ndarray  # (N, K, K) int64, in the order of ``names``
+    names: tuple[str, ...]
+    units: tuple[str, ...]  # what images have in common that are not independent: their original, its group
+
+
+def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int, history: list[dict]) -> dict:
+    """Evaluate a trained model on what it was not trained on and write its run folder; ``metrics.json`` comes last.
+
+    The kernels are rounded to half precision first: what is kept is what was evaluated.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``.
+    """
+    dataset = voc_tree.read_dataset(profile.voc)
+    recipe = profile.recipe_of(model_name)
+    folder = profile.run_folder(model_name, seed)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not vouch for these weights
+    weights.round_to_half(model)
+    num_classes = len(profile.data.class_names)
+    epoch = recipe.epoch_images or dataset["counts"]["train"]
+    tables, results = [], {}
+    for part in (part for part in ("test", "holdout") if part in dataset["counts"]):
+        names = voc_tree.read_split(profile.voc, part)
+        images, masks = load_tensors(profile.voc, names)
+        predictions = predict(model, images)
+        matrices = confusions(masks, predictions, num_classes)
+        columns = [f"{i}{j}" for i in range(num_classes) for j in range(num_classes)]
+        table = pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=pd.Index(names, name="name"))
+        originals = [dataset["copy_of"].get(name, name) for name in names]
+        units = [dataset["group_of"].get(name, name) for name in originals]
+        tables.append(table.assign(part=part, unit=units))
+        results[part] = {**asdict(scores(matrices.sum(0))), "images": len(names)}
+        if part == "test":
+            floor = abstention_bound(model, images, masks)
+            (folder / "predictions").mkdir(exist_ok=True)
+            for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
+                images.write_palette_png(folder / "predictions" / f"{name}.png", prediction)
+    write_atomically(folder / "per_image.parquet", pd.concat(tables).to_parquet())
+    made = provenance(profile.root, next(model.parameters()).device)
+    card = weights.Card(
+        model=model_name,
+        class_names=profile.data.class_names,
+        image_size=profile.data.image_size,
+        profile=profile.name,
+        kind=profile.kind,
+        data=profile.data.in_words,
+        dataset_hash=dataset["hash"],
+        seed=seed,
+        miou=results["test"]["miou"],
+        abstain_below=floor,
+        versions={name: made[name] for name in ("python", "torch", "segmentation_models_pytorch")},
+    )
+    weights.write_weights(folder / "weights.safetensors", model, card)
+    metrics = {
+        "model": model_name,
+        "seed": seed,
+        **results,
+        "class_names": list(profile.data.class_names),
+        "final_loss": history[-1]["loss"],
+        "images_seen": recipe.epochs * (epoch - epoch % recipe.batch_size),
+        "train_seconds": sum(row["seconds"] for row in history),
+        "profile": profile.name,
+        "recipe": recipe.model_dump(),
+        "image_size": profile.data.image_size,
+        "dataset_hash": dataset["hash"],
+        **made,
+    }
+    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+    for checkpoint in folder.glob("last.ckpt*"):
+        checkpoint.unlink()
+    return metrics
+
+
+def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, overwrite: bool) -> bool:
+    """Whether a run of this recipe and of the data set on disk is finished.
+
+    Raises
+    ------
+    StudyError
+        A finished run of another recipe or data set is there, which only `overwrite` may replace.
+    """
+    path = profile.run_folder(model, seed) / "metrics.json"
+    if not path.exists():
+        return False
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    same_data = metrics["dataset_hash"] == voc_tree.read_dataset(profile.voc)["hash"]
+    if same_data and Recipe.model_validate(metrics["recipe"]) == recipe:
+        return True
+    if not overwrite:
+        raise StudyError(
+            f"a finished run of another {'recipe' if same_data else 'data set'} is there",
+            where=path,
+            mend="set overwrite to replace it (-p overwrite true, or --overwrite), or train another seed",
+        )
+    return False
+
+
+def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> Run:
+    """Read a finished run's matrices of one part, "test" or "holdout"; it must be of the data set on disk.
+
+    Raises
+    ------
+    StudyError
+        The run is missing, unfinished, or of another data set.
+    """
+    folder = profile.run_folder(model, seed)
+    path = folder / "metrics.json"
+    again = f"make study PROFILE={profile.name}"
+    if not path.exists():
+        raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, mend=again)
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    on_disk = voc_tree.read_dataset(profile.voc)["hash"]
+    if metrics["dataset_hash"] != on_disk:
+        raise StudyError(
+            f"the run was made with data set {metrics['dataset_hash'][:12]}, on disk is {on_disk[:12]}",
+            where=path,
+            mend=f"train it again: {again}",
+        )
+    table = pd.read_parquet(folder / "per_image.parquet")
+    table = table[table["part"] == part]
+    classes = len(metrics["class_names"])
+    matrices = table.drop(columns=["part", "unit"]).to_numpy().reshape(-1, classes, classes)
+    return Run(model, seed, metrics, matrices, tuple(table.index), tuple(table["unit"]))
+
+
+def finished_runs(profile: Profile, *, part: str | None = None) -> list[Run]:
+    """Every finished run of the profile's models and seeds, in the profile's order; at least one.
+
+    `part` is "test" or "holdout"; by default the holdout where there is one: it has more images.
+    """
+    part = part or parts(profile)[-1]
+    pairs = [(m, s) for m in profile.models for s in profile.seeds]
+    done = [
+        read_run(profile, m, s, part=part) for m, s in pairs if (profile.run_folder(m, s) / "metrics.json").exists()
+    ]
+    if not done:
+        mend = f"make study PROFILE={profile.name}"
+        raise StudyError("no finished run", where=profile.reports / "runs", mend=mend)
+    if any(run.names != done[0].names for run in done):
+        mend = "delete the folder of the run that differs, and run the study again"
+        raise StudyError("runs were evaluated on different images", where=profile.reports / "runs", mend=mend)
+    return done
+
+
+def parts(profile: Profile) -> list[str]:
+    """The parts that runs are evaluated on, the one with most images last."""
+    return ["test", "holdout"] if profile.data.holdout_scenes else ["test"]
+
+
+def image_scores(run: Run) -> np.ndarray:
+    """mIoU of each test image over the classes in its annotation or prediction, (N,), 0 to 1."""
+    return mean_iou(run.matrices)
+
+
+def choose_pictures(reference: Run, others: list[Run]) -> dict[str, str]:
+    """Pick test pictures by rule: title -> name.
+
+    The reference's best, middle and worst picture, and the one on which the runs differ most.
+    """
+    order = np.argsort(image_scores(reference), kind="stable")
+    chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
+    if len(others) > 1:
+        spread = np.ptp([image_scores(run) for run in others], axis=0)
+        spread[list(chosen.values())] = -1
+        chosen["models differ"] = int(np.argmax(spread))
+    return {title: reference.names[place] for title, place in chosen.items()}
+
+
+def read_predictions(profile: Profile, model: str, seed: int, names: list[str]) -> np.ndarray:
+    """Masks (N, H, W) uint8 that a finished run predicted for images of the test part."""
+    folder = profile.run_folder(model, seed) / "predictions"
+    return np.stack([np.asarray(Image.open(folder / f"{name}.png")) for name in names])
+
+
+def has_predictions(profile: Profile, run: Run) -> bool:
+    """Whether a run's predictions are there; a clone of the repository has those of the first seed only."""
+    return (profile.run_folder(run.model, run.seed) / "predictions").is_dir()
+
+
+def has_weights(profile: Profile, run: Run) -> bool:
+    """Whether a run's weights are there; a clone of the repository has those of small models only."""
+    return (profile.run_folder(run.model, run.seed) / "weights.safetensors").exists()
+
+
+def load_model(profile: Profile, model: str, seed: int) -> nn.Module:
+    """A finished run's network with its weights, in evaluation mode on the CPU."""
+    path = profile.run_folder(model, seed) / "weights.safetensors"
+    network, card = weights.read_weights(path)
+    if (card.model, card.class_names) != (model, profile.data.class_names):
+        what = f"the weights are of {card.model} for {', '.join(card.class_names)}"
+        raise StudyError(what, where=path, mend=f"train it again: make study PROFILE={profile.name}")
+    return network

@@ -1,0 +1,107 @@
+"""A trained network in one safetensors file, with the card that says what it was made for and from what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
+
+from rhseg_lib.dataset.batches import IMAGENET_MEAN, IMAGENET_STD
+from rhseg_lib.errors import StudyError
+from rhseg_lib.files import write_atomically
+from rhseg_lib.profile import ModelName, Strict
+
+FORMAT = 2  # of the card; raised when its meaning changes. 1: the networks resized without aligning corners
+RETRAIN = "take a weights.safetensors that this study wrote"
+
+
+class Card(Strict):
+    """What a weights file says of itself."""
+
+    format: Literal[2] = FORMAT
+    model: ModelName
+    class_names: tuple[str, ...]  # background first: the index is the mask value
+    image_size: int  # pixels, side of the images it was trained on
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in 0..1, taken off before the network
+    std: tuple[float, float, float] = IMAGENET_STD
+    profile: str
+    kind: Literal["demonstration", "result"]
+    data: str  # what it was trained on, in words
+    dataset_hash: str
+    seed: int
+    miou: float  # of the test part, 0 to 1
+    abstain_below: float  # confidence that 99 of 100 pictures of the test part exceed; see `evaluation.confidence`
+    versions: dict[str, str]
+
+    @property
+    def in_words(self) -> str:
+        """Model, data, kind and score, for whoever reads what it predicts."""
+        kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result"
+        score = f"{100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
+        return (
+            f"{self.model}, trained on {self.data} (profile {self.profile}: {kind}). "
+            f"mIoU on its own test part, at {self.image_size}×{self.image_size} px: {score}"
+        )
+
+
+def round_to_half(model: nn.Module) -> None:
+    """Round kernels in place to what half precision can hold; vectors (biases, norms) keep single precision."""
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point() and value.ndim > 1:
+                value.copy_(value.half())
+
+
+def write_weights(path: Path, model: nn.Module, card: Card) -> None:
+    """Write kernels in half precision, everything else as it is, and the card as the file's metadata."""
+    values = {name: value.detach().contiguous().cpu() for name, value in model.state_dict().items()}
+    halved = {n: v.half() if v.is_floating_point() and v.ndim > 1 else v for n, v in values.items()}
+    write_atomically(path, save(halved, metadata={"card": card.model_dump_json()}))
+
+
+def read_card(path: Path) -> Card:
+    """The card of a weights file; StudyError if it is no safetensors file, or none of this study."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})["card"])
+        if content.get("format") == 1:
+            what = "weights of an earlier version, whose networks resized differently: they would be less accurate here"
+            raise StudyError(what, where=path, mend=RETRAIN)
+        card = Card.model_validate_json(json.dumps(content))
+    except FileNotFoundError as fault:
+        raise StudyError("the weights are not there", where=path, mend="correct the path, or train first") from fault
+    except (SafetensorError, OSError) as fault:
+        mend = f"{RETRAIN}; pickled weights (.pt, .pth) can run any code when loaded, so they are never opened"
+        raise StudyError(f"not a safetensors file ({fault})", where=path, mend=mend) from fault
+    except (KeyError, ValidationError, ValueError) as fault:
+        raise StudyError("weights without a card of this study", where=path, mend=RETRAIN) from fault
+    if (card.mean, card.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        what = f"made for images normalised by {card.mean}, {card.std}"
+        raise StudyError(what, where=path, mend=f"this study normalises by {IMAGENET_MEAN}, {IMAGENET_STD}: {RETRAIN}")
+    return card
+
+
+def read_weights(path: Path) -> tuple[nn.Module, Card]:
+    """The network, in evaluation mode on the CPU in single precision, and its card.
+
+    Raises
+    ------
+    StudyError
+        Not a safetensors file, no card, or weights that do not fit the model that the card names.
+    """
+    from rhseg_lib.models import build_model  # pages that only read results need not wait for the architectures
+
+    card = read_card(path)
+    network = build_model(card.model, num_classes=len(card.class_names))
+    try:
+        network.load_state_dict(load_file(path))
+    except RuntimeError as fault:
+        what = f"the weights do not fit {card.model} with {len(card.class_names)} classes"
+        raise StudyError(what, where=path, mend=RETRAIN) from fault
+    return network.eval(), card

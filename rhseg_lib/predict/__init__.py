@@ -1,0 +1,1 @@
+"""New images and videos: where they come from (inputs), masks and overlays (segment), table and page (gallery)."""

@@ -1,0 +1,89 @@
+"""The table and the page of a run of predictions: the least confident images first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from rhseg_lib.evaluation.weights import Card
+from rhseg_lib.files import write_atomically
+from rhseg_lib.report import figures, overlays
+
+SHOWN = 500  # pictures in the gallery
+
+
+class Prediction(NamedTuple):
+    """What a run left in its output folder."""
+
+    table: pd.DataFrame  # predictions.csv
+    faults: pd.DataFrame  # faults.csv
+    card: Card
+
+
+def write_tables(folder: Path, batches: list[dict], card: Card, *, source: Path, threshold: float) -> Prediction:
+    """The two tables and the gallery, from the lines of progress."""
+    rows = [row for batch in batches for row in batch["rows"]]
+    columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence"]
+    table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
+    pixels = np.array([row["pixels"] for row in rows]).reshape(len(rows), len(card.class_names))
+    counted = table.pop("pixels"), table.pop("confidence")
+    for index, name in enumerate(card.class_names):
+        table[f"{name}_pixels"] = pixels[:, index]
+        table[f"{name}_percent"] = (100 * pixels[:, index] / (table["width"] * table["height"])).round(4)
+    table["confidence"] = counted[1]
+    table["abstain"] = table["confidence"] < threshold
+    faults = pd.DataFrame([f for batch in batches for f in batch["faults"]], columns=["file", "what", "mend"])
+    write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / "faults.csv", faults.to_csv(index=False).encode())
+    result = Prediction(table, faults, card)
+    write_atomically(folder / "index.html", gallery(result, title=source.resolve().name, threshold=threshold).encode())
+    return result
+
+
+def gallery(result: Prediction, *, title: str, threshold: float) -> str:
+    """The page of a run: the most doubtful pictures first, at most `SHOWN`; it loads nothing but its own files."""
+    table, faults, card = result
+    classes = [
+        {
+            "name": name,
+            "colour": overlays.CLASS_COLOURS[index] if index < len(overlays.CLASS_COLOURS) else None,
+            "spread": table.loc[~table["abstain"], f"{name}_percent"].agg(["median", "min", "max"]).to_dict(),
+        }
+        for index, name in enumerate(card.class_names)
+    ]
+    shown = table.sort_values(["confidence", "name"]).head(SHOWN).to_dict("records")
+    for row in shown:
+        row["overlay"], row["thumbnail"] = (quote(f"{kind}/{row['name']}.webp") for kind in ("overlays", "thumbnails"))
+        row["shares"] = [{**kind, "percent": row[f"{kind['name']}_percent"]} for kind in classes[1:]]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("gallery/index.html.j2").render(
+        title=title,
+        card=card,
+        classes=classes,
+        shown=shown,
+        pictures=len(table),
+        abstained=int(table["abstain"].sum()),
+        faults=faults.head(SHOWN).to_dict("records"),
+        unread=len(faults),
+        threshold=threshold,
+        chart=figures.data_uri(figures.shares_over_time(table, card.class_names))
+        if table["seconds"].count() > 1
+        else None,
+    )
+
+
+def most_doubtful(table: pd.DataFrame, folder: Path, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """The pictures with least confidence, each beside its overlay, and a title for each."""
+    rows = table.sort_values(["confidence", "name"]).head(count)
+    pictures = [np.asarray(Image.open(folder / f"thumbnails/{name}.webp").convert("RGB")) for name in rows["name"]]
+    return pictures, [f"{row.name[-40:]}: {row.confidence:.2f}" for row in rows.itertuples(index=False)]

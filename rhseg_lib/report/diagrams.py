@@ -1,0 +1,151 @@
+"""Diagrams of the architectures, drawn from the live models (Figures 1 to 4)."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from torch import nn
+
+from rhseg_lib.catalogue import SHORT
+
+
+def block_diagram(
+    boxes: list[tuple[str, str]],
+    *,
+    places: list[tuple[int, int]] | None = None,
+    arrows: list[tuple[int, int]] | None = None,
+    skips: dict[tuple[int, int], str] | None = None,
+    highlight: set[int] = frozenset(),
+) -> Figure:
+    """Boxes with arrows between them.
+
+    Parameters
+    ----------
+    boxes : list of (str, str)
+        A name over a detail, such as a shape.
+    places : list of (int, int), optional
+        Column and row of each box; without it, one row.
+    arrows : list of (int, int), optional
+        From which box to which; without it, from each to the next.
+    skips : dict of (int, int) to str, optional
+        Arrows that pass over boxes, and what they carry.
+    highlight : set of int
+        Boxes in orange.
+    """
+    places = places or [(number, 0) for number in range(len(boxes))]
+    arrows = arrows or [(number, number + 1) for number in range(len(boxes) - 1)]
+    columns, rows = (1 + max(place[axis] for place in places) for axis in (0, 1))
+    above = 0.5 if skips else 0
+    figure, axis = plt.subplots(figsize=(1.75 * columns, 1.35 * rows + 0.9 * above))
+    corners = [(2 * column, -1.5 * row) for column, row in places]
+    for number, ((name, detail), (x, y)) in enumerate(zip(boxes, corners, strict=True)):
+        face = "#fff1e6" if number in highlight else "#f6f8fa"
+        edge = "#9a3412" if number in highlight else "#57606a"
+        axis.add_patch(FancyBboxPatch((x, y), 1.6, 1, boxstyle="round,pad=0.04", fc=face, ec=edge, lw=1.2))
+        axis.text(x + 0.8, y + 0.82, name, ha="center", va="center", fontsize=9, weight="bold")
+        axis.text(x + 0.8, y + 0.34, detail, ha="center", va="center", fontsize=8, linespacing=1.3)
+    style = {"arrowstyle": "->", "color": "#57606a", "shrinkA": 0, "shrinkB": 0}
+    for source, target in arrows:
+        (x, y), (to_x, to_y) = corners[source], corners[target]
+        bend = "arc3"
+        if y == to_y and x < to_x:
+            begin, end = (x + 1.64, y + 0.5), (to_x - 0.05, y + 0.5)
+        elif y == to_y:
+            begin, end = (x - 0.04, y + 0.5), (to_x + 1.65, y + 0.5)
+        elif x == to_x:
+            begin, end = (x + 0.8, y - 0.04), (x + 0.8, to_y + 1.05)
+        else:
+            begin, end, bend = (x + 0.8, y - 0.04), (to_x - 0.05, to_y + 0.5), "angle,angleA=-90,angleB=180"
+        axis.annotate("", end, begin, arrowprops=style | {"connectionstyle": bend})
+    for (source, target), carried in (skips or {}).items():
+        (x, y), (to_x, _) = corners[source], corners[target]
+        left, right, high = x + 0.8, to_x + 0.8, y + 1.3
+        axis.plot([left, left, right], [y + 1.04, high, high], color="#57606a", lw=1)
+        axis.annotate("", (right, y + 1.05), (right, high), arrowprops=style)
+        axis.text((left + right) / 2, high + 0.04, carried, ha="center", va="bottom", fontsize=8)
+    axis.set(xlim=(-0.1, 2 * columns - 0.3), ylim=(-1.5 * (rows - 1) - 0.1, 1.1 + above))
+    axis.set_axis_off()
+    figure.tight_layout(pad=0.2)
+    return figure
+
+
+def stage_diagram(stages: pd.DataFrame, *, changed: set[str]) -> Figure:
+    """Figure 1: the parts of a network with what they put out, hold and compute."""
+    boxes = [("picture", "3 × 512 × 512")]
+    for row in stages.itertuples():
+        shape = " × ".join(map(str, row.output_shape))
+        boxes.append((row.stage, f"{shape}\n{row.parameters:,} parameters\n{row.macs / 1e9:.2f} GMAC"))
+    number_of = {name: number for number, (name, _) in enumerate(boxes)}
+    skips = {(number_of["encoder"], number_of["decoder"]): "fine features of an early stage"}
+    return block_diagram(boxes, skips=skips, highlight={number_of[name] for name in changed})
+
+
+def work_bars(work: dict[str, dict[str, int]]) -> Figure:
+    """Multiply-accumulates of each part, stacked, one bar per model; `work` maps module path -> count."""
+    parts = ("encoder", "attention", "aspp", "decoder", "classifier")
+    table = pd.DataFrame(
+        {SHORT[model]: [counts.get(part, 0) / 1e9 for part in parts] for model, counts in work.items()}, index=parts
+    )
+    figure, axis = plt.subplots(figsize=(10, 0.55 * len(work) + 1.3))
+    table.T.plot.barh(stacked=True, ax=axis, color=sns.color_palette("colorblind", len(parts)), width=0.7)
+    axis.grid(visible=False)
+    for place, total in enumerate(table.sum()):
+        axis.text(total, place, f" {total:.1f}", va="center", fontsize=9)
+    axis.invert_yaxis()
+    axis.set(xlabel="GMAC at 512×512", xlim=(0, 1.1 * table.sum().max()))
+    axis.legend(ncols=len(parts), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.tight_layout()
+    return figure
+
+
+def residual_diagram(encoder: nn.Module, side: int) -> Figure:
+    """Figure 2: the steps of the encoder's first inverted residual that keeps its shape, read off the live block."""
+    block = next(m for m in encoder.modules() if type(m).__name__ == "InvertedResidual" and m.has_skip)
+    channels = block.conv_pw.in_channels
+    steps = {"1×1 widens": block.conv_pw, "3×3 depthwise": block.conv_dw, "1×1 narrows": block.conv_pwl}
+    boxes = [("input", f"{channels} × {side} × {side}")]
+    for (name, conv), activation in zip(steps.items(), ("BN, ReLU6", "BN, ReLU6", "BN, linear"), strict=True):
+        count = sum(p.numel() for p in conv.parameters())
+        boxes.append((name, f"{conv.out_channels} × {side} × {side}\n{count:,} weights\n{activation}"))
+    boxes.append(("+ input", f"{channels} × {side} × {side}\nresidual"))
+    return block_diagram(boxes, skips={(0, 4): "the input as it is"}, highlight={2})
+
+
+def separable_bars(ratios: pd.DataFrame) -> Figure:
+    """Figure 3: the share of a standard convolution's work that the two steps of a separable one need."""
+    figure, axis = plt.subplots(figsize=(9, 2.8))
+    names = [f"{row.M} → {row.N}, {row.D_K}×{row.D_K}" for row in ratios.itertuples()]
+    depthwise = 100 / ratios["N"]
+    axis.barh(names, depthwise, color="#0ea5e9", label="depthwise, 1/N")
+    axis.barh(names, 100 * ratios["counted"] - depthwise, left=depthwise, color="#f59e0b", label="pointwise, 1/D_K²")
+    axis.set(xlabel="% of the standard convolution’s multiply-accumulates")
+    axis.invert_yaxis()
+    axis.legend(frameon=False, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1))
+    figure.tight_layout()
+    return figure
+
+
+def ema_diagram(channels: int, groups: int, side: int) -> Figure:
+    """Figure 4: the two branches of EMA, their steps and shapes, for (channels, side, side) features."""
+    width, area = channels // groups, f"{side} × {side}"
+    steps = {  # name -> detail, column and row
+        "features": (f"{channels} × {area}", (0, 0)),
+        "split": (f"{groups} groups of\n{width} × {area}", (1, 0)),
+        "row, column means": (f"{width} × ({side} + {side})", (2, 0)),
+        "1×1, sigmoid": (f"two gates\n{width} × {side}", (3, 0)),
+        "gate, GroupNorm": (f"1×1 branch\n{width} × {area}", (4, 0)),
+        "3×3": (f"3×3 branch\n{width} × {area}", (2, 1)),
+        "global means": (f"Eq. 2, softmax\n{width} per branch", (4, 1)),
+        "cross-spatial": (f"each weighs the other\n1 × {area}", (4, 2)),
+        "sum, sigmoid": (f"{groups} maps\n1 × {area}", (3, 2)),
+        "× features": (f"{channels} × {area}", (2, 2)),
+    }
+    return block_diagram(
+        [(name, detail) for name, (detail, _) in steps.items()],
+        places=[place for _, place in steps.values()],
+        arrows=[(0, 1), (1, 2), (2, 3), (3, 4), (1, 5), (4, 6), (5, 6), (6, 7), (7, 8), (8, 9)],
+        highlight={6},
+    )

@@ -1,0 +1,154 @@
+"""The controls of ``notebooks/explore.ipynb``: one picture of a test scene, repainted as they move."""
+
+from __future__ import annotations
+
+import html
+from functools import lru_cache, partial
+
+import cv2
+import ipywidgets as widgets
+import numpy as np
+import torch
+
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.batches import load_tensors, normalize
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation import runs
+from rhseg_lib.profile import Profile
+from rhseg_lib.report import overlays
+from rhseg_lib.sources.images import IGNORE_INDEX
+
+SIDE = 512  # screen pixels of the picture
+LAYERS = ("annotation", "prediction", "wrong pixels", "probability of a class", "EMA attention")
+
+
+class Explorer:
+    """Controls over the finished runs of a profile, and the picture that follows them.
+
+    Networks and what they make of a scene are computed once and kept, so that a slider only repaints.
+
+    Parameters
+    ----------
+    profile : Profile
+        With its VOC tree and at least one finished run on disk.
+
+    Attributes
+    ----------
+    box : ipywidgets.VBox
+        What a notebook shows.
+
+    Raises
+    ------
+    StudyError
+        The profile has no finished run, or one of another data set.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.runs = {f"{run.model}, seed {run.seed}": run for run in runs.finished_runs(profile, part="test")}
+        # A network takes up to 210 MiB; a scene of 512×512 pixels and three classes 3 MiB.
+        self.network, self.ask = lru_cache(4)(partial(runs.load_model, profile)), lru_cache(128)(self._ask)
+        names = [name.replace("_", " ") for name in profile.data.class_names]
+        self.colours = key(dict(zip(names[1:], overlays.CLASS_COLOURS[1:], strict=False)))
+
+        looks = {"style": {"description_width": "70px"}, "layout": {"width": "auto"}}
+        fraction = partial(widgets.FloatSlider, min=0, max=1, step=0.05, **looks)
+        scenes, classes = next(iter(self.runs.values())).names, [(name, index) for index, name in enumerate(names)]
+        self.scene = widgets.Dropdown(options=scenes, description="scene", **looks)
+        self.run = widgets.Dropdown(options=list(self.runs), description="model", **looks)
+        self.layer = widgets.RadioButtons(options=LAYERS, index=1, description="show", **looks)
+        self.opacity = fraction(value=0.45, description="opacity")
+        self.target = widgets.Dropdown(options=classes, index=len(names) - 1, description="class", **looks)
+        self.threshold = fraction(value=0.5, description="threshold")
+        self.group = widgets.IntSlider(min=1, max=8, description="group", **looks)
+        self.picture = widgets.Image(format="png", layout={"width": f"{SIDE}px", "max_width": "100%"})
+        self.note = widgets.HTML()
+
+        self.draw()
+        sliders = (self.opacity, self.target, self.threshold, self.group)
+        for control in (self.scene, self.run, self.layer, *sliders):
+            control.observe(self._redraw, "value")
+        for control in (self.scene, self.run):
+            control.layout.flex = "1 1 300px"
+        banner = widgets.HTML(f'<div style="line-height: 1.5">{html.escape(profile.banner)}</div>')
+        columns = widgets.VBox([self.layer, *sliders, self.note], layout={"width": "310px"}), self.picture
+        rows = (widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in ((self.scene, self.run), columns))
+        self.box = widgets.VBox([banner, *rows])
+
+    def draw(self) -> None:
+        """Paint what the controls say, and say beside it what it shows."""
+        for control in (self.target, self.threshold):
+            control.layout.display = None if self.layer.value == "probability of a class" else "none"
+        self.group.layout.display = None if self.layer.value == "EMA attention" else "none"
+        painted, note = self._paint(self.runs[self.run.value], self.scene.value, self.opacity.value)
+        self.picture.value = cv2.imencode(".png", enlarge(painted)[..., ::-1])[1].tobytes()
+        self.picture.layout.visibility = "visible"
+        self.note.value = f'<div style="line-height: 1.5">{note}</div>'
+
+    def _redraw(self, _: dict) -> None:
+        try:
+            self.draw()
+        except (OSError, StudyError) as fault:  # no cell would show it
+            self.picture.layout.visibility = "hidden"
+            self.note.value = f'<pre style="white-space: pre-wrap">{html.escape(str(fault))}</pre>'
+
+    def _paint(self, run: runs.Run, scene: str, opacity: float) -> tuple[np.ndarray, str]:
+        """The picture (H, W, 3) uint8 and its key in HTML."""
+        (image,), (truth,) = voc_tree.load_arrays(self.profile.voc, [scene])
+        (found,) = runs.read_predictions(self.profile, run.model, run.seed, [scene])
+        match self.layer.value:
+            case "annotation":
+                return overlays.blend(image, truth, opacity=opacity), self.colours
+            case "prediction":
+                score = runs.image_scores(run)[run.names.index(scene)]
+                note = f"{self.colours}<br>mIoU of this picture: {100 * score:.1f} %"
+                return overlays.blend(image, found, opacity=opacity), note
+            case "wrong pixels":
+                share = (truth != found)[truth != IGNORE_INDEX].mean()
+                painted = cv2.addWeighted(overlays.error_map(truth, found), opacity, image, 1 - opacity, 0)
+                return painted, f"{key({'wrong': overlays.WRONG})}: {100 * share:.1f} % of the annotated pixels"
+            case "probability of a class":
+                values = self.ask(self.run.value, scene)[0][self.target.value]
+                above = values >= self.threshold.value
+                painted = overlays.outline(enlarge(overlays.heat(image, values, opacity=opacity)), enlarge(above))
+                reached = f"{100 * above.mean():.1f} % of the pixels, which reach {self.threshold.value:.2f}"
+                return painted, f"probability {scale('0', '1')}<br>inside the white line: {reached}"
+            case _:
+                maps = self.ask(self.run.value, scene)[1]
+                if maps is None:
+                    return image, f"{run.model} has no EMA attention: nothing to lay over the picture."
+                weights = maps[self.group.value - 1]
+                low, high = weights.min(), weights.max()
+                painted = overlays.heat(image, (weights - low) / max(high - low, 1e-6), opacity=opacity)
+                return painted, f"weight in this group of channels<br>{scale(f'{low:.3f}', f'{high:.3f}')}"
+
+    @torch.inference_mode()
+    def _ask(self, name: str, scene: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities (K, H, W), and EMA's weights (G, h, w) if the model has it."""
+        from rhseg_lib.models.ema import EMA  # the first picture need not wait for the architectures
+
+        run = self.runs[name]
+        if not runs.has_weights(self.profile, run):
+            where, mend = self.profile.run_folder(run.model, run.seed), f"make study PROFILE={self.profile.name}"
+            raise StudyError(f"the weights of {name} are not here", where=where, mend=mend)
+        self.note.value = "computing …"
+        network, image = self.network(run.model, run.seed), normalize(load_tensors(self.profile.voc, [scene])[0])
+        has_ema = isinstance(getattr(network, "attention", None), EMA)
+        return network(image)[0].softmax(0).numpy(), overlays.ema_weights(network, image) if has_ema else None
+
+
+def enlarge(picture: np.ndarray) -> np.ndarray:
+    """Repeat the pixels of a small picture (H, W, ...), which a browser would smear."""
+    times = max(1, SIDE // max(picture.shape[:2]))
+    return picture.repeat(times, 0).repeat(times, 1)
+
+
+def key(colours: dict[str, str]) -> str:
+    """HTML that names colours."""
+    return " ".join(f'<span style="color: {colour}">■</span> {html.escape(name)}' for name, colour in colours.items())
+
+
+def scale(low: str, high: str) -> str:
+    """HTML of the colours of `overlays.heat` from `low` to `high`."""
+    bar = f"display: inline-block; width: 8em; height: 0.8em; background: linear-gradient(90deg, {overlays.HEAT_STOPS})"
+    return f'{low} <span style="{bar}"></span> {high}'

@@ -1,0 +1,81 @@
+"""What is measured on live models for the pages: size, work, Equation 1, EMA's pooling, latency."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from rhseg_lib.profile import Profile
+from rhseg_lib.report.paper import PAPER_ROWS
+
+
+def complexity(models: dict[str, nn.Module], side: int) -> pd.DataFrame:
+    """Parameters, MiB, GMAC and what the paper prints, one row per model."""
+    from rhseg_lib.models.complexity import count_macs, count_parameters, model_mib
+
+    rows = {
+        name: {
+            "parameters": count_parameters(model),
+            "millions": count_parameters(model) / 1e6,
+            "mib": model_mib(model),
+            "paper “Params/M”": PAPER_ROWS[name].params if name in PAPER_ROWS else np.nan,
+            "gmacs": count_macs(model, side, side) / 1e9,
+        }
+        for name, model in models.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def separable(layers: list[tuple[int, int, int]], *, side: int = 32) -> pd.DataFrame:
+    """Equation 1 for layers (M, N, D_K): the formula's ratio and the counted one."""
+    from rhseg_lib.models.complexity import separable_ratio
+
+    rows = [
+        {
+            "M": m,
+            "N": n,
+            "D_K": k,
+            "predicted": float(Fraction(1, n) + Fraction(1, k * k)),
+            "counted": float(separable_ratio(m, n, k, side)),
+        }
+        for m, n, k in layers
+    ]
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def ema_pooling(attention: nn.Module, *, side: int) -> pd.DataFrame:
+    """How much Equation 2's global means of EMA's two branches change between two unlike inputs."""
+    pooled: dict[str, list[torch.Tensor]] = {"norm": [], "conv3x3": []}
+    hooks = [
+        getattr(attention, name).register_forward_hook(lambda _, __, out, kept=kept: kept.append(out.mean((2, 3))))
+        for name, kept in pooled.items()
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        shape = (1, attention.groups * attention.norm.num_channels, side, side)
+        attention.attention(torch.randn(shape, generator=generator))
+    for hook in hooks:
+        hook.remove()
+    change = [float((first - second).abs().max()) for first, second in pooled.values()]
+    return pd.DataFrame({"branch": ["1×1, ends in GroupNorm", "3×3"], "change": change})
+
+
+def latency(names: list[str], study: Profile) -> pd.DataFrame:
+    """Milliseconds of one picture of the study's size, measured now on the CPU: median and quartiles."""
+    from rhseg_lib.models import build_model
+    from rhseg_lib.models.complexity import latency_ms
+
+    side, rows = study.data.image_size, {}
+    for name in names:
+        measured = latency_ms(build_model(name, num_classes=len(study.data.class_names)), side, side, repeats=9)
+        rows[name] = {
+            "latency_ms": measured.median,
+            "lower_quartile": measured.lower_quartile,
+            "upper_quartile": measured.upper_quartile,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")

@@ -1,0 +1,185 @@
+"""Execute a notebook with checked parameters and turn it into a page that opens without a network.
+
+    python -m rhseg_lib.report.runner notebooks/03_train.ipynb -p profile quick -p model unet_vgg16 \
+        --output reports/quick/notebooks/03_train_unet_vgg16_seed0.ipynb \
+        --html reports/quick/html/03_train_unet_vgg16_seed0.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from pygments.formatters import HtmlFormatter
+from traitlets.config import Config
+
+from rhseg_lib.errors import StudyError
+from rhseg_lib.files import write_atomically
+from rhseg_lib.profile import Profile, load_profile
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGES = {  # notebook -> name in the navigation
+    "00_summary": "Summary",
+    "01_dataset": "Data",
+    "02_architectures": "Architectures",
+    "04_ablation": "Ablation",
+    "05_comparison": "Comparison",
+    "06_segmentations": "Segmentations",
+    "07_claims": "Claims",
+    "08_speed": "Speed",
+}
+KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})  # the kernel's ports take no one else's orders
+TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Reject a parameter that the notebook's ``parameters`` cell does not declare, or of another type.
+
+    Raises
+    ------
+    StudyError
+        Missing notebook, unknown name, wrong type.
+    """
+    if not notebook.exists():
+        known = ", ".join(sorted(p.name for p in notebook.parent.glob("*.ipynb"))) or "none"
+        raise StudyError("no such notebook", where=notebook, mend=f"take one of: {known}")
+    declared = papermill.inspect_notebook(str(notebook))
+    for name, value in parameters.items():
+        if name not in declared:
+            known = ", ".join(declared)
+            raise StudyError(f"unknown parameter '{name}'", where=notebook, mend=f"its parameters are: {known}")
+        kind = declared[name]["inferred_type_name"]
+        if kind not in TYPES:
+            mend = f"declare it as name: type = value, the type one of {', '.join(TYPES)}"
+            raise StudyError(f"parameter '{name}' has no type that can be checked", where=notebook, mend=mend)
+        # bool is an int to isinstance, but `seed=True` is a slip
+        if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
+            raise StudyError(f"parameter '{name}' is {value!r}", where=notebook, mend=f"give a value of type {kind}")
+
+
+def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, root: Path = Path()) -> None:
+    """Execute a notebook; ``output`` appears only when every cell succeeded.
+
+    A failed execution is kept beside it as ``<name>.failed.ipynb`` for reading.
+
+    Parameters
+    ----------
+    notebook, output : Path
+    parameters : dict
+        Values for the notebook's ``parameters`` cell.
+    root : Path
+        The study's top folder, the working directory of the kernel.
+
+    Raises
+    ------
+    StudyError
+        A bad parameter, or a failed cell: notebook, cell and error.
+    """
+    check_parameters(notebook, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_suffix(".partial.ipynb")
+    failed = output.with_suffix(".failed.ipynb")
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(partial),
+            parameters,
+            cwd=str(root),
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            config=KERNEL,
+            shutdown_kernel="immediate",
+        )
+    except PapermillExecutionError as fault:
+        os.replace(partial, failed)
+        raise StudyError(
+            f"{notebook.name} failed in cell {fault.exec_count}: {fault.ename}: {plain(fault.evalue)}",
+            where=f"{failed} (the executed copy, kept for reading)",
+            mend="mend the cause and run the same command again; finished steps are not repeated",
+        ) from fault
+    except DeadKernelError as fault:
+        os.replace(partial, failed)
+        raise StudyError(
+            f"{notebook.name} lost its kernel: the process was killed",
+            where=f"{failed} (the executed copy, kept for reading)",
+            mend="most often memory ran out: free some, then run the same command again",
+        ) from fault
+    failed.unlink(missing_ok=True)
+    os.replace(partial, output)
+
+
+def plain(text: str) -> str:
+    """Text without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -> None:
+    """Turn an executed notebook into one HTML file: code folded, images embedded, nothing loaded from elsewhere."""
+    content = nbformat.read(executed, as_version=4)
+    heading = next(c.source for c in content.cells if c.cell_type == "markdown").splitlines()[0].lstrip("# ")
+    if notebook == "03_train":
+        heading = executed.stem.removeprefix("03_train_").replace("_seed", ", seed ")
+    front = html.parent == profile.reports
+    links = [
+        {
+            "text": text,
+            "href": _link(page, from_front=front),
+            "current": page == notebook,
+        }
+        for page, text in PAGES.items()
+    ]
+    style = (TEMPLATES / "report" / "style.css").read_text(encoding="utf-8")
+    page = {
+        "title": f"{heading} · RH slag-layer segmentation",
+        "style": style + HtmlFormatter(style="default").get_style_defs(".highlight"),
+        "links": links,
+        "banner": profile.banner,
+        "kind": profile.kind,
+        "notebook": f"notebooks/{notebook}.ipynb",
+    }
+    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
+    body, _ = exporter.from_notebook_node(content, resources={"page": page})
+    html.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(html, body.encode())
+
+
+def _link(page: str, *, from_front: bool) -> str:
+    if page == "00_summary":
+        return "index.html" if from_front else "../index.html"
+    return f"html/{page}.html" if from_front else f"{page}.html"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: 0 when the notebook ran and its page was written, 1 with the fault on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m rhseg_lib.report.runner", description=__doc__.splitlines()[0])
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--output", type=Path, required=True, help="the executed copy")
+    parser.add_argument("--html", type=Path, required=True, help="the page")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    given = parser.parse_args(arguments)
+    parameters = {name: yaml.safe_load(value) for name, value in given.parameters}
+    started = time.monotonic()
+    try:
+        profile = load_profile(str(parameters.get("profile", "quick")))
+        run_notebook(given.notebook, given.output, parameters, root=profile.root)
+        write_page(given.output, given.html, profile=profile, notebook=given.notebook.stem)
+    except StudyError as fault:
+        print(f"\nerror: {fault}\n", file=sys.stderr)
+        return 1
+    print(f"{given.output.stem}: {time.monotonic() - started:.0f} s → {given.html}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Figures that show images: sheets, Figure 5, attention maps."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from rhseg_lib.catalogue import SHORT
+from rhseg_lib.report.overlays import CLASS_COLOURS, HEAT, WRONG, blend, error_map
+
+
+def contact_sheet(pictures: list[np.ndarray], *, columns: int, titles: list[str] | None = None) -> Figure:
+    """A grid of at least one picture (H, W, 3) uint8, without gaps wider than a hair."""
+    rows = -(-len(pictures) // columns)
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    height = 12 / columns * (tallest + (0.08 if titles is None else 0.2))
+    figure, axes = plt.subplots(rows, columns, figsize=(12, rows * height), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        axis.imshow(picture)
+        if titles is not None:
+            axis.set_title(titles[number], fontsize=9, pad=3, parse_math=False)  # a name may hold $
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def segmentation_grid(
+    images: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray], *, row_titles: list[str],
+    class_names: tuple[str, ...],
+) -> Figure:  # fmt: skip
+    """Figure 5: picture, truth, every model's segmentation and, below each, where it errs.
+
+    Parameters
+    ----------
+    images : (N, H, W, 3) uint8
+    truth : (N, H, W) uint8
+    predictions : dict
+        Model -> (N, H, W) uint8.
+    row_titles : list of str
+        One per image.
+    class_names : tuple of str
+    """
+    columns = 2 + len(predictions)
+    figure, axes = plt.subplots(
+        2 * len(images), columns, figsize=(1.32 * columns, 2.72 * len(images)), squeeze=False,
+        gridspec_kw={"wspace": 0.04, "hspace": 0.05},
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(visible=False)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    for number, (image, true) in enumerate(zip(images, truth, strict=True)):
+        top, bottom = axes[2 * number], axes[2 * number + 1]
+        top[0].imshow(image)
+        top[0].set_ylabel(row_titles[number], fontsize=8)
+        top[1].imshow(blend(image, true))
+        bottom[0].set_visible(False)
+        bottom[1].set_visible(False)
+        for place, (model, masks) in enumerate(predictions.items(), start=2):
+            top[place].imshow(blend(image, masks[number]))
+            bottom[place].imshow(error_map(true, masks[number]))
+            if number == 0:
+                top[place].set_title(SHORT[model], fontsize=8)
+    axes[0, 0].set_title("picture", fontsize=8)
+    axes[0, 1].set_title("annotation", fontsize=8)
+    figure.subplots_adjust(left=0.03, right=1, bottom=0, top=1)
+    handles = [Patch(color=CLASS_COLOURS[i], label=name.replace("_", " ")) for i, name in enumerate(class_names) if i]
+    handles += [Patch(color=WRONG, label="wrong pixel (lower rows)")]
+    figure.legend(
+        handles=handles, loc="upper center", ncols=len(handles), frameon=False, fontsize=9, bbox_to_anchor=(0.5, 0)
+    )
+    return figure
+
+
+def examples(images: np.ndarray, truth: np.ndarray, found: np.ndarray, titles: list[str]) -> Figure:
+    """One model's pictures, a row each: picture, annotation, prediction, wrong pixels."""
+    panels, names = [], []
+    for title, image, true, predicted in zip(titles, images, truth, found, strict=True):
+        panels += [image, blend(image, true), blend(image, predicted), error_map(true, predicted)]
+        names += [f"{title}: picture", "annotation", "prediction", "wrong pixels"]
+    return contact_sheet(panels, columns=4, titles=names)
+
+
+def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
+    """EMA's weight maps over a picture: (H, W, 3) uint8 and (G, h, w) in (0, 1), one panel per group."""
+    groups = len(maps)
+    figure, axes = plt.subplots(1, groups + 1, figsize=(12, 12 / (groups + 1) + 0.35))
+    height, width, _ = image.shape
+    axes[0].imshow(image)
+    axes[0].set_title("picture", fontsize=8)
+    for group, (axis, weights) in enumerate(zip(axes[1:], maps, strict=True)):
+        axis.imshow(image)
+        axis.imshow(weights, extent=(0, width, height, 0), cmap=HEAT, alpha=0.65, interpolation="bilinear")
+        axis.set_title(f"group {group + 1}\n{weights.min():.2f}–{weights.max():.2f}", fontsize=7)
+    for axis in axes:
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def one_per_operation(copies: list[str], copy_of: dict[str, str]) -> list[tuple[str, str]]:
+    """The first (original, copy) of each augmentation."""
+    found = {}
+    for copy in copies:
+        found.setdefault(copy.removeprefix(copy_of[copy]), (copy_of[copy], copy))
+    return list(found.values())
+
+
+def place_maps(masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """How often each pixel of the frame belongs to each class: what place alone can tell."""
+    figure, axes = plt.subplots(1, len(class_names), figsize=(3.2 * len(class_names), 3), squeeze=False)
+    for index, (axis, name) in enumerate(zip(axes.flat, class_names, strict=True)):
+        shown = axis.imshow((masks == index).mean(0), vmin=0, vmax=1, cmap="viridis")
+        axis.set(title=name, xticks=[], yticks=[])
+    figure.colorbar(shown, ax=axes, label="share of the images", shrink=0.8)
+    return figure

@@ -1,0 +1,370 @@
+"""Every table of the report: built from files, shown as HTML, kept as CSV."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+
+from rhseg_lib.catalogue import (
+    CATALOGUE,
+    COUNTED,
+    DESCRIBED,
+    LABELS,
+    LITE,
+    MOBILENET,
+    PROPOSED,
+    SEPARABLE,
+    SHORT,
+    XCEPTION,
+)
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation import statistics
+from rhseg_lib.evaluation.compare import by_unit, generalisation, pair, points
+from rhseg_lib.evaluation.metrics import Scores
+from rhseg_lib.evaluation.runs import Run
+from rhseg_lib.files import write_atomically
+from rhseg_lib.profile import Profile, Recipe, load_profile
+from rhseg_lib.report.paper import TABLE1, Row
+
+EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of the baselines
+NOT_SAID = "not\N{NO-BREAK SPACE}said"
+
+
+def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML:
+    """Show a table, its text escaped; keep it as CSV where `path` is given."""
+    if path is not None:
+        keep(frame, path)
+    named = not isinstance(frame.index, pd.RangeIndex)
+    shown = frame.reset_index() if named else frame
+    align = {name: "" if pd.api.types.is_numeric_dtype(shown[name]) else ' class="text"' for name in shown}
+    head = "".join(f"<th{align[name]}>{html.escape(str(name))}</th>" for name in shown)
+    rows = (
+        "".join(f"<td{align[name]}>{_cell(name, value)}</td>" for name, value in zip(shown, row, strict=True))
+        for row in shown.itertuples(index=False, name=None)
+    )
+    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
+    return HTML(
+        f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def sentences(lines: list[str]) -> HTML:
+    """Show sentences as paragraphs, their text escaped: they may hold the user's names."""
+    return HTML("".join(f"<p>{html.escape(line)}</p>" for line in lines))
+
+
+def keep(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, its index too where it names the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
+
+
+def _cell(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return "–" if np.isnan(value) else f"{value:,.2f}"
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = html.escape(str(value))
+    if name == "page":
+        return f'<a href="{text}">open</a>'
+    return text
+
+
+def read(study: Profile, name: str, *, index: str | None = None) -> pd.DataFrame:
+    """A table that an earlier notebook kept.
+
+    Raises
+    ------
+    StudyError
+        That notebook has not run.
+    """
+    path = study.tables / f"{name}.csv"
+    if not path.exists():
+        raise StudyError(f"the table '{name}' is missing", where=path, mend=f"make study PROFILE={study.name}")
+    return pd.read_csv(path, index_col=index)
+
+
+def counts(dataset: dict) -> pd.DataFrame:
+    """Images, originals and the share of each class in the parts of a VOC tree."""
+    rows = {}
+    for part in (part for part in dataset["counts"] if part != "trainval"):
+        pixels = dataset["class_pixels"][part]
+        total = sum(pixels.values())
+        rows[part] = {
+            "images": dataset["counts"][part],
+            "originals": dataset["originals"][part],
+            **{f"{name}, % of pixels": 100 * count / total for name, count in pixels.items()},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
+
+
+def left_out(dataset: dict) -> HTML:
+    """The files that a build left out for their faults."""
+    frame = pd.DataFrame(dataset["skipped"], columns=["file", "shape", "what", "mend"], dtype=object)
+    caption = f"{frame['file'].nunique()} file(s) of annotations left out for their faults"
+    return show(frame.fillna(""), caption=caption)
+
+
+def of_scores(results: dict[str, Scores], class_names: tuple[str, ...]) -> pd.DataFrame:
+    """One row per method: mIoU, mPA and each class's IoU in per cent."""
+    rows = {
+        name: {
+            "miou": 100 * s.miou,
+            "mpa": 100 * s.mpa,
+            **{f"IoU {c}": 100 * i for c, i in zip(class_names, s.iou, strict=True)},
+        }
+        for name, s in results.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def stages(frame: pd.DataFrame) -> pd.DataFrame:
+    """`complexity.stages` for reading: shapes as text, work in GMAC, shares in per cent."""
+    return pd.DataFrame(
+        {
+            "stage": frame["stage"],
+            "output (C × H × W)": [" × ".join(map(str, shape)) for shape in frame["output_shape"]],
+            "parameters": frame["parameters"],
+            "GMAC": frame["macs"] / 1e9,
+            "share of the work, %": 100 * frame["share"],
+        }
+    )
+
+
+def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.DataFrame:
+    """What is done beside the paper's Table 1; `exceptions` are the models that differ, and in what."""
+    ours = {
+        "Epoch": used.epochs,
+        "Batch_size": used.batch_size,
+        "Init_lr": f"{used.rates[0]:g}",
+        "Min_lr": f"{used.rates[1]:g}",
+        "Optimizer_type": used.optimizer,
+        "Momentum": f"{used.momentum:g}" if used.optimizer == "sgd" else "–",
+        "Weight_decay": f"{used.weight_decay:g}",
+    }
+    rows = [(key, str(TABLE1[key]), str(ours[key])) for key in TABLE1]
+    rows += [
+        (
+            "rate scaled by batch / 16",
+            "not\N{NO-BREAK SPACE}said; its likely source does",
+            "yes" if used.scale_rate_by_batch else "no, as printed",
+        ),
+        ("warm-up", NOT_SAID, f"{used.warmup_epochs:g} epochs, linear"),
+        ("schedule", NOT_SAID, "cosine from Init_lr to Min_lr"),
+        ("loss", NOT_SAID, "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
+        ("images an epoch", NOT_SAID, str(used.epoch_images or "each training image once")),
+        ("batch norm", NOT_SAID, "recomputed after training" if used.recompute_batchnorm else "running averages"),
+        ("precision", NOT_SAID, used.precision),
+        ("start", NOT_SAID, "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
+    ]
+    for model, changes in (exceptions or {}).items():
+        text = ", ".join(f"{name} {value}" for name, value in changes.items())
+        rows.append((f"exception: {SHORT[model]}", "–", text.replace("_", " ")))
+    return pd.DataFrame(rows, columns=["key", "paper", "here"])
+
+
+def metrics(runs: dict[str, Run]) -> pd.DataFrame:
+    """Scores of one run in per cent, by class and in the mean, for each part; the interval is of these weights."""
+    blocks = []
+    for part, run in runs.items():
+        found, names = run.metrics[part], [*run.metrics["class_names"], "mean"]
+        iou, pa = [*found["iou"], found["miou"]], [*found["pa"], found["mpa"]]
+        block = {"part": part, "class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)}
+        low, high = points(statistics.mean_of(by_unit(run.matrices, run.units)[None], these_weights=True))
+        shown = [*[""] * (len(names) - 1), bracket(low, high) or "too few images"]
+        blocks.append(pd.DataFrame(block).assign(**{"95 % interval, these weights": shown}))
+    return pd.concat(blocks, ignore_index=True)
+
+
+def provenance(run: dict) -> pd.DataFrame:
+    """Device, versions and data set of a run."""
+    keys = ("device", "threads", "python", "torch", "lightning", "segmentation_models_pytorch", "commit", "lock")
+    rows = [(key.replace("_", " "), run[key]) for key in keys]
+    rows += [("data set", run["dataset_hash"][:12]), ("training", f"{run['train_seconds']:.0f} s")]
+    return pd.DataFrame(rows, columns=["what", "value"])
+
+
+def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
+    """A table of the paper with this study's figures beside, and the model the text describes as a last row."""
+    lines = []
+    for model in [*rows, PROPOSED]:
+        printed = rows.get(model)
+        trained = summary.loc[model] if model in summary.index else None
+        lines.append(
+            {
+                "model": printed.label if printed else "“Ours” as the text describes it (separable ASPP)",
+                "paper mIoU": printed.miou if printed else np.nan,
+                "our mIoU": np.nan if trained is None else trained["miou"],
+                "95 % interval": "not trained" if trained is None else interval(trained),
+                "SD over seeds": np.nan if trained is None else trained["seed_deviation"],
+                "paper mPA": printed.mpa if printed else np.nan,
+                "our mPA": np.nan if trained is None else trained["mpa"],
+                "paper “Params/M”": printed.params if printed else np.nan,
+                "our MiB": sizes.loc[model, "mib"],
+                "seeds": 0 if trained is None else int(trained["seeds"]),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def bracket(low: float, high: float, sign: str = "") -> str:
+    """An interval in brackets; empty where there is none."""
+    return "" if np.isnan(low) else f"[{low:{sign}.1f},\N{NO-BREAK SPACE}{high:{sign}.1f}]"
+
+
+def interval(row: pd.Series | dict, sign: str = "") -> str:
+    """What is known of a figure: the model's interval, else that of these weights, named so."""
+    if text := bracket(row["low"], row["high"], sign):
+        return text
+    given = bracket(row["weights_low"], row["weights_high"], sign)
+    return f"{given} these weights" if given else "too few images"
+
+
+def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
+    """Backbone × ASPP × attention × decoder of the DeepLabv3+ models with mIoU, interval, size and work."""
+    rows = [
+        {
+            "backbone": entry.backbone,
+            "ASPP": "separable" if entry.separable_aspp else "standard",
+            "attention": "EMA" if entry.attention else "–",
+            "decoder": "separable" if entry.separable_decoder else "standard",
+            "mIoU": summary.loc[model, "miou"],
+            "95 % interval": interval(summary.loc[model]),
+            "SD over seeds": summary.loc[model, "seed_deviation"],
+            "MiB": sizes.loc[model, "mib"],
+            "GMAC": sizes.loc[model, "gmacs"],
+            "seeds": int(summary.loc[model, "seeds"]),
+        }
+        for model, entry in CATALOGUE.items()
+        if model in summary.index and entry.architecture == "deeplabv3plus"
+    ]
+    return pd.DataFrame(rows)
+
+
+def ablation_effects(compared: pd.DataFrame) -> pd.DataFrame:
+    """What each change does to mIoU, in points: the rows of `evaluation.compare_models` that answer a question."""
+    rows = [
+        {"change": name, **found}
+        for name, (with_it, without) in EFFECTS.items()
+        if (found := pair(compared, with_it, without)) is not None
+    ]
+    columns = ["change", *compared.columns.drop(["first", "second"])]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
+    """Differences for reading: points of mIoU, interval, p before and after Holm, what could have been found."""
+    shown = compared.copy()
+    for name in ("first", "second"):
+        if name in shown:
+            shown[name] = [LABELS[model] for model in shown[name]]
+    shown["95 % interval"] = [interval(row, "+") for row in shown.to_dict("records")]
+    for name in ("p_value", "p_holm"):
+        shown[name] = ["–" if np.isnan(p) else f"{p:.4f}" for p in shown[name]]
+    shown["detectable"] = [
+        "–" if np.isnan(alone) else f"{alone:.1f} ({first:.1f})"
+        for alone, first in zip(shown["detectable"], shown["detectable_holm"], strict=True)
+    ]
+    dropped = ["low", "high", "weights_low", "weights_high", "detectable_holm", "needed"]
+    names = {"p_value": "p", "p_holm": "p (Holm)", "detectable": "smallest to be found (Holm)"}
+    order = [*[c for c in ("change", "first", "second") if c in shown], "seeds", "units", "difference", "95 % interval"]
+    return shown.drop(columns=dropped)[[*order, *names]].rename(columns=names)
+
+
+EFFECTS = {  # what is added -> (with, without)
+    "EMA, standard ASPP": (COUNTED, MOBILENET),
+    "EMA, separable ASPP": (DESCRIBED, SEPARABLE),
+    "separable ASPP, no attention": (SEPARABLE, MOBILENET),
+    "separable ASPP, with EMA": (DESCRIBED, COUNTED),
+    "separable decoder (lite)": (LITE, DESCRIBED),
+    "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
+}
+
+
+def promises(study: Profile) -> pd.DataFrame:
+    """Test part against holdout, of this profile and of the one that splits its data as described, if that has run."""
+    rows = [
+        {
+            "split": study.data.split.replace("_", " "),
+            "model": LABELS[model],
+            "seeds": int(row["seeds"]),
+            "test mIoU": row["test"],
+            "holdout mIoU": row["holdout"],
+            "test − holdout": row["difference"],
+            "95 % interval": interval(row, "+"),
+        }
+        for model, row in generalisation(study).iterrows()
+    ]
+    table = pd.DataFrame(rows)
+    if study.leaky is not None:
+        kept = load_profile(study.leaky, root=study.root).tables / "generalisation.csv"  # its own page 05 wrote it
+        if kept.exists():
+            table = pd.concat([table, pd.read_csv(kept)], ignore_index=True)
+    return table
+
+
+def learning_rates(study: Profile) -> pd.DataFrame:
+    """Trials by model and rate, and the rate chosen; empty where there were none (`benchmarks/learning_rates.py`)."""
+    path = study.tables / "learning_rates.csv"
+    if not path.exists():
+        return pd.DataFrame()
+    table = pd.read_csv(path).pivot(index="model", columns="learning_rate", values="miou")
+    table = table.loc[[model for model in study.models if model in table.index]]
+    chosen = [f"{study.recipe_of(model).learning_rate:g}" for model in table.index]
+    table.columns = [f"{rate:g}" for rate in table.columns]
+    return table.assign(chosen=chosen).rename(index=LABELS).rename_axis("model")
+
+
+def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
+    """`separable` for reading: shares in per cent, and how many times less work that is."""
+    percent = {name: [f"{100 * value:.3f} %" for value in ratios[name]] for name in ("predicted", "counted")}
+    return ratios.assign(**percent, **{"times less work": 1 / ratios["counted"]})
+
+
+def claims(ledger: pd.DataFrame) -> HTML:
+    """The claim ledger as one block per statement, readable on a phone."""
+    blocks = []
+    for row in ledger.itertuples():
+        text = {name: html.escape(str(value)) for name, value in row._asdict().items()}
+        style = "inconsistent" if row.verdict.startswith("inconsistent") else row.verdict.split(" with")[0]
+        style = style.replace(" ", "-")
+        blocks.append(
+            f'<li class="{style}-edge"><span class="where">{text["section"]}</span>'
+            f'<span class="verdict {style}">{text["verdict"]}</span><strong>{text["statement"]}</strong>'
+            f'<span class="values">paper: {text["published"]} · here: {text["ours"]} '
+            f'· tolerance: {text["tolerance"]}</span><p class="why">{text["why"]}</p></li>'
+        )
+    return HTML(f'<ol class="claims">{"".join(blocks)}</ol>')
+
+
+def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: str = "") -> pd.DataFrame:
+    """Every trained model with its scores and the way to its training page, which stands in `folder`."""
+    shown, first = summary.reset_index(), {run.model: run.seed for run in reversed(runs)}
+    return pd.DataFrame(
+        {
+            "model": [LABELS[m] for m in shown["model"]],
+            "mIoU": shown["miou"],
+            "95 % interval": [interval(row) for _, row in shown.iterrows()],
+            "mPA": shown["mpa"],
+            **{f"IoU {name.replace('_', ' ')}": shown[f"IoU {name}"] for name in study.data.class_names},
+            "seeds": shown["seeds"].astype(int),
+            **({"SD over seeds": shown["seed_deviation"]} if (shown["seeds"] > 1).any() else {}),
+            "pictures seen": shown["model"].map({run.model: run.metrics["images_seen"] for run in runs}),
+            "train min": shown["train_minutes"],
+            "page": [f"{folder}03_train_{m}_seed{first[m]}.html" for m in shown["model"]],
+        }
+    )
+
+
+def speed(measured: pd.DataFrame) -> pd.DataFrame:
+    """A table of speeds for reading: models by their short names, shares in per cent."""
+    shown = measured.reset_index()
+    shown["model"] = [SHORT[model] for model in shown["model"]]
+    if "share_of_peak" in shown:
+        shown["share_of_peak"] = [f"{100 * share:.0f} %" for share in shown["share_of_peak"]]
+    return shown.rename(columns=lambda name: "TFLOP/s" if name == "tflops" else name.replace("_", " "))

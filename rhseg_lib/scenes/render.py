@@ -1,0 +1,103 @@
+"""Procedural photographs of RH immersion tubes after a dip, with exact truth.
+
+A scene is rendered as a camera would see it: in linear light the plant hall, the vessel, the ladle, one or
+two tubes and what hangs in front; then haze, bloom, blur, exposure and sensor. Geometry is in fractions of
+the frame, so that (seed, index) is the same scene at every size. On a tube, `u` runs from -1 to 1 across the
+visible half and `v` down the axis, zero in the middle of the slag band.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+
+from rhseg_lib.errors import StudyError
+from rhseg_lib.scenes.look import draw_look, fractal_noise, gaussian_blur
+from rhseg_lib.scenes.paint import cover, expose, paint_air, paint_foreground, paint_hall, paint_ladle, paint_vessel
+from rhseg_lib.scenes.tube import paint_tube
+
+CLASSES = ("background", "immersion_tube", "slag_layer")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene of S x S pixels with its truth; what belongs to a tube is one value per tube."""
+
+    image: np.ndarray  # (S, S, 3) uint8 RGB, before JPEG
+    mask: np.ndarray  # (S, S) uint8, exact: 0 background, 1 immersion tube, 2 slag on the tube
+    annotations: tuple[list[tuple[str, np.ndarray]], ...]  # per annotator: label, (N, 2) x, y; painting order
+    mm_per_pixel: tuple[float, ...]  # at the tube's axis, at this image size
+    thickness_mm: tuple[float, ...]  # mean height of the slag band along the axis, over the visible width
+    jpeg_quality: int
+
+
+def _annotate(rng, drawn, bias):
+    """One annotator's polygons; `drawn` is the mask in which only thick things hide the tube."""
+    size, shapes, hand = len(drawn), [], 0.004 * fractal_noise(rng, drawn.shape, 6, 3)
+    distance = partial(cv2.distanceTransform, distanceType=cv2.DIST_L2, maskSize=5)
+    for label, region, least, smear in ((1, drawn > 0, 0.004, 0.006), (2, drawn == 2, 0.0015, 0.011)):
+        inside = (gaussian_blur(region.astype(np.float32), smear) > 0.5).astype(np.uint8)
+        seen = (distance(inside) - distance(1 - inside)) / size + bias + hand > 0
+        for contour in cv2.findContours(seen.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
+            if cv2.contourArea(contour) < least * size**2:
+                continue
+            clicks, tolerance = contour, 0.003 * size
+            while len(clicks) > 36 or clicks is contour:
+                clicks, tolerance = cv2.approxPolyDP(contour, tolerance, True), 1.2 * tolerance
+            slip = rng.normal(0, 0.003 * size, (len(clicks), 2)) + rng.normal(0, 0.0018 * size, 2)
+            shapes.append((CLASSES[label], np.clip(clicks[:, 0] + slip, 0, size - 1)))
+    return shapes
+
+
+def check_size(seed, index, size):
+    if size < 64 or seed < 0 or index < 0:
+        where = f"seed={seed}, index={index}, size={size}"
+        raise StudyError("no such scene", where=where, mend="take size >= 64, seed >= 0 and index >= 0")
+
+
+def render_scene(seed: int, index: int, size: int = 512) -> Scene:
+    """Render one scene; the same (seed, index) is the same scene at every size.
+
+    Parameters
+    ----------
+    seed, index : int
+        The data set's seed and the scene's number, 0 or more.
+    size : int
+        Edge length in pixels; below 64, or with a negative seed or index, StudyError.
+    """
+    check_size(seed, index, size)
+    streams = [np.random.default_rng([seed, index, part]) for part in range(11)]  # one per part of the scene
+    look = draw_look(streams[0], size)
+    tubes = [((look.band_x, look.band_y), look.radius)]
+    if look.two_tubes:  # the second stands where there is more room, and may lie wholly outside
+        reach, scale = math.copysign(look.spacing_r * look.radius, 0.5 - look.band_x), look.second_scale
+        second = look.band_x + reach * look.cosine, look.band_y - reach * look.sine + 0.3 * (scale - 1)
+        if -0.3 * look.radius < second[0] < 1 + 0.3 * look.radius:
+            tubes.append((second, look.radius * scale))
+
+    canvas, mask = paint_hall(look, streams[1]), np.zeros((size, size), np.uint8)
+    if look.ladle:
+        ladle, whole, front = paint_ladle(look, streams[2], *tubes[0])
+        cover(canvas, whole, ladle)
+    paint_vessel(look, streams[3], canvas, tubes)
+    heights = [paint_tube(look, streams[4 + k], canvas, mask, *tube) for k, tube in enumerate(tubes)]
+    if look.ladle:
+        cover(canvas, front, ladle)
+        mask[front > 0.5] = 0
+    thick, hidden = paint_foreground(look, streams[6], canvas)
+    drawn = mask * ~thick
+    mask[hidden] = 0
+    paint_air(look, streams[7], canvas)
+    scales = [look.diameter_mm / (2 * radius) for _, radius in tubes]  # millimetres per frame
+    return Scene(
+        image=expose(look, streams[8], canvas, mask),
+        mask=mask,
+        annotations=(_annotate(streams[9], drawn, 0.0018), _annotate(streams[10], drawn, -0.0018)),
+        mm_per_pixel=tuple(scale / size for scale in scales),
+        thickness_mm=tuple(height * scale for height, scale in zip(heights, scales, strict=True)),
+        jpeg_quality=int(streams[0].integers(72, 96)),
+    )

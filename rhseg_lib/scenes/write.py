@@ -1,0 +1,88 @@
+"""Scenes on disk: images, the annotations of two annotators, exact masks, and `truth.parquet`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import pandas as pd
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from rhseg_lib.errors import StudyError
+from rhseg_lib.files import write_atomically
+from rhseg_lib.scenes.render import check_size, render_scene
+from rhseg_lib.sources.labelme import write_annotation
+
+PALETTE = (0, 0, 0, 128, 0, 0, 0, 128, 0)
+
+
+def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers: int, first_index: int = 0) -> None:
+    """Write scenes with both annotators' polygons and the truth; those already there are kept.
+
+    Parameters
+    ----------
+    folder : Path
+        Receives `scene_0000.jpg`, Labelme's `scene_0000.json` and `second/scene_0000.json`, the exact mask
+        `truth/scene_0000.png`, and last `truth.parquet`: scene, tube, mm_per_pixel, thickness_mm per tube.
+    num_scenes, size, seed, first_index : int
+        Scenes first_index, first_index + 1, ... of `render_scene`.
+    workers : int
+        Processes, 0 for one per processor; the bytes do not depend on it.
+
+    Raises
+    ------
+    StudyError
+        If a parameter is out of range, or the folder holds scenes of another seed or size.
+    """
+    check_size(seed, first_index, size)
+    if num_scenes < 1 or workers < 0:
+        where = f"num_scenes={num_scenes}, workers={workers}"
+        raise StudyError("nothing to write", where=where, mend="take num_scenes >= 1 and workers >= 0")
+    for part in ("second", "truth"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    spawn = get_context("spawn")  # a fork of a process that runs threads, as torch's do, may hang
+    with ProcessPoolExecutor(workers or os.cpu_count(), spawn, cv2.setNumThreads, (1,)) as pool:
+        indices = range(first_index, first_index + num_scenes)
+        scenes = tqdm(pool.map(partial(_write_scene, folder, size, seed), indices), "scenes", num_scenes)
+        table = pd.DataFrame([row for rows in scenes for row in rows])
+    write_atomically(folder / "truth.parquet", table.to_parquet(index=False))
+
+
+def _write_scene(folder, size, seed, index):
+    """Write the files of one scene, the mask last: it carries the scene's rows of the truth, returned."""
+    name = f"scene_{index:04d}"
+    picture, first, second = (
+        folder / f"{name}.jpg",
+        folder / f"{name}.json",
+        folder / "second" / f"{name}.json",
+    )
+    truth = folder / "truth" / f"{name}.png"
+    if not all(path.exists() for path in (picture, first, second, truth)):
+        scene, jpeg, png, note = render_scene(seed, index, size), io.BytesIO(), io.BytesIO(), PngInfo()
+        Image.fromarray(scene.image).save(jpeg, "JPEG", quality=scene.jpeg_quality)
+        write_atomically(picture, jpeg.getvalue())
+        drawn = partial(write_annotation, height=size, width=size)
+        drawn(first, image_path=picture.name, shapes=scene.annotations[0])
+        drawn(second, image_path=f"../{picture.name}", shapes=scene.annotations[1])
+        columns = ("scene", "tube", "mm_per_pixel", "thickness_mm")
+        tubes = enumerate(zip(scene.mm_per_pixel, scene.thickness_mm, strict=True))
+        rows = [dict(zip(columns, (name, tube, *values), strict=True)) for tube, values in tubes]
+        note.add_text("truth", json.dumps({"seed": seed, "size": size, "rows": rows}))
+        mask = Image.fromarray(scene.mask)
+        mask.putpalette(PALETTE)
+        mask.save(png, "PNG", pnginfo=note)
+        write_atomically(truth, png.getvalue())
+    with Image.open(truth) as mask:
+        found = json.loads(mask.text["truth"])
+    if (found["seed"], found["size"]) != (seed, size):
+        what = f"the folder holds scenes of seed {found['seed']} and size {found['size']}"
+        raise StudyError(what, where=truth, mend="give an empty folder, or that seed and size")
+    return found["rows"]

@@ -1,0 +1,283 @@
+"""Labelme JSON: read, check and write annotations.
+
+As in Labelme, an embedded image wins over the file it names, and EXIF turns an image read from a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from rhseg_lib.errors import StudyError
+from rhseg_lib.files import write_atomically
+from rhseg_lib.sources.checks import Fault, refuse, shortened, told_path, unplaced
+from rhseg_lib.sources.images import decode, to_rgb
+from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
+
+MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL takes seconds for as many points
+POINT_COUNTS = {  # least and most points that make the shape
+    "polygon": (3, MAX_POINTS),
+    "oriented_rectangle": (4, 4),
+    "rectangle": (2, 2),
+    "circle": (2, 2),
+    "line": (2, 2),
+    "linestrip": (2, MAX_POINTS),
+    "point": (1, 1),
+    "mask": (2, 2),
+}
+WRITTEN_SHAPE = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
+REDRAW = "delete the shape in Labelme and draw it again"
+SAVE_AGAIN = "open the picture in Labelme and save it again"
+MOVE_OUT = "save it again in Labelme, or move it out of the folder"
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A picture and what was drawn on it."""
+
+    path: Path
+    image: np.ndarray  # (H, W, 3) uint8 RGB; smaller if it may be
+    shapes: tuple[Shape, ...]
+    size: tuple[int, int]  # width and height of the picture in pixels, to which the shapes belong
+    digest: str  # SHA-256 of the picture's bytes as stored
+
+
+def write_annotation(
+    path: Path, *, image_path: str, shapes: list[tuple[str, np.ndarray]], height: int, width: int
+) -> None:
+    """Write polygons as Labelme 5 JSON that names its picture rather than embedding it.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file to write; replaced at once, never half-written.
+    image_path : str
+        The picture, relative to the folder of `path`, with forward slashes.
+    shapes : list of (str, (N, 2) float array)
+        Label and x, y corners in pixels, in painting order: later shapes lie on top.
+    height, width : int
+        Size of the picture in pixels.
+    """
+    document = {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": [
+            {"label": label, "points": np.asarray(points, float).round(2).tolist(), **WRITTEN_SHAPE}
+            for label, points in shapes
+        ],
+        "imagePath": image_path,
+        "imageData": None,
+        "imageHeight": int(height),
+        "imageWidth": int(width),
+    }
+    write_atomically(Path(path), json.dumps(document, indent=1).encode())
+
+
+def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annotation:
+    """Read one annotation with its picture.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file.
+    root : Path
+        The folder the user gave; a picture outside it is refused.
+    labels : dict of str to int
+        The known labels, as `label_ids` gives them.
+
+    Raises
+    ------
+    StudyError
+        With every fault of the file and how to mend it.
+    """
+    annotation, faults = examine(path, root=root, labels=labels)
+    refuse(faults, path)
+    return annotation
+
+
+def examine(
+    path: Path, *, root: Path, labels: dict[str, int], least_side: int = 0
+) -> tuple[Annotation | None, list[Fault]]:
+    """`read_annotation` that returns the faults; the annotation is None if there are any.
+
+    With a `least_side`, a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its longer
+    side has that many pixels: twice as fast, in a fraction of the memory, and truncation is found all the same.
+    """
+    file, faults, shapes, image, size, digest = told_path(path, root), [], [], None, None, ""
+    try:
+        document = read_document(path)
+    except StudyError as error:
+        return None, [Fault(file, None, error.what, error.mend)]
+    try:
+        image, size, digest = _read_image(document, path, root, least_side)
+    except StudyError as error:
+        faults.append(Fault(file, None, error.what, error.mend))
+    for index, item in enumerate(document["shapes"]):
+        try:
+            shapes.append(_read_shape(item, labels, size, _major_version(document)))
+        except StudyError as error:
+            faults.append(Fault(file, index, error.what, error.mend))
+    return (None if faults else Annotation(path, image, tuple(shapes), size, digest)), faults
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unplaced(f"cannot be opened ({error.strerror})", "allow the file to be read, or copy it again") from error
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON; of a key given twice, one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise unplaced(f"the key {shortened(twice)} is given twice", SAVE_AGAIN)
+    return found
+
+
+def read_json(path: Path) -> bytes:
+    if path.is_dir():
+        raise unplaced("a link to another folder, which is not followed", "put the folder itself there")
+    if not path.is_file():
+        raise unplaced("not a file, or a link to nothing", MOVE_OUT)
+    return _read_bytes(path)
+
+
+def read_document(path: Path) -> dict:
+    return _parse(read_json(path))
+
+
+@lru_cache(maxsize=1)  # a file is looked at twice: whether it changed, and what it says
+def _parse(content: bytes) -> dict:
+    if not content.strip():
+        raise unplaced("an empty file", "annotate the picture anew, or move the file out of the folder")
+    try:
+        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_each_once)
+    except UnicodeDecodeError as error:
+        raise unplaced("not text in UTF-8", "save it as UTF-8 in a text editor, or again in Labelme") from error
+    except (ValueError, RecursionError) as error:
+        raise unplaced(f"not JSON ({error})", MOVE_OUT) from error
+    if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
+        raise unplaced("no list 'shapes', so not Labelme's", MOVE_OUT)
+    if not document["shapes"]:
+        raise unplaced("no shapes", f"annotate it, or draw one '{BACKGROUND_LABELS[0]}' shape if all is background")
+    if len(document["shapes"]) > MAX_SHAPES:
+        raise unplaced(f"{len(document['shapes'])} shapes, more than {MAX_SHAPES}", MOVE_OUT)
+    return document
+
+
+def _major_version(document: dict) -> int:
+    """Of the Labelme that wrote the file; 0 if it does not say."""
+    found = re.match(r"(\d{1,3})\.", str(document.get("version")))
+    return int(found[1]) if found else 0
+
+
+def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tuple[np.ndarray, tuple[int, int], str]:
+    """The picture the shapes were drawn on, (H, W, 3) uint8 RGB, perhaps reduced; its full size; its digest."""
+    embedded = document.get("imageData")
+    if embedded is None:
+        content = _read_bytes(find_image(document.get("imagePath"), path, root))
+    else:
+        content = _from_base64(embedded)
+    image, size = decode(content, turn=embedded is None, least_side=least_side)  # Labelme embeds turned pictures
+    stated = document.get("imageWidth"), document.get("imageHeight")
+    if any(side not in (None, found) for side, found in zip(stated, size, strict=True)):
+        said = "x".join("?" if side is None else shortened(side) for side in stated)
+        what = "the JSON says {} pixels, the picture has {}x{}".format(said, *size)
+        raise unplaced(what, "bring back the picture that was annotated, or annotate this one anew")
+    return to_rgb(image), size, sha256(content).hexdigest()
+
+
+def find_image(named: object, path: Path, root: Path) -> Path:
+    """The file that ``imagePath`` names, relative to the JSON, with either kind of slash, inside `root`."""
+    if not isinstance(named, str) or not named:
+        raise unplaced("neither 'imageData' nor 'imagePath'", SAVE_AGAIN)
+    relative = PureWindowsPath(named)
+    if relative.anchor:
+        raise unplaced(f"'imagePath' is absolute: {shortened(named)}", "put the picture beside the JSON; name it alone")
+    try:
+        found = (path.parent / relative.as_posix()).resolve()
+        if not found.is_relative_to(root.resolve()):
+            raise unplaced(
+                f"'imagePath' leads out of the folder: {shortened(named)}", "put the picture beside the JSON"
+            )
+        there = found.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, a link to itself, a sign that no path has
+        there = False
+    if not there:
+        raise unplaced(f"the picture is not there: {shortened(named)}", "put it there, or correct 'imagePath'")
+    return found
+
+
+def _from_base64(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise unplaced("embedded data that is not text", SAVE_AGAIN)
+    try:
+        return base64.b64decode(text)
+    except ValueError as error:
+        raise unplaced(f"broken base64 ({error})", SAVE_AGAIN) from error
+
+
+def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | None, version: int) -> Shape:
+    """One checked entry of ``shapes``; `size` is (width, height) of the picture if that could be read."""
+    if not isinstance(item, dict) or not {"label", "points"} <= item.keys():
+        raise unplaced("no 'label' or no 'points'", REDRAW)
+    label, kind, mask = item["label"], item.get("shape_type") or "polygon", None
+    if not isinstance(label, str) or label not in labels:
+        raise unplaced(f"unknown label {shortened(label)}", _mend_label(label, labels))
+    if not isinstance(kind, str) or kind not in POINT_COUNTS:
+        raise unplaced(f"unknown shape type {shortened(kind)}", "draw it as a polygon")
+    points = item["points"]
+    if not isinstance(points, list):
+        raise unplaced("'points' is not a list of x, y pairs", REDRAW)
+    least, most = POINT_COUNTS[kind]
+    if not least <= len(points) <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        raise unplaced(f"a {kind} of {len(points)} point(s) instead of {wanted}", REDRAW)
+    points = _read_points(points)
+    if size is not None:
+        reach = max(size) / 2  # a little outside is a slip of the hand; this far is another picture
+        if (points < -reach).any() or (points > np.add(size, reach)).any():
+            what = "points far outside the picture of {}x{} pixels".format(*size)
+            raise unplaced(what, "check that the JSON belongs to this picture, or draw the shape again")
+    if kind == "mask":
+        points = points if version >= 7 else np.trunc(points)
+        mask = np.asarray(decode(_from_base64(item.get("mask")), turn=False)[0]) > 0
+        box = np.ptp(points.round(), axis=0).astype(int)[::-1] + 1  # both corners belong to it
+        if mask.ndim != 2 or np.abs(box - mask.shape).max() > 1:
+            raise unplaced(f"a mask of {mask.shape[::-1]} pixels in a box of {(*box[::-1].tolist(),)}", REDRAW)
+        if (points == points.round()).all():  # between pixels, Labelme goes by the mask's own size
+            mask = mask[: box[0], : box[1]]
+    return Shape(label, points, kind, item.get("group_id"), mask, round_turns=version >= 7)
+
+
+def _read_points(points: list) -> np.ndarray:
+    """(N, 2) float64 of checked x, y pairs."""
+    for point in points:
+        if not isinstance(point, list) or len(point) != 2 or not {*map(type, point)} <= {int, float}:
+            raise unplaced("'points' is not a list of x, y pairs", REDRAW)
+    try:
+        found = np.array(points, dtype=np.float64)
+    except OverflowError:  # an integer of hundreds of digits
+        found = np.full((1, 2), np.inf)
+    if not np.isfinite(found).all():
+        raise unplaced("a coordinate that is not a finite number", REDRAW)
+    return found
+
+
+def _mend_label(label: object, labels: dict[str, int]) -> str:
+    own = [known for known in labels if known not in BACKGROUND_LABELS]
+    known = {name.casefold(): name for name in own}
+    near = get_close_matches(label[:60].strip().casefold(), known, n=1, cutoff=0.55) if isinstance(label, str) else []
+    use = f"did you mean {known[near[0]]!r}? rename it" if near else f"use one of {', '.join(own)}"
+    return f"{use}, or add it to a list of labels in the profile"

@@ -1,0 +1,234 @@
+"""A ready VOC tree as a source of pictures with masks.
+
+    JPEGImages/*                          .jpg, .jpeg, .png or .bmp
+    SegmentationClass/*.png               class ids (palette or grey), or RGB in VOC's colours; 255 is ignored
+    ImageSets/Segmentation/train.txt      in its place trainval.txt without the names of the test part
+    ImageSets/Segmentation/test.txt       in its place val.txt
+
+An empty list is as good as none. Without lists all pictures are taken, and the study splits them.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rhseg_lib.errors import StudyError
+from rhseg_lib.sources.checks import Fault, refuse
+from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, to_rgb
+
+IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")  # formats of masks
+COPY_AGAIN = "copy it again from its source"
+AS_IDS = (
+    "save it as PNG of one channel with class ids: 0 background, 1, 2, … as the profile names the classes, 255 ignore"
+)
+RESPLIT = "correct the list, or set 'split: grouped' to do without lists"
+
+
+@dataclass(frozen=True)
+class VocTree:
+    """A folder in VOC's layout, as a source with the members of `labelme.LabelmeFolder`."""
+
+    folder: Path
+    classes: tuple[str, ...]  # of mask values 1, 2, ...
+    own_split: bool  # whether its lists, if it has any, choose the pictures and split them
+
+    def names(self) -> dict[str, Path]:
+        """The name of each picture -> its file, sorted by name; StudyError lists what is missing or double."""
+        return self._survey()[0]
+
+    def given_split(self) -> tuple[list[str] | None, list[str]]:
+        """The names to test on by the tree's own lists, None without lists; and what the user should know of it."""
+        return self._survey()[1:]
+
+    def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
+        """One picture with its mask, or every fault of the two."""
+        faults, image, mask, drawn = [], None, None, self._mask_of(path)
+        try:
+            image = to_rgb(ImageOps.exif_transpose(_load(path)))  # (H, W, 3)
+        except StudyError as error:
+            faults.append(_fault(path.relative_to(self.folder), error.what, error.mend))
+        try:
+            mask = _read_mask(drawn, len(self.classes))  # (H, W)
+            if image is not None and mask.shape != image.shape[:2]:
+                what = "a mask of {1}x{0} pixels for a picture of {3}x{2}".format(*mask.shape, *image.shape[:2])
+                raise StudyError(what, where=drawn, mend="bring back the picture it was drawn on, or draw it anew")
+        except StudyError as error:
+            faults.append(_fault(drawn.relative_to(self.folder), error.what, error.mend))
+        return (None if faults else Picture(image, mask, Counter())), faults
+
+    def fingerprint(self, path: Path) -> str:
+        """Another one when size or time of a picture or of its mask changes."""
+        states = [file.stat() for file in (path, self._mask_of(path))]
+        return " ".join(f"{state.st_size}/{state.st_mtime_ns}" for state in states)
+
+    def _mask_of(self, path: Path) -> Path:
+        usual = self.folder / MASKS / f"{path.stem}.png"
+        return usual if usual.is_file() else self._by_name(MASKS, None, []).get(path.stem, usual)
+
+    def _survey(self) -> tuple[dict[str, Path], list[str] | None, list[str]]:
+        """Names, names to test on and notes; by the names of the files and the lists alone."""
+        faults, notes, test = [], [], None
+        images, masks = self._by_name(IMAGES, IMAGE_SUFFIXES, faults), self._by_name(MASKS, None, faults)
+        wanted = images.keys() | masks.keys()
+        if self.own_split:
+            parts = self._read_lists(images, faults, notes)
+            if parts is None:
+                notes.append("The tree has no lists of train and test: the study split it.")
+            else:
+                test, wanted = parts["test"], {*parts["train"], *parts["test"]}
+                left_out = len(images.keys() - wanted)
+                if left_out:
+                    notes.append(f"{left_out} pictures of {IMAGES} are in neither list and left out.")
+        for name in sorted(wanted):
+            if name not in masks and name in images:
+                mend = f"add {MASKS}/{name}.png, or take the picture out"
+                faults.append(_fault(images[name].relative_to(self.folder), "no mask for this picture", mend))
+            elif name not in images and test is None:
+                mend = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or take the mask out"
+                faults.append(_fault(masks[name].relative_to(self.folder), "no picture for this mask", mend))
+            if name != name.strip() or not name.isprintable():
+                faults.append(_fault(repr(name), "a name that no list can hold", "rename picture and mask"))
+        refuse(faults, self.folder)
+        if not wanted:
+            raise StudyError("no pictures in the tree", where=self.folder / IMAGES, mend="put pictures and masks there")
+        return {name: images[name] for name in sorted(wanted)}, test, notes
+
+    def _by_name(self, inner: str, suffixes: tuple[str, ...] | None, faults: list[Fault]) -> dict[str, Path]:
+        """The files of a folder by their names without suffix; hidden ones and those of other suffixes are no input."""
+        folder, found = self.folder / inner, {}
+        if not folder.is_dir():
+            mend = f"give the folder that holds {IMAGES}, {MASKS} and {LISTS}"
+            raise StudyError(f"no folder '{inner}'", where=self.folder, mend=mend)
+        for path in sorted(folder.iterdir()):
+            if path.name[0] == "." or not path.is_file() or (suffixes and path.suffix.lower() not in suffixes):
+                continue
+            if path.stem in found:
+                what = f"{found[path.stem].name} has the same name"
+                faults.append(_fault(path.relative_to(self.folder), what, "rename one of them, or take it out"))
+            found[path.stem] = path
+        return found
+
+    def _read_lists(self, images: dict[str, Path], faults: list[Fault], notes: list[str]) -> dict | None:
+        """Names in ``train`` and ``test``, or None if no list holds a name."""
+        lists = {name: self._read_list(name, faults) for name in ("train", "trainval", "test", "val")}
+        if not any(lists.values()):
+            return None
+        chosen = {"train": "train" if lists["train"] else "trainval", "test": "test" if lists["test"] else "val"}
+        parts = {part: lists[name] for part, name in chosen.items()}
+        if chosen["train"] == "trainval":
+            notes.append("There is no train.txt with names: trainval.txt trains, without the names of the test part.")
+            parts["train"] = [name for name in parts["train"] if name not in set(parts["test"])]
+        if chosen["test"] == "val":
+            notes.append("There is no test.txt with names: val.txt is the test part.")
+        for part, names in parts.items():
+            file = f"{LISTS}/{chosen[part]}.txt"
+            if not names:
+                faults.append(
+                    _fault(f"{LISTS}/{part}.txt", "not there, or without names, while other lists are", RESPLIT)
+                )
+            for name in names:
+                if "/" in name or "\\" in name:
+                    faults.append(_fault(file, f"'{name}' is a path", "list names alone, without folders"))
+                elif name not in images and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                    faults.append(_fault(file, f"'{name}' is named with its suffix", "list names without suffixes"))
+                elif name not in images:
+                    faults.append(_fault(file, f"no picture is named '{name}'", f"add it to {IMAGES}, or {RESPLIT}"))
+        for name in sorted({*parts["train"]} & {*parts["test"]}):
+            what = f"'{name}' is in {chosen['train']}.txt, too"
+            faults.append(_fault(f"{LISTS}/{chosen['test']}.txt", what, "a picture either trains or tests: " + RESPLIT))
+        return parts
+
+    def _read_list(self, name: str, faults: list[Fault]) -> list[str]:
+        """The names in a list, each once, whatever its line ends, blank lines and spaces; none if it is not there."""
+        path = self.folder / LISTS / f"{name}.txt"
+        try:
+            lines = path.read_bytes().decode("utf-8-sig").splitlines() if path.is_file() else []
+        except UnicodeDecodeError:
+            faults.append(_fault(path.relative_to(self.folder), "not text in UTF-8", "save it as UTF-8"))
+            return []
+        return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def _fault(file: Path | str, what: str, mend: str) -> Fault:
+    return Fault(file.as_posix() if isinstance(file, Path) else file, None, what, mend)
+
+
+def _load(path: Path) -> Image.Image:
+    """A picture decoded to its last pixel, so that a truncated one is found."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(path.read_bytes()), formats=(*LOSSLESS, "JPEG", "WEBP"))
+        image.load()
+        return image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
+        raise StudyError(what, where=path, mend="make picture and mask smaller") from error
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise on broken files
+        raise StudyError(f"cannot be read ({error})", where=path, mend=COPY_AGAIN) from error
+
+
+def _read_mask(path: Path, num_classes: int) -> np.ndarray:
+    """(H, W) uint8 with values 0 to `num_classes` and 255; StudyError for anything else."""
+
+    def refuse_mask(what: str, mend: str = AS_IDS) -> None:
+        raise StudyError(what, where=path, mend=mend)
+
+    image = _load(path)
+    if image.format not in LOSSLESS:
+        refuse_mask(f"a mask in {image.format} format, which changes class ids")
+    if image.mode == "RGBA" and image.getextrema()[3] == (255, 255):
+        image = image.convert("RGB")
+    if image.mode not in ("P", "L", "1", "RGB"):
+        bits = ", of 16 bits or more" if image.mode.startswith(("I", "F")) else ""
+        refuse_mask(f"a mask of kind {image.mode}{bits}")
+    mask, unknown = np.asarray(image), []
+    if image.mode == "RGB":
+        mask, unknown = _ids_of_colours(mask)
+    mask = mask.astype(np.uint8)
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+    if unknown == [(255, 255, 255)] or (not unknown and _looks_binary(mask, values)):
+        mend = f"{AS_IDS}; where 255 does mean ignore and nothing else is shown, leave the picture out"
+        refuse_mask("this looks like a 0/255 mask; class ids are 0, 1, 2, …; 255 means ignore", mend)
+    if unknown:
+        named = ", ".join(map(str, unknown[:6])) + (", …" if len(unknown) > 6 else "")
+        refuse_mask(f"an RGB mask with {len(unknown)} colour(s) that VOC's palette lacks: {named}")
+    outside = [value for value in values if num_classes < value < IGNORE_INDEX]
+    if outside:
+        named = ", ".join(map(str, outside[:8])) + (", …" if len(outside) > 8 else "")
+        mend = "name all classes in the profile, in the order of their ids, or correct the mask"
+        refuse_mask(f"mask values that belong to no class: {named}; the classes are 1 to {num_classes}", mend)
+    if image.mode == "P":
+        colours = np.reshape(image.getpalette(), (-1, 3)).tolist()
+        known = {tuple(colour): value for value, colour in enumerate(VOC_PALETTE[: num_classes + 1].tolist()) if value}
+        for value in values[: np.searchsorted(values, len(colours))]:
+            meant = known.get(tuple(colours[value]), value)
+            if meant != value:
+                refuse_mask(f"the palette paints value {value} in VOC's colour of class {meant}")
+    return mask
+
+
+def _looks_binary(mask: np.ndarray, values: list[int]) -> bool:
+    """Whether 255 is not just a margin around a picture without any class, but drawn inside it."""
+    if values != [0, IGNORE_INDEX]:
+        return False
+    inner = mask[(mask == 0).any(1)][:, (mask == 0).any(0)]
+    return bool((inner == IGNORE_INDEX).any())
+
+
+def _ids_of_colours(colours: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Values of VOC's colours, (H, W, 3) -> (H, W); and the colours that are none of them."""
+    weights = np.array([1 << 16, 1 << 8, 1])
+    found, places = np.unique(colours @ weights, return_inverse=True)
+    ids = {code: value for value, code in enumerate((VOC_PALETTE @ weights).tolist())}
+    unknown = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist() if code not in ids]
+    return np.array([ids.get(code, 0) for code in found.tolist()])[places].reshape(colours.shape[:2]), unknown

@@ -1,0 +1,237 @@
+"""How fast a training step and a prediction are, switch by switch, against the plain loop; all in one process."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rhseg_lib.catalogue import PROPOSED
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.batches import DecodedBatches, normalize
+from rhseg_lib.evaluation.provenance import cpu_name
+from rhseg_lib.models import build_model
+from rhseg_lib.models.complexity import latency_ms
+from rhseg_lib.profile import Profile, Recipe
+from rhseg_lib.sources.images import IGNORE_INDEX
+from rhseg_lib.training.fit import fit
+
+PLAIN = "plain loop"
+SWITCHES: dict[str, dict[str, Any]] = {  # each is added to those above it
+    "+ data on the device": {"dataset_on_device": True},
+    "+ channels_last": {"channels_last": True},
+    "+ bf16": {"precision": "bf16"},
+    "+ torch.compile": {"compile": "default"},
+    "+ CUDA graphs": {"compile": "cuda_graphs"},
+}
+ON_CPU = ("+ data on the device", "+ channels_last")  # a CPU would emulate bf16 and compile for minutes
+SMALL = (PROPOSED, "fcn_resnet50")  # what a CPU measures
+
+
+def device() -> torch.device:
+    """Where this machine trains."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """What the figures belong to; of a CPU, how many threads besides."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{cpu_name()}, {torch.get_num_threads()} thread(s)"
+
+
+def steps() -> int:
+    """Training steps that make a timing on this machine."""
+    return 50 if device().type == "cuda" else 2
+
+
+def measured_models(study: Profile) -> list[str]:
+    """All of the profile's models on a GPU; on a CPU two of them."""
+    return [m for m in study.models if device().type == "cuda" or m in SMALL] or list(study.models[:1])
+
+
+def ladder(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """The plain loop's recipe, then one switch more each time, as far as this machine has use for them."""
+    off = {"dataset_on_device": False, "channels_last": False, "precision": "32", "compile": "off"}
+    same = {"optimizer": "sgd", "learning_rate": 1e-4, "min_learning_rate": 1e-4}
+    same |= {"dice_weight": 0.0, "recompute_batchnorm": False}
+    recipe = recipe.model_copy(update=off | same)
+    yield PLAIN, recipe
+    for name, change in SWITCHES.items():
+        if device().type == "cuda" or name in ON_CPU:
+            recipe = recipe.model_copy(update=change)
+            yield name, recipe
+
+
+def training_speed(study: Profile, models: list[str], *, steps: int, repeats: int) -> pd.DataFrame:
+    """Measure training on the study's pictures.
+
+    Parameters
+    ----------
+    study : Profile
+    models : list of str
+    steps, repeats : int
+        Steps of one timing, and timings; one more goes before them, to warm up.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by model and step of the ladder: `batch`, `samples_per_second` (median), `lowest`, `highest`,
+        `times_plain`, and on a GPU `peak_gb`, the memory that PyTorch held at most.
+    """
+    rows = {}
+    for model in models:
+        for name, recipe in ladder(study.recipe_of(model)):
+            torch._dynamo.reset()
+            if device().type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            measure = plain_rates if name == PLAIN else study_rates
+            rates = measure(model, recipe, study, steps=steps, repeats=repeats)
+            row = {
+                "batch": recipe.batch_size,
+                "samples_per_second": np.median(rates),
+                "lowest": min(rates),
+                "highest": max(rates),
+            }
+            if device().type == "cuda":
+                row["peak_gb"] = torch.cuda.max_memory_reserved() / 1e9
+            rows[model, name] = row
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index = pd.MultiIndex.from_tuples(rows, names=["model", "step"])
+    plain = table["samples_per_second"].xs(PLAIN, level="step")
+    return table.assign(times_plain=table["samples_per_second"] / plain.reindex(table.index, level="model"))
+
+
+def study_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repeats: int) -> list[float]:
+    """Samples per second of this study's training, timing by timing: a short training in a folder thrown away."""
+    short = {"epochs": repeats + 1, "epoch_images": steps * recipe.batch_size, "warmup_epochs": 0.0}
+    with tempfile.TemporaryDirectory() as folder:
+        task = fit(
+            model,
+            voc_folder=study.voc,
+            dataset_hash="",
+            num_classes=len(study.data.class_names),
+            recipe=recipe.model_copy(update=short),
+            seed=0,
+            folder=Path(folder),
+            checkpoint_seconds=float("inf"),
+        )
+    return [steps * recipe.batch_size / row["seconds"] for row in task.history[1:]]
+
+
+def plain_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repeats: int) -> list[float]:
+    """Samples per second of the usual loop: a DataLoader that decodes, float32, the loss read at every step."""
+    torch.backends.cudnn.benchmark = False  # as PyTorch comes; this study's own training turns it on
+    network = build_model(model, num_classes=len(study.data.class_names)).to(device()).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    batches = DecodedBatches(
+        study.voc,
+        voc_tree.read_split(study.voc, "train"),
+        device=device(),
+        batch_size=recipe.batch_size,
+        epoch_images=steps * recipe.batch_size * (repeats + 1),
+        seed=0,
+    )
+    marks, running = [], 0.0
+    for step, (images, masks) in enumerate(batches):
+        if step % steps == 0:
+            marks.append(time.perf_counter())
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(normalize(images)), masks.long(), ignore_index=IGNORE_INDEX)
+        loss.backward()
+        optimizer.step()
+        running += loss.item()
+    marks.append(time.perf_counter())
+    return [steps * recipe.batch_size / (end - start) for start, end in pairwise(marks[1:])]
+
+
+def inference_speed(study: Profile, models: list[str], *, repeats: int) -> pd.DataFrame:
+    """Latency of one picture (ms) and throughput of sixteen (pictures/s), as they come and with the switches.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by model and way: `latency_ms` and its quartiles, `pictures_per_second`.
+    """
+    side, rows = study.data.image_size, {}
+    for model in models:
+        network = build_model(model, num_classes=len(study.data.class_names)).to(device()).eval()
+        for name, way in inference_ways(network).items():
+            single = latency_ms(way, side, side, repeats=repeats, device=str(device()))
+            many = latency_ms(way, side, side, batch=16, repeats=max(repeats // 4, 2), device=str(device()))
+            rows[model, name] = {**single._asdict(), "pictures_per_second": 16_000 / many.median}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename(columns={"median": "latency_ms"})
+    table.index = pd.MultiIndex.from_tuples(rows, names=["model", "way"])
+    return table
+
+
+class Fast(nn.Module):
+    """A network with the switches that its device has use for, for prediction."""
+
+    def __init__(self, network: nn.Module, *, gpu: bool) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        self.gpu, self.run = gpu, None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> logits (B, K, H, W)."""
+        if self.run is None:
+            self.run = torch.compile(self.network, mode="reduce-overhead") if self.gpu else self.network
+        with torch.autocast("cuda", torch.bfloat16) if self.gpu else nullcontext():
+            return self.run(images.contiguous(memory_format=torch.channels_last))
+
+
+def inference_ways(network: nn.Module) -> dict[str, nn.Module]:
+    """The network as it is, and with the switches."""
+    gpu = device().type == "cuda"
+    return {"plain": network, "channels_last, bf16, CUDA graphs" if gpu else "channels_last": Fast(network, gpu=gpu)}
+
+
+def matrix_rate(*, repeats: int = 10) -> float:
+    """Floating-point operations per second of a large matrix product: bf16 on a GPU, float32 on a CPU."""
+    where = device()
+    side, dtype = (8192, torch.bfloat16) if where.type == "cuda" else (2048, torch.float32)
+    one = torch.randn(side, side, device=where, dtype=dtype)
+    return 2 * side**3 / _fastest(lambda: one @ one, repeats)
+
+
+def _fastest(call: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of some calls, each until its result is there."""
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        call()
+        if device().type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[2:])
+
+
+def with_work(speed: pd.DataFrame, gmacs: pd.Series, *, image_size: int, peak: float) -> pd.DataFrame:
+    """Add what the arithmetic amounts to: a backward pass counts as two forward passes.
+
+    Parameters
+    ----------
+    speed : DataFrame
+        As `training_speed` gives it.
+    gmacs : Series
+        Of one picture of 512x512, by model; work grows with the pixels.
+    image_size : int
+    peak : float
+        Operations per second of this device, as `matrix_rate` gives them.
+    """
+    per_sample = 6e9 * gmacs.reindex(speed.index, level="model") * (image_size / 512) ** 2
+    rate = speed["samples_per_second"] * per_sample
+    return speed.assign(tflops=rate / 1e12, share_of_peak=rate / peak)

@@ -1,0 +1,162 @@
+"""What is trained and on what: the model with its loss and schedule, the data in memory (paper, Table 1)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from segmentation_models_pytorch.losses import DiceLoss
+from torch.nn import functional as F
+
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.batches import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation.metrics import confusion_matrices, scores
+from rhseg_lib.models import build_model
+from rhseg_lib.profile import Recipe
+from rhseg_lib.sources.images import IGNORE_INDEX
+
+
+class SlagDataModule(L.LightningDataModule):
+    """Training part of a VOC tree, by default decoded once and kept on the training device.
+
+    Parameters
+    ----------
+    folder : Path
+        VOC tree as ``build.build_voc`` writes it.
+    recipe : Recipe
+        Its batch size, and how many images make an epoch.
+    seed : int
+    """
+
+    def __init__(self, folder: Path, *, recipe: Recipe, seed: int) -> None:
+        super().__init__()
+        self.folder, self.recipe, self.seed = folder, recipe, seed
+
+    def setup(self, stage: str) -> None:
+        self.names = voc_tree.read_split(self.folder, "train")
+        if self.recipe.dataset_on_device:
+            self.images, self.masks = load_tensors(self.folder, self.names)
+
+    def train_dataloader(self) -> Batches:
+        device = self.trainer.strategy.root_device
+        options = {
+            "batch_size": self.recipe.batch_size,
+            "epoch_images": self.recipe.epoch_images,
+            "seed": self.seed,
+            "rank": self.trainer.global_rank,
+            "world_size": self.trainer.world_size,
+        }
+        if not self.recipe.dataset_on_device:
+            return DecodedBatches(self.folder, self.names, device=device, **options)
+        return Batches(self.images.to(device), self.masks.to(device), **options)
+
+
+class SegmentationTask(L.LightningModule):
+    """A model, its loss and its schedule.
+
+    Parameters
+    ----------
+    model_name : str
+        A key of ``rhseg_lib.models.MODELS``.
+    num_classes : int
+    recipe : Recipe
+    seed : int
+        Decides the initial weights, the order of every epoch and every dropout mask.
+    """
+
+    def __init__(self, model_name: str, *, num_classes: int, recipe: Recipe, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.model = build_model(model_name, num_classes=num_classes, pretrained=recipe.pretrained)
+        if recipe.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.dice = DiceLoss("multiclass", ignore_index=IGNORE_INDEX)
+        self.model_name, self.num_classes = model_name, num_classes
+        self.recipe, self.seed = recipe, seed
+        self.history: list[dict[str, float]] = []
+        self.compiled: Callable | None = None
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        images, masks = batch  # (B, 3, H, W) uint8, (B, H, W) uint8
+        if self.recipe.compile == "cuda_graphs":
+            self.zero_grad()  # the last step's gradients lie in memory that the next replay takes
+            torch.compiler.cudagraph_mark_step_begin()
+        loss, predicted = (self.compiled or self.forward_pass)(images, masks)
+        with torch.no_grad():  # summed where they are: nothing here waits for the device
+            self.loss_sum += loss
+            self.matrix += confusion_matrices(masks, predicted, self.num_classes).sum(0)
+        return loss
+
+    def forward_pass(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and most probable classes (B, H, W)."""
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        logits = self.model(normalize(images).contiguous(memory_format=layout)).float()  # (B, K, H, W)
+        loss = F.cross_entropy(logits, masks.long(), ignore_index=IGNORE_INDEX)
+        if self.recipe.dice_weight:
+            loss = loss + self.recipe.dice_weight * self.dice(logits, masks.long())
+        return loss, logits.detach().argmax(1)
+
+    def on_fit_start(self) -> None:
+        mode = {"default": "default", "cuda_graphs": "reduce-overhead"}.get(self.recipe.compile)
+        whole = self.trainer.world_size == 1  # batch norm over several processes breaks the graph
+        self.compiled = torch.compile(self.forward_pass, mode=mode, fullgraph=whole) if mode else None
+
+    def on_fit_end(self) -> None:
+        self.compiled = None  # of no use beyond the fit, and it cannot be copied
+
+    def on_train_epoch_start(self) -> None:
+        self.trainer.train_dataloader.set_epoch(self.current_epoch)
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch) * 64 + self.global_rank)
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        loss = self.trainer.strategy.reduce(self.loss_sum / self.trainer.num_training_batches, reduce_op="mean").item()
+        matrix = self.trainer.strategy.reduce(self.matrix, reduce_op="sum").cpu().numpy()
+        if not math.isfinite(loss):
+            raise StudyError(
+                f"the training loss of {self.model_name} is {loss} in epoch {self.current_epoch + 1}",
+                where=f"learning_rate {self.recipe.learning_rate:g}, {self.recipe.optimizer}",
+                mend=f"lower the learning rate for this model: recipe_for: {{{self.model_name}: {{learning_rate: …}}}}",
+            )
+        row = {
+            "epoch": self.current_epoch + 1,
+            "loss": loss,
+            "train_miou": scores(matrix).miou,
+            "learning_rate": self.optimizers().param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self.started,
+        }
+        self.history.append(row)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        r = self.recipe
+        rate, least = r.rates
+        if r.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.parameters(), lr=rate, momentum=r.momentum, weight_decay=r.weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=r.weight_decay, fused=True)
+        steps = self.trainer.estimated_stepping_batches
+        warmup = round(r.warmup_epochs * steps / r.epochs)
+        floor = least / rate
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
+            return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]

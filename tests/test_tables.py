@@ -7,7 +7,8 @@ import pytest
 
 from rhseg_lib import catalogue
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation import baselines, runs
+from rhseg_lib.evaluation import baselines
+from rhseg_lib.evaluation.runs import Run
 from rhseg_lib.profile import Profile
 from rhseg_lib.report import claims, findings, overlays, sheets, tables
 
@@ -87,7 +88,7 @@ def test_pages_say_what_seeds_and_images_cannot_tell(profile, images, seeds, p_h
     names, models = tuple(map(str, range(images))), (catalogue.DESCRIBED, catalogue.SEPARABLE)
     metrics = {"images_seen": 10, "recipe": profile.recipe.model_dump()}
     ones = np.ones((images, 3, 3), int)
-    runs = [runs.Run(model, seed, metrics, ones, names, names) for model in models for seed in range(seeds)]
+    runs = [Run(model, seed, metrics, ones, names, names) for model in models for seed in range(seeds)]
     ends = {"low": 50.0, "high": 70.0, "weights_low": 52.0, "weights_high": 68.0}
     summary = pd.DataFrame([{"miou": 60.0, **ends}, {"miou": 58.0, **ends}], index=list(models))
     pair = {"first": models[0], "second": models[1], "seeds": "3, 3", "units": images, "difference": 2.0, "needed": 4.0}

@@ -27,7 +27,16 @@ from tqdm import tqdm
 
 from rhseg_lib.dataset.augment import augment
 from rhseg_lib.dataset.split import OPERATIONS, absence_in_words, plan
-from rhseg_lib.dataset.voc_tree import FORMAT, MARK, digests, image_file, image_names, mask_file, tree_hash, write_lists
+from rhseg_lib.dataset.voc_tree import (
+    FORMAT,
+    MARK,
+    digests_of,
+    image_file,
+    image_names,
+    mask_file,
+    tree_hash,
+    write_lists,
+)
 from rhseg_lib.dataset.workers import processes
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import Unfinished, repair, write_atomically
@@ -293,7 +302,7 @@ def _go_on(draft: Unfinished, pictures: dict[str, Path], source: Source, run: Ca
 
 def _still_stands(name: str, path: Path, record: dict, *, source: Source, tree: Path) -> bool:
     try:
-        return source.fingerprint(path) == record["made_of"] and digests(tree, name) == record["sha256"]
+        return source.fingerprint(path) == record["made_of"] and digests_of(tree, name) == record["sha256"]
     except FileNotFoundError:
         return False
 

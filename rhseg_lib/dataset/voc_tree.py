@@ -89,7 +89,7 @@ def verify_voc(voc: Path) -> None:
         seen |= values
     check(not seen <= {0, IGNORE_INDEX}, f"the masks hold no class, only {sorted(seen)}")
     check(
-        tree_hash(parts, {name: digests(voc, name) for name in names}) == dataset["hash"],
+        tree_hash(parts, {name: digests_of(voc, name) for name in names}) == dataset["hash"],
         "files changed since the build",
     )
 
@@ -124,7 +124,7 @@ def image_names(parts: dict[str, list[str]]) -> list[str]:
     return [name for part, names in parts.items() if part != "trainval" for name in names]
 
 
-def digests(voc: Path, name: str) -> list[str]:
+def digests_of(voc: Path, name: str) -> list[str]:
     """SHA-256 of an image and of its mask."""
     return [sha256(path.read_bytes()).hexdigest() for path in (image_file(voc, name), mask_file(voc, name))]
 

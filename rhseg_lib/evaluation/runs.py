@@ -20,6 +20,7 @@ from rhseg_lib.evaluation.metrics import mean_iou, scores
 from rhseg_lib.evaluation.provenance import provenance
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import Profile, Recipe
+from rhseg_lib.sources.images import write_palette_png
 
 
 class Run(NamedTuple):
@@ -66,7 +67,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
             floor = abstention_bound(model, images, masks)
             (folder / "predictions").mkdir(exist_ok=True)
             for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
-                images.write_palette_png(folder / "predictions" / f"{name}.png", prediction)
+                write_palette_png(folder / "predictions" / f"{name}.png", prediction)
     write_atomically(folder / "per_image.parquet", pd.concat(tables).to_parquet())
     made = provenance(profile.root, next(model.parameters()).device)
     card = weights.Card(

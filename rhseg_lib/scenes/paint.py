@@ -11,7 +11,7 @@ import numpy as np
 from rhseg_lib.scenes.look import fractal_noise, gaussian_blur, smooth_step
 
 
-def cover(canvas, alpha, colour):
+def paint_over(canvas, alpha, colour):
     """Cover canvas with colour where alpha is 1."""
     canvas += alpha[..., None].astype(np.float32) * (colour - canvas)
 
@@ -107,13 +107,13 @@ def paint_hall(look, rng):
         joint = np.minimum(0.5 - np.abs(row % 1 - 0.5), brick * (0.5 - np.abs(column % 1 - 0.5)))
         joint = 1 - smooth_step(joint - 0.05, 0.06)
         near = smooth_step(rng.choice((-1, 1)) * (x - start + rng.uniform(-0.15, 0.15) * (y - 0.5)), 0.006)
-        cover(albedo, near, surface * rng.uniform(0.25, 0.8) * (1 - 0.4 * joint)[..., None])
+        paint_over(albedo, near, surface * rng.uniform(0.25, 0.8) * (1 - 0.4 * joint)[..., None])
         relief += near * (height - 0.6 * joint - relief)
     if look.crust:
         place, lumps = fractal_noise(rng, shape, 4, 5), fractal_noise(rng, shape, rng.integers(7, 16), 5)
         crusted = near * smooth_step(place + 0.2 * fine - rng.uniform(0.1, 1.1), 0.12)
         slag, height, slag_heat = slag_surface(look, lumps, fine, mottle)
-        cover(albedo, crusted, slag)
+        paint_over(albedo, crusted, slag)
         relief += crusted * (height + 0.5 - relief)
         heat += crusted * (slag_heat - rng.uniform(0, 0.2) - heat)
     lit = 0.3 + smooth_step(fractal_noise(rng, shape, 2, 2), 1.6)
@@ -146,7 +146,7 @@ def paint_vessel(look, rng, canvas, tubes):
         u, v, _ = unroll(look, place, radius * width, look.tilt / width)
         v, edge = v / radius + look.dry_r, 0.003 / radius
         inside = smooth_step(1 - np.abs(u), edge / width) * smooth_step(lower - v, edge) * smooth_step(v - upper, edge)
-        cover(canvas, inside, illuminate(look, tone, 0.2 * fine, u))
+        paint_over(canvas, inside, illuminate(look, tone, 0.2 * fine, u))
 
 
 def paint_ladle(look, rng, place, radius):
@@ -166,12 +166,12 @@ def paint_ladle(look, rng, place, radius):
     slag, height, heat = slag_surface(look, lumps, fine, patch)
     shell = np.exp(0.2 * patch + 0.08 * fine + 0.3 * runs + 0.4 * bands)
     albedo = np.float32((0.13, 0.12, 0.11)) * shell[..., None]
-    cover(albedo, skull, slag)
+    paint_over(albedo, skull, slag)
     radiance = illuminate(look, albedo, 0.15 * fine + bands + skull * (height + 0.8), across * (1 - ring))
     radiance += planck(0.4 + skull * (heat - 0.4))
     crusted = smooth_step(patch + 0.3 * lumps + rng.uniform(-1.2, 1.2), 0.5)
     molten = look.bath_heat + 0.04 * patch + 0.02 * lumps - 0.22 * crusted
-    cover(radiance, bath, planck(molten) + 0.3 * radiance)
+    paint_over(radiance, bath, planck(molten) + 0.3 * radiance)
     return radiance, whole, whole * smooth_step(y, 0.004) * (1 - bath)
 
 
@@ -191,7 +191,7 @@ def paint_foreground(look, rng, canvas):
     cover = gaussian_blur(np.maximum(thin, thick).astype(np.float32) / 255, rng.uniform(0.0005, 0.0025))
     tone = np.float32(2 ** rng.uniform(-1, 1.5)) * np.exp(0.3 * fractal_noise(rng, thin.shape, 4, 4))[..., None]
     relief = 3 * gaussian_blur(cover, 0.006) + 0.2 * fractal_noise(rng, thin.shape, 30, 3)
-    cover(canvas, cover, illuminate(look, tone * np.float32((0.12, 0.11, 0.1)), relief))
+    paint_over(canvas, cover, illuminate(look, tone * np.float32((0.12, 0.11, 0.1)), relief))
     return thick > 127, np.maximum(thin, thick) > 127
 
 
@@ -202,7 +202,7 @@ def paint_air(look, rng, canvas):
         fractal_noise(rng, shape, 2, 2), 1.5
     )
     density = look.veil + look.steam * cloud * look.steamy
-    cover(canvas, np.minimum(density, 0.6), level * rng.uniform(0.6, 1.5) * colour)
+    paint_over(canvas, np.minimum(density, 0.6), level * rng.uniform(0.6, 1.5) * colour)
     sparks, source = np.zeros(shape, np.uint8), np.array((rng.uniform(0, 1), rng.uniform(0.6, 1.2)))
     for _ in range(rng.integers(8, 70) if look.sparks else 0):
         angle, far = rng.normal(-np.pi / 2, 0.7), rng.exponential(0.35)

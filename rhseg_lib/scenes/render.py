@@ -17,7 +17,15 @@ import numpy as np
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.scenes.look import draw_look, fractal_noise, gaussian_blur
-from rhseg_lib.scenes.paint import cover, expose, paint_air, paint_foreground, paint_hall, paint_ladle, paint_vessel
+from rhseg_lib.scenes.paint import (
+    expose,
+    paint_air,
+    paint_foreground,
+    paint_hall,
+    paint_ladle,
+    paint_over,
+    paint_vessel,
+)
 from rhseg_lib.scenes.tube import paint_tube
 
 CLASSES = ("background", "immersion_tube", "slag_layer")
@@ -82,11 +90,11 @@ def render_scene(seed: int, index: int, size: int = 512) -> Scene:
     canvas, mask = paint_hall(look, streams[1]), np.zeros((size, size), np.uint8)
     if look.ladle:
         ladle, whole, front = paint_ladle(look, streams[2], *tubes[0])
-        cover(canvas, whole, ladle)
+        paint_over(canvas, whole, ladle)
     paint_vessel(look, streams[3], canvas, tubes)
     heights = [paint_tube(look, streams[4 + k], canvas, mask, *tube) for k, tube in enumerate(tubes)]
     if look.ladle:
-        cover(canvas, front, ladle)
+        paint_over(canvas, front, ladle)
         mask[front > 0.5] = 0
     thick, hidden = paint_foreground(look, streams[6], canvas)
     drawn = mask * ~thick

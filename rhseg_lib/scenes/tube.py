@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from rhseg_lib.scenes.look import fractal_noise, gaussian_blur, smooth_step
-from rhseg_lib.scenes.paint import castable_surface, cover, illuminate, planck, slag_surface, unroll
+from rhseg_lib.scenes.paint import castable_surface, illuminate, paint_over, planck, slag_surface, unroll
 
 
 def _band_edges(look, rng, angles):
@@ -36,8 +36,8 @@ def _tube_surface(look, rng, v, top, bottom, slag, texture, pixel):
     metal = np.float32((0.16, 0.15, 0.15)) * np.exp(0.25 * patch + 0.15 * streak)[..., None]
     heat = 0.5 + 0.3 * np.exp(-np.maximum(top - v, 0) / 0.3)
     crust, bumps, slag_heat = slag_surface(look, lumps, fine, patch)
-    cover(albedo, 0.7 * wet, metal)
-    cover(albedo, slag, crust)
+    paint_over(albedo, 0.7 * wet, metal)
+    paint_over(albedo, slag, crust)
     heat = slag * slag_heat + (1 - slag) * (heat + wet * (steel - heat))
     height = slag * (bumps + 1.2) + (1 - slag) * height * (1 - 0.5 * wet)
     return albedo, height, heat, steel
@@ -82,9 +82,9 @@ def paint_tube(look, rng, canvas, mask, place, radius):
         )
         face, bore = np.maximum(smooth_step(1 - oval, 0.02), broken) * (1 - body), smooth_step(0.62 - oval, 0.03)
         end = illuminate(look, 0.11 * np.exp(0.2 * patch)[..., None], 0.3 * fine) + planck(steel - 0.05)
-        cover(canvas, face, end * (1 - rng.uniform(0.5, 0.95) * bore)[..., None])
+        paint_over(canvas, face, end * (1 - rng.uniform(0.5, 0.95) * bore)[..., None])
         mask[face > 0.5] = 1
-    cover(canvas, body, radiance * shade[..., None] + shining)
+    paint_over(canvas, body, radiance * shade[..., None] + shining)
     mask[body > 0.5] = 1
     mask[(body > 0.5) & (slag > 0.5)] = 2
     seen = np.arcsin(np.linspace(-0.98, 0.98, 512))

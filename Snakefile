@@ -1,11 +1,13 @@
 # The study as a graph: data -> one run per (model, seed) -> tables, figures, pages.
 #   make study PROFILE=quick
 #   make report PROFILE=paper     the pages again, from the runs that are there; nothing is trained
+import json
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from rhseg_lib import StudyError
+from rhseg_lib.errors import StudyError
+from rhseg_lib.files import content_digest
 from rhseg_lib.profile import fingerprint, load_profile
 
 try:
@@ -33,20 +35,24 @@ def page(name):
     return {"notebook": f"{REPORTS}/notebooks/{name}.ipynb", "html": f"{REPORTS}/html/{name}.html"}
 
 
-def library(*names):
-    """The sources a step depends on: change one, and the step runs again."""
-    return [f"rhseg_lib/{name}.py" for name in names]
+def library(*packages):
+    """The sources a step depends on, in the order of the imports: a change of content makes the step run again."""
+    found = [path for name in packages for path in (Path(f"rhseg_lib/{name}.py"), *Path(f"rhseg_lib/{name}").rglob("*"))]
+    return sorted(str(path) for path in found if path.suffix in (".py", ".j2", ".css", ".json") and path.exists())
 
 
-SHOWN = library("tables", "plots", "evaluation", "metrics", "statistics", "compare", "profile")  # what every page of results is made with
+def cells(name):
+    """What a notebook says, whatever JupyterLab saves besides: outputs, counts, versions."""
+    content = json.loads(Path(f"notebooks/{name}.ipynb").read_text(encoding="utf-8"))
+    return fingerprint([[cell["cell_type"], "".join(cell["source"])] for cell in content["cells"]])
+
+
+# A notebook imports the report package for its tables and figures; the words there decide no data set and no weights.
+DATA = library("errors", "files", "catalogue", "profile", "sources", "scenes", "dataset", "evaluation")
+TRAINING = DATA + library("models", "training")
+SHOWN = DATA + library("models", "report")
+SETTINGS = fingerprint(study.data.model_dump(), content_digest(study.root / study.data.folder) if study.data.folder else "")
 WORDS = fingerprint(study.kind, study.title, study.leaky)
-
-
-def state(folder):
-    """Every file of a folder of one's own: one more or one changed makes the data set anew."""
-    found = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
-
 
 COMMAND = (
     "python -m rhseg_lib.report.runner {input.source} --output {output.notebook}"
@@ -62,15 +68,15 @@ rule study:
 
 rule dataset:
     input:
-        source="notebooks/01_dataset.ipynb",
-        library=library("scenes", "faults", "labelme", "voc_source", "split", "unfinished", "voc", "leakage", "baselines"),
+        source=ancient("notebooks/01_dataset.ipynb"),
+        library=DATA,
     output:
         **page("01_dataset"),
         dataset=update(f"data/{PROFILE}/voc/dataset.json"),  # not removed before the job: it vouches for the tree
         baselines=f"{REPORTS}/tables/baselines.csv",
     params:
-        settings=fingerprint(study.data.model_dump()),
-        pictures=fingerprint(*state(study.data.folder)),
+        settings=SETTINGS,
+        cells=cells("01_dataset"),
     threads: workflow.cores
     shell:
         RUN
@@ -78,14 +84,16 @@ rule dataset:
 
 rule architectures:
     input:
-        source="notebooks/02_architectures.ipynb",
-        library=[*library("complexity"), *map(str, sorted(Path("rhseg_lib/models").glob("*.py")))],
+        source=ancient("notebooks/02_architectures.ipynb"),
+        library=SHOWN,
         dataset=rules.dataset.output.dataset,
     output:
         **page("02_architectures"),
         complexity=f"{REPORTS}/tables/complexity.csv",
         separable=f"{REPORTS}/tables/separable.csv",
         pooling=f"{REPORTS}/tables/ema_pooling.csv",
+    params:
+        cells=cells("02_architectures"),
     shell:
         RUN
 
@@ -94,17 +102,16 @@ if TRAINS:
 
     rule train:
         input:
-            source="notebooks/03_train.ipynb",
-            library=[
-                *library("datamodule", "training", "evaluation", "metrics", "weights"),
-                *map(str, sorted(Path("rhseg_lib/models").glob("*.py"))),
-            ],
-            dataset=rules.dataset.output.dataset,
+            source=ancient("notebooks/03_train.ipynb"),
+            library=TRAINING,
+            dataset=ancient(rules.dataset.output.dataset),  # what decides it is among the inputs and settings here
         output:
             **page("03_train_{model}_seed{seed}"),
             metrics=f"{RUNS}/metrics.json",
         params:
             recipe=lambda wildcards: study.recipe_of(wildcards.model).digest,
+            settings=SETTINGS,
+            cells=cells("03_train"),
         wildcard_constraints:
             seed=r"\d+",
         priority: 1  # the long ones first
@@ -118,7 +125,7 @@ else:
 
     rule run_page:  # of a finished run: it is shown, and never trained again
         input:
-            source="notebooks/03_train.ipynb",
+            source=ancient("notebooks/03_train.ipynb"),
             metrics=f"{RUNS}/metrics.json",
             dataset=rules.dataset.output.dataset,
         output:
@@ -132,7 +139,7 @@ else:
 rule ablation:
     input:
         METRICS,
-        source="notebooks/04_ablation.ipynb",
+        source=ancient("notebooks/04_ablation.ipynb"),
         complexity=rules.architectures.output.complexity,
         library=SHOWN,
         dataset=rules.dataset.output.dataset,
@@ -141,6 +148,7 @@ rule ablation:
         table2=f"{REPORTS}/tables/table2.csv",
     params:
         words=WORDS,
+        cells=cells("04_ablation"),
     shell:
         RUN
 
@@ -148,7 +156,7 @@ rule ablation:
 rule comparison:
     input:
         METRICS,
-        source="notebooks/05_comparison.ipynb",
+        source=ancient("notebooks/05_comparison.ipynb"),
         complexity=rules.architectures.output.complexity,
         baselines=rules.dataset.output.baselines,
         library=SHOWN,
@@ -159,6 +167,7 @@ rule comparison:
         latency=f"{REPORTS}/tables/latency.csv",
     params:
         words=WORDS,
+        cells=cells("05_comparison"),
     threads: workflow.cores  # it measures time: nothing else may run beside it
     shell:
         RUN
@@ -167,7 +176,7 @@ rule comparison:
 rule segmentations:
     input:
         METRICS,
-        source="notebooks/06_segmentations.ipynb",
+        source=ancient("notebooks/06_segmentations.ipynb"),
         library=SHOWN,
         dataset=rules.dataset.output.dataset,
     output:
@@ -175,6 +184,7 @@ rule segmentations:
         figure5=f"{REPORTS}/figures/figure5.webp",
     params:
         words=WORDS,
+        cells=cells("06_segmentations"),
     shell:
         RUN
 
@@ -182,8 +192,8 @@ rule segmentations:
 rule claims:
     input:
         METRICS,
-        source="notebooks/07_claims.ipynb",
-        library=[*SHOWN, *library("published")],
+        source=ancient("notebooks/07_claims.ipynb"),
+        library=SHOWN,
         complexity=rules.architectures.output.complexity,
         separable=rules.architectures.output.separable,
         pooling=rules.architectures.output.pooling,
@@ -194,14 +204,15 @@ rule claims:
         claims=f"{REPORTS}/tables/claims.csv",
     params:
         words=WORDS,
+        cells=cells("07_claims"),
     shell:
         RUN
 
 
 rule speed:
     input:
-        source="notebooks/08_speed.ipynb",
-        library=library("speed", "training", "datamodule"),
+        source=ancient("notebooks/08_speed.ipynb"),
+        library=TRAINING + library("report"),
         dataset=rules.dataset.output.dataset,
         complexity=rules.architectures.output.complexity,
     output:
@@ -209,6 +220,7 @@ rule speed:
         training=f"{REPORTS}/tables/speed_training.csv",
         inference=f"{REPORTS}/tables/speed_inference.csv",
     params:
+        cells=cells("08_speed"),
         recipes=fingerprint(*(study.recipe_of(model).digest for model in MODELS)),
     threads: workflow.cores  # it measures time: nothing else may run beside it
     resources:
@@ -221,7 +233,7 @@ rule summary:
     input:
         [page(name)["html"] for name in PAGES],
         METRICS,
-        source="notebooks/00_summary.ipynb",
+        source=ancient("notebooks/00_summary.ipynb"),
         table2=rules.ablation.output.table2,
         table3=rules.comparison.output.table3,
         claims=rules.claims.output.claims,
@@ -233,5 +245,6 @@ rule summary:
         html=f"{REPORTS}/index.html",
     params:
         words=WORDS,
+        cells=cells("00_summary"),
     shell:
         RUN

@@ -12,9 +12,12 @@ import json
 import os
 import shutil
 from contextlib import suppress
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from rhseg_lib.errors import StudyError
+
+LEFT_BEHIND = ("thumbs.db", "desktop.ini")  # by file managers that only looked
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -115,3 +118,19 @@ def _replaced(target: Path) -> Path:
 
 def _line(record: dict) -> str:
     return json.dumps(record) + "\n"
+
+
+def content_digest(folder: Path) -> str:
+    """Another one when a file of a folder changes, comes or goes; not when it is only touched.
+
+    Hidden files and what file managers leave behind do not count.
+    """
+    digest = sha256()
+    for path in sorted(Path(folder).rglob("*")):
+        names = path.relative_to(folder).parts
+        if path.is_file() and not any(name[0] == "." or name.lower() in LEFT_BEHIND for name in names):
+            with path.open("rb") as file:
+                digest.update(
+                    f"{'/'.join(names)}\n{file_digest(file, 'sha256').hexdigest()}\n".encode(errors="replace")
+                )
+    return digest.hexdigest()

@@ -72,6 +72,40 @@ def test_a_second_run_does_nothing(study: Path) -> None:
     assert planned(study) == {}
 
 
+def test_what_was_only_looked_at_trains_nothing(study: Path) -> None:
+    """JupyterLab saves outputs and versions, a file manager or an editor new times: code and cells are the same."""
+    path = study / "notebooks/03_train.ipynb"
+    before = path.read_text()
+    notebook = json.loads(before)
+    notebook["metadata"]["language_info"] = {"name": "python", "version": "3.11.0"}
+    notebook["cells"][1]["execution_count"] = 3
+    path.write_text(json.dumps(notebook, indent=2))
+    for touched in ("rhseg_lib/training/fit.py", "rhseg_lib/sources/images.py", "data/ci/voc/dataset.json"):
+        (study / touched).touch()
+    jobs = planned(study)
+    path.write_text(before)
+    assert jobs == {}
+
+
+def test_a_change_of_words_in_the_report_trains_nothing(study: Path) -> None:
+    path = study / "rhseg_lib/report/findings.py"
+    before = path.read_text()
+    path.write_text(before.replace("Few independent images", "Few images"))
+    jobs = planned(study)
+    path.write_text(before)
+    assert not {"dataset", "train"} & jobs.keys()
+    assert {"ablation", "comparison", "claims", "summary"} <= jobs.keys()
+
+
+def test_a_changed_network_trains_all(study: Path) -> None:
+    path = study / "rhseg_lib/models/ema.py"
+    before = path.read_text()
+    path.write_text(before + "\n")
+    jobs = planned(study)
+    path.write_text(before)
+    assert jobs["train"] == 4 and "dataset" not in jobs
+
+
 def test_a_changed_learning_rate_retrains_one_model_and_what_reads_it(study: Path) -> None:
     path = study / "profiles/ci.yaml"
     before = path.read_text()

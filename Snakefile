@@ -38,7 +38,7 @@ def page(name):
 def library(*packages):
     """The sources a step depends on, in the order of the imports: a change of content makes the step run again."""
     found = [path for name in packages for path in (Path(f"rhseg_lib/{name}.py"), *Path(f"rhseg_lib/{name}").rglob("*"))]
-    return sorted(str(path) for path in found if path.suffix in (".py", ".j2", ".css", ".json") and path.exists())
+    return sorted(str(path) for path in found if path.suffix in (".py", ".yaml", ".j2", ".css", ".json") and path.exists())
 
 
 def cells(name):

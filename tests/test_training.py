@@ -289,7 +289,7 @@ def test_memory_layout_changes_rounding_alone(profile, tmp_path):
     short = {"epochs": 1, "warmup_epochs": 0.0, "recompute_batchnorm": False}
     plain = train(profile, tmp_path / "plain", recipe=changed(**short))
     last = train(profile, tmp_path / "last", recipe=changed(channels_last=True, **short))
-    assert last.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-3)
+    assert last.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=3e-3)
 
 
 class TestSchedule:

@@ -27,6 +27,7 @@ from rhseg_lib.dataset.split import OPERATIONS
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import Unfinished, repair
 from rhseg_lib.sources import images, labelme, labelme_folder
+from rhseg_lib.sources.images import MARGIN_GREY, fit
 
 TUBE = np.array([[20, 0], [39, 0], [39, 79], [20, 79]])
 SLAG = np.array([[20, 60], [39, 60], [39, 69], [20, 69]])
@@ -129,7 +130,7 @@ def test_picture_keeps_its_aspect_and_the_margin_is_ignored(grouped):
     assert (masks[:, :, :3] == 255).all()
     assert (masks[:, :, -3:] == 255).all()
     assert (masks[:, :, 3:-3] != 255).all()
-    assert np.abs(images[:, :, 0].astype(int) - images.MARGIN_GREY).max() < 40
+    assert np.abs(images[:, :, 0].astype(int) - MARGIN_GREY).max() < 40
     assert (masks[0, 26] == 2).sum() == 8  # 20 of 64 columns -> 8 of 26
     assert dataset["class_pixels"]["test"]["ignore"] == (masks == 255).sum()
 
@@ -293,7 +294,7 @@ def test_a_jpeg_decoded_reduced_gives_the_same_picture(tmp_path, orientation, le
     )
     assert max(reduced.image.shape) == decoded
     assert np.array_equal(reduced.mask, full.mask)
-    images, masks = zip(*(images.fit(picture.image, picture.mask, 40) for picture in (full, reduced)), strict=True)
+    images, masks = zip(*(fit(picture.image, picture.mask, 40) for picture in (full, reduced)), strict=True)
     assert images[0].shape == images[1].shape == ((30, 40, 3) if orientation == 1 else (40, 30, 3))
     assert np.abs(images[0].astype(int) - images[1]).max() <= 4
     assert np.array_equal(*masks)

@@ -27,7 +27,7 @@ if not TRAINS:
     first = {Path(path).parts[3]: Path(path).parts[4] for path in reversed(METRICS)}  # of each model, its first seed
     PAGES += [f"03_train_{model}_{seed}" for model, seed in first.items()]
     if not METRICS:
-        raise WorkflowError(f"no finished run in {REPORTS}/runs\n  mend:  make study PROFILE={PROFILE}")
+        raise WorkflowError(f"no finished run in {REPORTS}/runs\n  fix:   make study PROFILE={PROFILE}")
 
 
 def page(name):

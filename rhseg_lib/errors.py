@@ -6,7 +6,7 @@ from functools import partial
 
 
 class StudyError(Exception):
-    """A fault the user can mend: what is wrong, where, and what to do about it.
+    """A fault the user can fix: what is wrong, where, and what to do about it.
 
     Parameters
     ----------
@@ -14,16 +14,16 @@ class StudyError(Exception):
         The fault in one sentence.
     where : object
         File, cell, parameter or place.
-    mend : str
+    fix : str
         What the user can do.
     """
 
-    def __init__(self, what: str, *, where: object, mend: str) -> None:
-        super().__init__(what, where, mend)
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: object, fix: str) -> None:
+        super().__init__(what, where, fix)
+        self.what, self.where, self.fix = what, where, fix
 
     def __reduce__(self) -> tuple:  # so that it survives the way back from a worker process
-        return partial(StudyError, where=self.where, mend=self.mend), (self.what,)
+        return partial(StudyError, where=self.where, fix=self.fix), (self.what,)
 
     def __str__(self) -> str:
-        return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+        return f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"

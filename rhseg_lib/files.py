@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as fault:
         if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise StudyError("no space left on the disk", where=path, mend="free space there, then run again") from fault
+        raise StudyError("no space left on the disk", where=path, fix="free space there, then run again") from fault
     finally:
         draft.unlink(missing_ok=True)
 
@@ -82,7 +82,7 @@ class Unfinished:
             del self.finished[name]
 
     def publish(self) -> None:
-        """Put the tree in the target's place; killed at any moment, `repair` mends what is left."""
+        """Put the tree in the target's place; killed at any moment, `repair` fixes what is left."""
         replaced = _replaced(self.target)
         if self.target.exists():
             self.target.rename(replaced)

@@ -229,7 +229,7 @@ def find_root() -> Path:
     for folder in (here, *here.parents):
         if (folder / "profiles").is_dir():
             return Path(os.path.relpath(folder))  # relative, so that no page tells where the study lies
-    raise StudyError("no folder 'profiles' here or above", where=here, mend="start in the study's top folder")
+    raise StudyError("no folder 'profiles' here or above", where=here, fix="start in the study's top folder")
 
 
 def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
@@ -251,21 +251,21 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     path = root / "profiles" / f"{name}.yaml"
     known = sorted(p.stem for p in (root / "profiles").glob("*.yaml"))
     if name not in known:
-        raise StudyError(f"unknown profile '{name}'", where=path, mend=f"take one of: {', '.join(known) or 'none'}")
+        raise StudyError(f"unknown profile '{name}'", where=path, fix=f"take one of: {', '.join(known) or 'none'}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise StudyError("the profile is not valid YAML", where=path, mend=str(fault)) from fault
+        raise StudyError("the profile is not valid YAML", where=path, fix=str(fault)) from fault
     try:
         # Through JSON: a YAML list becomes a tuple under strict validation.
         profile = Profile.model_validate_json(json.dumps({"name": name, **(content or {})}))
         for model in profile.recipe_for:
             profile.recipe_of(model)
     except (ValidationError, TypeError) as fault:
-        raise StudyError("the profile does not fit", where=path, mend=_explain(fault)) from fault
+        raise StudyError("the profile does not fit", where=path, fix=_explain(fault)) from fault
     for key in ("name", "root"):
         if key in content:
-            raise StudyError(f"the key '{key}' follows from the file's place", where=path, mend="remove it")
+            raise StudyError(f"the key '{key}' follows from the file's place", where=path, fix="remove it")
     return profile.model_copy(update={"root": root})
 
 
@@ -273,7 +273,7 @@ def check_model(name: str) -> None:
     """Raise a StudyError unless `name` is one of the study's models."""
     if name not in MODEL_NAMES:
         raise StudyError(
-            f"unknown model '{name}'", where="parameter 'model'", mend=f"take one of: {', '.join(MODEL_NAMES)}"
+            f"unknown model '{name}'", where="parameter 'model'", fix=f"take one of: {', '.join(MODEL_NAMES)}"
         )
 
 

@@ -190,7 +190,7 @@ class TestReadRun:
         with pytest.raises(StudyError, match=f"no finished run of {MODEL}, seed 7") as fault:
             read_run(own_profile, MODEL, 7)
         assert fault.value.where == own_profile.run_folder(MODEL, 7)
-        assert fault.value.mend == "make study PROFILE=tiny"
+        assert fault.value.fix == "make study PROFILE=tiny"
 
     def test_unfinished(self, finished, own_profile):
         copy_run(finished, own_profile, MODEL, 0)
@@ -207,7 +207,7 @@ class TestReadRun:
         with pytest.raises(StudyError, match=said) as fault:
             read_run(own_profile, MODEL, 0)
         assert fault.value.where == own_profile.run_folder(MODEL, 0) / "metrics.json"
-        assert "train it again" in fault.value.mend
+        assert "train it again" in fault.value.fix
         with pytest.raises(StudyError, match=said):
             finished_runs(own_profile)
 

@@ -123,10 +123,10 @@ def test_weights_that_are_gone_are_said_beside_no_picture(study):
     assert explorer.picture.layout.visibility == "visible"
 
 
-def test_without_a_finished_run_the_error_names_the_mend(study, tmp_path):
+def test_without_a_finished_run_the_error_names_the_fix(study, tmp_path):
     with pytest.raises(StudyError, match="no finished run") as caught:
         Explorer(study.model_copy(update={"root": tmp_path}))
-    assert caught.value.mend == "make study PROFILE=tiny"
+    assert caught.value.fix == "make study PROFILE=tiny"
 
 
 def test_an_outline_is_white_within_and_dark_without():

@@ -34,12 +34,12 @@ def told(found: list[Fault], tmp_path) -> list[str]:
 
 
 def test_table_is_aligned_whatever_signs_it_holds(tmp_path):
-    found = [Fault("渣层.json", 12, "a", "mend it"), Fault("b.json", None, "much longer", "mend that")]
+    found = [Fault("渣层.json", 12, "a", "fix it"), Fault("b.json", None, "much longer", "fix that")]
     assert told(found, tmp_path) == [
         "2 fault(s) in 2 file(s) of the annotations:",
-        "  file       shape  what         mend",
-        "  渣层.json  12     a            mend it",  # each Chinese sign is two columns wide
-        "  b.json            much longer  mend that",
+        "  file       shape  what         fix",
+        "  渣层.json  12     a            fix it",  # each Chinese sign is two columns wide
+        "  b.json            much longer  fix that",
     ]
 
 
@@ -52,7 +52,7 @@ def test_equal_faults_are_told_once(tmp_path):
 
 
 def test_fifty_rows_at_most(tmp_path):
-    found = [Fault("a.json", number, f"fault {number}", "mend it") for number in range(52)]
+    found = [Fault("a.json", number, f"fault {number}", "fix it") for number in range(52)]
     lines = told(found, tmp_path)
     assert len(lines) == 2 + 50 + 1
     assert lines[-1] == "  and 2 more"
@@ -99,8 +99,8 @@ def test_faults_stop_a_study_and_are_kept_as_csv(own):
     with pytest.raises(StudyError, match=r"3 fault\(s\) in 3 file\(s\)") as raised:
         build.make_dataset(own, workers=1)
     kept = own.tables / "faults.csv"
-    assert str(kept) in raised.value.mend
-    assert "on_fault: skip" in raised.value.mend
+    assert str(kept) in raised.value.fix
+    assert "on_fault: skip" in raised.value.fix
     with kept.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["file"] for row in rows} == FAULTY.keys()
@@ -108,7 +108,7 @@ def test_faults_stop_a_study_and_are_kept_as_csv(own):
     assert not own.voc.exists()
 
 
-def test_faults_may_be_skipped_and_mended(own):
+def test_faults_may_be_skipped_and_fixed(own):
     with pytest.raises(StudyError):
         build.make_dataset(own, workers=1)
     folder = own.root / "photographs"
@@ -154,7 +154,7 @@ def test_scenes_are_not_rendered_over_a_folder_of_pictures(tmp_path):
 def test_faults_show_as_text_on_a_page():
     from rhseg_lib.report import tables  # takes seconds
 
-    fault = {"file": "<b>.json", "shape": None, "what": "unknown label '<script>alert(1)</script>'", "mend": "a & b"}
+    fault = {"file": "<b>.json", "shape": None, "what": "unknown label '<script>alert(1)</script>'", "fix": "a & b"}
     page = tables.left_out({"skipped": [fault, {**fault, "shape": 0}]}).data
     assert "&lt;script&gt;" in page
     assert "<script" not in page

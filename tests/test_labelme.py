@@ -419,7 +419,7 @@ def encoded(content: bytes) -> str:
 
 NOISE = np.random.default_rng(0).integers(0, 255, (10, 20, 3), dtype=np.uint8)
 FAULTS = {
-    # name: (shapes, changes of the document, index of the faulty shape, part of what, part of mend)
+    # name: (shapes, changes of the document, index of the faulty shape, part of what, part of fix)
     "no shapes": ([], {"shapes": []}, None, "no shapes", "_background_"),
     "shapes missing": ([], {"shapes": None}, None, "not Labelme's", "move it out"),
     "no picture named": ([], {"imagePath": None}, None, "neither 'imageData' nor 'imagePath'", "Labelme"),
@@ -457,13 +457,13 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_is_named_with_its_mend(tmp_path, name):
-    shapes, changes, index, what, mend = FAULTS[name]
+def test_fault_is_named_with_its_fix(tmp_path, name):
+    shapes, changes, index, what, fix = FAULTS[name]
     path = write(tmp_path, *shapes, **changes)
     (fault,) = faults_of(tmp_path)
     assert (fault.file, fault.shape) == ("scene.json", index)
     assert what in fault.what
-    assert mend in fault.mend
+    assert fix in fault.fix
     with pytest.raises(StudyError, match=rf"scene\.json  {'' if index is None else index} "):
         read(path)
 

@@ -1,4 +1,4 @@
-"""Malformed input of every kind: each is told with its mend, and leaves the finished tree byte for byte as it was."""
+"""Malformed input of every kind: each is told with its fix, and leaves the finished tree byte for byte as it was."""
 
 import base64
 import json
@@ -321,7 +321,7 @@ def test_all_of_them_at_once_may_be_skipped(good, tree, tmp_path):
     with pytest.raises(checks.FaultyAnnotations, match=f"fault.s. in {len(written)} file") as raised:
         build(raw, tmp_path / "voc")
     told = str(raised.value)
-    assert len(told.splitlines()) == 50 + 5  # two lines of heading, the rows, how many more, where, mend
+    assert len(told.splitlines()) == 50 + 5  # two lines of heading, the rows, how many more, where, fix
     assert " more\n" in told
     dataset = build(raw, tmp_path / "voc", on_fault="skip", test_fraction=0.6)
     assert {fault["file"] for fault in dataset["skipped"]} == {f"z_{number:03}.json" for number in range(len(written))}

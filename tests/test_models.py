@@ -154,7 +154,7 @@ def test_missing_download_is_explained(name: str, tmp_path, monkeypatch: pytest.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with torch.device("meta"), pytest.raises(StudyError, match="could not be downloaded") as caught:
         build_model(name, pretrained=True)
-    assert "pretrained=False" in caught.value.mend
+    assert "pretrained=False" in caught.value.fix
 
 
 def test_pretrained_keeps_the_encoder_and_initialises_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

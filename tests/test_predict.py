@@ -218,7 +218,7 @@ class TestNames:
         save(long, 4, 4)
         strange.write_bytes(long.read_bytes())
         frames = list(PictureFiles(tmp_path, (long, strange)).read(0))
-        assert all("rename" in frame.image.mend for frame in frames)
+        assert all("rename" in frame.image.fix for frame in frames)
         json.dumps([frame.source for frame in frames]).encode()
 
 

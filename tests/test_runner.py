@@ -159,7 +159,7 @@ class TestMain:
         path, output = notebook(tmp_path), tmp_path / "out" / "page.ipynb"
         assert main([str(path), "--output", str(output), "--html", str(tmp_path / "page.html"), *arguments]) == 1
         told = capsys.readouterr().err
-        assert f"error: {said}" in told and "mend:" in told and "Traceback" not in told
+        assert f"error: {said}" in told and "fix:" in told and "Traceback" not in told
         assert not output.exists() and not (tmp_path / "page.html").exists()
 
 

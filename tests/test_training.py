@@ -247,7 +247,7 @@ def test_damaged_checkpoint_is_named_and_runs_no_code(profile, checkpointed, tmp
     path.write_bytes(damage((checkpointed[1] / "last.ckpt").read_bytes(), tmp_path))
     with pytest.raises(StudyError, match="checkpoint cannot be read") as fault:
         train(profile, tmp_path)
-    assert str(path) in str(fault.value) and "delete it" in fault.value.mend
+    assert str(path) in str(fault.value) and "delete it" in fault.value.fix
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -407,7 +407,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_must_overwrite_it(own_s
     profile.write_text(profile.read_text().replace("epochs: 8", "epochs: 2"))
     with pytest.raises(StudyError, match="a finished run of another recipe is there") as caught:
         main(command)
-    assert "--overwrite" in caught.value.mend and path.read_text() == before
+    assert "--overwrite" in caught.value.fix and path.read_text() == before
     main([*command, "--overwrite"])
     assert json.loads(path.read_text())["recipe"]["epochs"] == 2
     dataset = own_study.voc / "dataset.json"

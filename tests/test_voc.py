@@ -443,7 +443,7 @@ def test_verification_finds(own, spoil, what):
     spoil(own)
     with pytest.raises(StudyError, match=what) as raised:
         voc_tree.verify_voc(own)
-    assert "run notebook 01" in raised.value.mend
+    assert "run notebook 01" in raised.value.fix
 
 
 def test_windows_line_ends_are_read(own):
@@ -642,7 +642,7 @@ def test_other_settings(raw, tmp_path, monkeypatch, written, changes, kept):
     assert files(tree) == files(tmp_path / "unbroken")
 
 
-def test_a_mended_fault_costs_one_picture(raw, tmp_path, written):
+def test_a_fixed_fault_costs_one_picture(raw, tmp_path, written):
     own_raw, tree = tmp_path / "raw", tmp_path / "voc"
     shutil.copytree(raw, own_raw)
     path = own_raw / "scene_0003.json"
@@ -758,7 +758,7 @@ def test_unfinished_tree_is_no_data_set(tmp_path):
     (tmp_path / "voc" / "JPEGImages").mkdir(parents=True)
     with pytest.raises(StudyError, match="no finished data set") as raised:
         voc_tree.read_dataset(tmp_path / "voc")
-    assert "run notebook 01" in raised.value.mend
+    assert "run notebook 01" in raised.value.fix
 
 
 def test_a_tree_whose_record_was_removed_is_built_again(own, raw):

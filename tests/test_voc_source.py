@@ -60,7 +60,7 @@ def mask_of(tree: Path) -> tuple[np.ndarray | None, list[str]]:
     """The mask of picture a, and its faults as lines."""
     found, faults = source(tree).examine(tree / "JPEGImages" / "a.jpg")
     assert (found is None) == bool(faults)
-    return found and found.mask, [f"{fault.file}: {fault.what} -> {fault.mend}" for fault in faults]
+    return found and found.mask, [f"{fault.file}: {fault.what} -> {fault.fix}" for fault in faults]
 
 
 def test_pictures_with_masks(tree):
@@ -293,7 +293,7 @@ def test_faults_of_the_tree(tree, lists, removed, said):
     with pytest.raises(StudyError, match=r"1 fault\(s\)") as raised:
         source(tree).names()
     (fault,) = raised.value.faults
-    assert said in f"{fault.file}: {fault.what} -> {fault.mend}"
+    assert said in f"{fault.file}: {fault.what} -> {fault.fix}"
 
 
 def test_faults_of_the_tree_are_told_together(tree):

@@ -64,13 +64,13 @@ class Batches:
             raise StudyError(
                 f"a batch of {batch_size} cannot be shared by {world_size} processes",
                 where="batch_size",
-                mend="take a batch size that is a multiple of the number of devices",
+                fix="take a batch size that is a multiple of the number of devices",
             )
         if len(images) < batch_size:
             raise StudyError(
                 f"{len(images)} training images do not fill one batch of {batch_size}",
                 where="the training split",
-                mend="add images or take a smaller batch_size",
+                fix="add images or take a smaller batch_size",
             )
         self.images, self.masks = images, masks
         self.batch_size, self.seed = batch_size, seed

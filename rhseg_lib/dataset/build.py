@@ -58,8 +58,8 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
         wanted = {"seed": data.seed, "size": data.scene_size, "num_scenes": total}
         note = profile.raw / "scenes.yaml"
         if profile.raw.exists() and any(profile.raw.iterdir()) and not note.exists():
-            mend = "move it elsewhere: scenes are rendered there"
-            raise StudyError("a folder not made here is in the way", where=profile.raw, mend=mend)
+            fix = "move it elsewhere: scenes are rendered there"
+            raise StudyError("a folder not made here is in the way", where=profile.raw, fix=fix)
         if note.exists() and yaml.safe_load(note.read_text()) != wanted:
             print(f"{profile.raw} holds scenes of other settings: rendering anew")
             shutil.rmtree(profile.raw)  # nothing is lost: scenes follow from their settings
@@ -69,13 +69,13 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
     folder = profile.raw if data.source == "synthetic" else profile.root / data.folder
     if data.source == "voc":
         if folder.resolve().is_relative_to(profile.voc.resolve()):
-            mend = "name the folder of your own tree in the profile"
-            raise StudyError("the folder is where the study writes", where=folder, mend=mend)
+            fix = "name the folder of your own tree in the profile"
+            raise StudyError("the folder is where the study writes", where=folder, fix=fix)
         source = VocTree(folder, data.classes, own_split=data.split == "given")
     else:
         if profile.voc.resolve().is_relative_to(folder.resolve()):
-            mend = "give the pictures a folder of their own, such as data/photographs"
-            raise StudyError("the data set would be written among the pictures", where=folder, mend=mend)
+            fix = "give the pictures a folder of their own, such as data/photographs"
+            raise StudyError("the data set would be written among the pictures", where=folder, fix=fix)
         source = labelme_folder.LabelmeFolder(
             folder,
             classes=data.classes,
@@ -105,7 +105,7 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
         )
     except checks.FaultyAnnotations as error:
         checks.write_faults(listed, [asdict(fault) for fault in error.faults])
-        error.mend = f"mend each as its line says ({listed} lists them all), or set on_fault: skip; then run again"
+        error.fix = f"fix each as its line says ({listed} lists them all), or set on_fault: skip; then run again"
         raise
     checks.write_faults(listed, dataset["skipped"])
     return dataset
@@ -181,9 +181,9 @@ def build_voc(
     repair(voc)
     pictures = source.names()
     if not 0 <= copies <= len(OPERATIONS):
-        raise StudyError(f"{copies} copies of each original", where="copies", mend="choose 0 to 4")
+        raise StudyError(f"{copies} copies of each original", where="copies", fix="choose 0 to 4")
     if voc.exists() and any(voc.iterdir()) and not any((voc / name).is_file() for name in ("dataset.json", MARK)):
-        raise StudyError("a folder not made here is in the way", where=voc, mend="move it elsewhere")
+        raise StudyError("a folder not made here is in the way", where=voc, fix="move it elsewhere")
     given_test, of_lists = source.given_split() if split == "given" else (None, [])
     split = "grouped" if split == "given" and given_test is None else split
     try:
@@ -248,13 +248,13 @@ def build_voc(
         (draft.tree / "dataset.json").write_text(json.dumps(dataset, indent=1), encoding="utf-8", newline="\n")
         draft.publish()
     except BrokenProcessPool as error:
-        mend = "run again with one worker: most often memory ran out; what is finished is kept"
-        raise StudyError("a worker process died", where=source.folder, mend=mend) from error
+        fix = "run again with one worker: most often memory ran out; what is finished is kept"
+        raise StudyError("a worker process died", where=source.folder, fix=fix) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        mend = "free space there, then run again: what is finished is kept"
-        raise StudyError("no space left on the disk", where=voc.parent, mend=mend) from error
+        fix = "free space there, then run again: what is finished is kept"
+        raise StudyError("no space left on the disk", where=voc.parent, fix=fix) from error
     return dataset
 
 
@@ -280,7 +280,7 @@ def _without(
     parts = {part: [name for name in names if name not in out] for part, names in parts.items()}
     for part, names in parts.items():
         if not names:
-            raise StudyError(f"every picture of the part '{part}' has faults", where=folder, mend="mend some of them")
+            raise StudyError(f"every picture of the part '{part}' has faults", where=folder, fix="fix some of them")
     operations = {name: some for name, some in operations.items() if name not in skipped}
     return {name: pictures[name] for name in operations}, operations, parts
 
@@ -383,7 +383,7 @@ def _write_copies_of(
 ) -> dict[str, dict]:
     """Write augmented copies of one original, from its pixels before they became JPEG; their records by name."""
     if source.fingerprint(path) != made_of:
-        raise StudyError("the picture changed while it was converted", where=path, mend="run again")
+        raise StudyError("the picture changed while it was converted", where=path, fix="run again")
     picture, found = source.examine(path)
     checks.refuse(found, path)
     original, records = fit(picture.image, picture.mask, image_size), {}

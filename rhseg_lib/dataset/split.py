@@ -79,8 +79,8 @@ def plan(
     everything = sorted([*used, *(f"{name}_{operation}" for name in used for operation in operations[name])])
     twice = [name for name, count in Counter(map(str.casefold, [*everything, *held])).items() if count > 1]
     if twice:
-        mend = "rename the original that is named like a copy, or take no augmented copies"
-        raise StudyError(f"two images would be named {twice[0]}", where="names of the pictures", mend=mend)
+        fix = "rename the original that is named like a copy, or take no augmented copies"
+        raise StudyError(f"two images would be named {twice[0]}", where="names of the pictures", fix=fix)
     if split == "as_described":
         order = _shuffled(everything, seed)
         test = _draw_test(order, dict.fromkeys(order, 1), test_fraction)
@@ -136,7 +136,7 @@ def _refuse_torn(groups: dict[str, list[str]], test: set[str]) -> None:
     torn = [members[0] for members in groups.values() if 0 < len(test.intersection(members)) < len(members)]
     if torn:
         what = f"the given split takes {len(torn)} group(s) apart, such as that of {torn[0]}"
-        raise StudyError(what, where="data.group", mend="set 'split: grouped', or correct the lists or 'group'")
+        raise StudyError(what, where="data.group", fix="set 'split: grouped', or correct the lists or 'group'")
 
 
 def _shuffled(names: Iterable[str], seed: int) -> list[str]:
@@ -148,8 +148,8 @@ def _draw_test(order: list[str], sizes: dict[str, int], fraction: float) -> list
     """Take groups in their order, each if it brings the test part nearer to its size; one at least stays behind."""
     total = sum(sizes.values())
     if len(order) < 2:
-        mend = "annotate at least two pictures" if total == 1 else "choose a 'group' that finds more than one"
-        raise StudyError(f"one {'image' if total == 1 else 'group'} cannot be split", where=order[0], mend=mend)
+        fix = "annotate at least two pictures" if total == 1 else "choose a 'group' that finds more than one"
+        raise StudyError(f"one {'image' if total == 1 else 'group'} cannot be split", where=order[0], fix=fix)
     missing, test = min(max(round(total * fraction), 1), total - 1), []
     for key in order:
         if sizes[key] < 2 * missing and len(test) < len(order) - 1:

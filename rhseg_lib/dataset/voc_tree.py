@@ -29,13 +29,13 @@ def read_dataset(voc: Path) -> dict:
     """The content of ``dataset.json``; StudyError if the tree is not there or of another format."""
     path = voc / "dataset.json"
     if not path.is_file():
-        raise StudyError("no finished data set", where=voc, mend="run notebook 01 first")
+        raise StudyError("no finished data set", where=voc, fix="run notebook 01 first")
     try:
         dataset = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise StudyError(f"not JSON ({error})", where=path, mend=REBUILD) from error
+        raise StudyError(f"not JSON ({error})", where=path, fix=REBUILD) from error
     if dataset.get("format") != FORMAT:
-        raise StudyError("a data set of another format", where=path, mend=REBUILD)
+        raise StudyError("a data set of another format", where=path, fix=REBUILD)
     return dataset
 
 
@@ -43,7 +43,7 @@ def read_split(voc: Path, part: str) -> list[str]:
     """Names of the images in part "train", "test" or "trainval"; any line ends."""
     path = split_file(voc, part)
     if not path.is_file():
-        raise StudyError(f"no list of the part '{part}'", where=path, mend=REBUILD)
+        raise StudyError(f"no list of the part '{part}'", where=path, fix=REBUILD)
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -62,7 +62,7 @@ def verify_voc(voc: Path) -> None:
 
     def check(fits: bool, what: str, where: Path = voc) -> None:
         if not fits:
-            raise StudyError(what, where=where, mend=REBUILD)
+            raise StudyError(what, where=where, fix=REBUILD)
 
     dataset = read_dataset(voc)
     parts = {part: read_split(voc, part) for part in dataset["counts"]}
@@ -80,7 +80,7 @@ def verify_voc(voc: Path) -> None:
             with Image.open(picture) as image, Image.open(drawn) as mask:
                 values = set(np.unique(mask).tolist())
         except (OSError, SyntaxError) as error:  # SyntaxError is what PIL raises on a broken PNG
-            raise StudyError(f"cannot be read ({error})", where=drawn, mend=REBUILD) from error
+            raise StudyError(f"cannot be read ({error})", where=drawn, fix=REBUILD) from error
         check(image.size == size, f"{image.size} pixels instead of {size}", picture)
         check(mask.size == size, f"{mask.size} pixels instead of {size}", drawn)
         kind = (mask.format, mask.mode)

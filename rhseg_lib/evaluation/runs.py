@@ -123,7 +123,7 @@ def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, over
         raise StudyError(
             f"a finished run of another {'recipe' if same_data else 'data set'} is there",
             where=path,
-            mend="set overwrite to replace it (-p overwrite true, or --overwrite), or train another seed",
+            fix="set overwrite to replace it (-p overwrite true, or --overwrite), or train another seed",
         )
     return False
 
@@ -140,14 +140,14 @@ def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> 
     path = folder / "metrics.json"
     again = f"make study PROFILE={profile.name}"
     if not path.exists():
-        raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, mend=again)
+        raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, fix=again)
     metrics = json.loads(path.read_text(encoding="utf-8"))
     on_disk = voc_tree.read_dataset(profile.voc)["hash"]
     if metrics["dataset_hash"] != on_disk:
         raise StudyError(
             f"the run was made with data set {metrics['dataset_hash'][:12]}, on disk is {on_disk[:12]}",
             where=path,
-            mend=f"train it again: {again}",
+            fix=f"train it again: {again}",
         )
     table = pd.read_parquet(folder / "per_image.parquet")
     table = table[table["part"] == part]
@@ -167,11 +167,11 @@ def finished_runs(profile: Profile, *, part: str | None = None) -> list[Run]:
         read_run(profile, m, s, part=part) for m, s in pairs if (profile.run_folder(m, s) / "metrics.json").exists()
     ]
     if not done:
-        mend = f"make study PROFILE={profile.name}"
-        raise StudyError("no finished run", where=profile.reports / "runs", mend=mend)
+        fix = f"make study PROFILE={profile.name}"
+        raise StudyError("no finished run", where=profile.reports / "runs", fix=fix)
     if any(run.names != done[0].names for run in done):
-        mend = "delete the folder of the run that differs, and run the study again"
-        raise StudyError("runs were evaluated on different images", where=profile.reports / "runs", mend=mend)
+        fix = "delete the folder of the run that differs, and run the study again"
+        raise StudyError("runs were evaluated on different images", where=profile.reports / "runs", fix=fix)
     return done
 
 
@@ -221,5 +221,5 @@ def load_model(profile: Profile, model: str, seed: int) -> nn.Module:
     network, card = weights.read_weights(path)
     if (card.model, card.class_names) != (model, profile.data.class_names):
         what = f"the weights are of {card.model} for {', '.join(card.class_names)}"
-        raise StudyError(what, where=path, mend=f"train it again: make study PROFILE={profile.name}")
+        raise StudyError(what, where=path, fix=f"train it again: make study PROFILE={profile.name}")
     return network

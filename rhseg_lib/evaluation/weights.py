@@ -72,18 +72,18 @@ def read_card(path: Path) -> Card:
             content = json.loads((file.metadata() or {})["card"])
         if content.get("format") == 1:
             what = "weights of an earlier version, whose networks resized differently: they would be less accurate here"
-            raise StudyError(what, where=path, mend=RETRAIN)
+            raise StudyError(what, where=path, fix=RETRAIN)
         card = Card.model_validate_json(json.dumps(content))
     except FileNotFoundError as fault:
-        raise StudyError("the weights are not there", where=path, mend="correct the path, or train first") from fault
+        raise StudyError("the weights are not there", where=path, fix="correct the path, or train first") from fault
     except (SafetensorError, OSError) as fault:
-        mend = f"{RETRAIN}; pickled weights (.pt, .pth) can run any code when loaded, so they are never opened"
-        raise StudyError(f"not a safetensors file ({fault})", where=path, mend=mend) from fault
+        fix = f"{RETRAIN}; pickled weights (.pt, .pth) can run any code when loaded, so they are never opened"
+        raise StudyError(f"not a safetensors file ({fault})", where=path, fix=fix) from fault
     except (KeyError, ValidationError, ValueError) as fault:
-        raise StudyError("weights without a card of this study", where=path, mend=RETRAIN) from fault
+        raise StudyError("weights without a card of this study", where=path, fix=RETRAIN) from fault
     if (card.mean, card.std) != (IMAGENET_MEAN, IMAGENET_STD):
         what = f"made for images normalised by {card.mean}, {card.std}"
-        raise StudyError(what, where=path, mend=f"this study normalises by {IMAGENET_MEAN}, {IMAGENET_STD}: {RETRAIN}")
+        raise StudyError(what, where=path, fix=f"this study normalises by {IMAGENET_MEAN}, {IMAGENET_STD}: {RETRAIN}")
     return card
 
 
@@ -103,5 +103,5 @@ def read_weights(path: Path) -> tuple[nn.Module, Card]:
         network.load_state_dict(load_file(path))
     except RuntimeError as fault:
         what = f"the weights do not fit {card.model} with {len(card.class_names)} classes"
-        raise StudyError(what, where=path, mend=RETRAIN) from fault
+        raise StudyError(what, where=path, fix=RETRAIN) from fault
     return network.eval(), card

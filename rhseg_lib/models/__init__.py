@@ -58,12 +58,12 @@ def build_model(name: str, num_classes: int = 3, pretrained: bool = False) -> Se
         The name is unknown, there are fewer than two classes, or the ImageNet weights cannot be had.
     """
     if name not in MODELS:
-        raise StudyError(f"There is no model {name!r}.", where="model name", mend=f"use one of {', '.join(MODELS)}")
+        raise StudyError(f"There is no model {name!r}.", where="model name", fix=f"use one of {', '.join(MODELS)}")
     if num_classes < 2:
         raise StudyError(
             f"A segmentation needs two classes or more, not {num_classes}.",
             where=f"num_classes of {name}",
-            mend="count the background as a class",
+            fix="count the background as a class",
         )
     model = MODELS[name](num_classes, pretrained=pretrained)
     initialise(model, keep_encoder=pretrained)

@@ -49,7 +49,7 @@ class SegmentationModel(nn.Module):
             raise StudyError(
                 f"An image of {height} x {width} pixels is too small to segment.",
                 where=type(self).__name__,
-                mend=f"give images whose sides have {SMALLEST_SIDE} pixels or more",
+                fix=f"give images whose sides have {SMALLEST_SIDE} pixels or more",
             )
         # Asked of every network, also of those that could do it, so that all train under the same batches.
         if self.training and batch == 1:
@@ -57,7 +57,7 @@ class SegmentationModel(nn.Module):
                 "A training batch of one image: batch normalisation has nothing to average over "
                 "where the ASPP pools the image to one pixel.",
                 where=type(self).__name__,
-                mend="train with two images or more per batch, and drop a last batch of one",
+                fix="train with two images or more per batch, and drop a last batch of one",
             )
         return resize(self.logits(images), (height, width))  # (B, K, H, W)
 
@@ -78,7 +78,7 @@ def explained_download(name: str) -> Iterator[None]:
         raise StudyError(
             f"The ImageNet weights of the encoder {name} could not be downloaded: {error}",
             where="pretrained=True",
-            mend="connect to the network once (the weights are kept), or train from scratch with pretrained=False; "
+            fix="connect to the network once (the weights are kept), or train from scratch with pretrained=False; "
             "HF_HUB_OFFLINE=1 in the environment spares the retries",
         ) from error
 

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"{len(table)} segmented, {table['abstain'].sum()} of them to be looked at: {given['output'] / 'index.html'}")
     if len(faults):
-        lines = "".join(f"\n  {fault.file}: {fault.what} -> {fault.mend}" for fault in faults.head(50).itertuples())
+        lines = "".join(f"\n  {fault.file}: {fault.what} -> {fault.fix}" for fault in faults.head(50).itertuples())
         more = "\n  and more" if len(faults) > 50 else ""
         path = given["output"] / "faults.csv"
         print(f"\nerror: {len(faults)} could not be read (all in {path}):{lines}{more}\n", file=sys.stderr)

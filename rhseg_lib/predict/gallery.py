@@ -38,7 +38,7 @@ def write_tables(folder: Path, batches: list[dict], card: Card, *, source: Path,
         table[f"{name}_percent"] = (100 * pixels[:, index] / (table["width"] * table["height"])).round(4)
     table["confidence"] = counted[1]
     table["abstain"] = table["confidence"] < threshold
-    faults = pd.DataFrame([f for batch in batches for f in batch["faults"]], columns=["file", "what", "mend"])
+    faults = pd.DataFrame([f for batch in batches for f in batch["faults"]], columns=["file", "what", "fix"])
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "faults.csv", faults.to_csv(index=False).encode())
     result = Prediction(table, faults, card)

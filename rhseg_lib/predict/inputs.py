@@ -49,7 +49,7 @@ class PictureFiles:
             source = path.as_posix().encode(errors="surrogateescape").decode(errors="replace")
             try:
                 if source != path.as_posix() or max(len(part.encode()) for part in path.parts) > 200:
-                    raise StudyError("its name is too long or not UTF-8", where=file, mend="rename it")
+                    raise StudyError("its name is too long or not UTF-8", where=file, fix="rename it")
                 yield Frame(name, source, None, images.read_picture(file))
             except StudyError as fault:
                 yield Frame(name, source, None, fault)
@@ -73,7 +73,7 @@ class Video:
     def open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise StudyError("not a video, or broken or cut off", where=self.path, mend=COPY_AGAIN)
+            raise StudyError("not a video, or broken or cut off", where=self.path, fix=COPY_AGAIN)
         return capture
 
     def frames(self) -> int:
@@ -89,13 +89,13 @@ class Video:
         while capture.grab():
             if number % self.every == 0 and number // self.every >= start:
                 whole, image = capture.retrieve()
-                fault = StudyError("the frame cannot be decoded", where=self.path, mend=COPY_AGAIN)
+                fault = StudyError("the frame cannot be decoded", where=self.path, fix=COPY_AGAIN)
                 seconds = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 3)
                 yield Frame(f"frame_{number:06}", source, seconds, image[..., ::-1] if whole else fault)
             number += 1
         if number < self.frames() and -(-number // self.every) >= start:
             what = f"the file announces {self.frames()} frames, {number} could be read"
-            yield Frame("", source, None, StudyError(what, where=self.path, mend=COPY_AGAIN))
+            yield Frame("", source, None, StudyError(what, where=self.path, fix=COPY_AGAIN))
 
 
 def open_source(
@@ -117,8 +117,8 @@ def open_source(
         return PictureFiles(source.parent, (source,))
     if not source.is_dir():
         what = f"neither a picture nor a video: '{kind}'" if source.is_file() else "the source is not there"
-        mend = f"give a folder of pictures, a picture ({', '.join(PICTURE_SUFFIXES)}) or a video ({', '.join(VIDEOS)})"
-        raise StudyError(what, where=source, mend=mend)
+        fix = f"give a folder of pictures, a picture ({', '.join(PICTURE_SUFFIXES)}) or a video ({', '.join(VIDEOS)})"
+        raise StudyError(what, where=source, fix=fix)
     found = sorted(
         path
         for path in source.rglob("*")
@@ -131,8 +131,8 @@ def open_source(
     left = len(found) - len(files)
     below = f"; {left} in subfolders, which the setting `subfolders` (--subfolders) takes too" if left else ""
     if not files:
-        mend = f"give a folder that holds {', '.join(PICTURE_SUFFIXES)}; a video is given by its own path"
-        raise StudyError(f"no pictures in the folder{below}", where=source, mend=mend)
+        fix = f"give a folder that holds {', '.join(PICTURE_SUFFIXES)}; a video is given by its own path"
+        raise StudyError(f"no pictures in the folder{below}", where=source, fix=fix)
     if below:
         print(f"{source}: {len(files)} pictures{below}")
     return PictureFiles(source, files)

@@ -7,7 +7,7 @@ Left in the output folder:
     masks/<name>.png       palette PNG in VOC's colours at the picture's own size; values as the weights' classes
     overlays/<name>.webp   the classes over the picture, at most 1280 pixels wide and high
     predictions.csv        a row per picture or frame: size, pixels and share of every class, confidence, abstain
-    faults.csv             what could not be read, and how to mend it
+    faults.csv             what could not be read, and how to fix it
     index.html             the most doubtful first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch
 
@@ -93,14 +93,14 @@ def predict_source(
     """
     if batch_size < 1 or every < 1 or not 0 <= (threshold or 0) <= 1:
         where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
-        raise StudyError("a setting out of range", where=where, mend="at least 1, at least 1, and from 0 to 1")
+        raise StudyError("a setting out of range", where=where, fix="at least 1, at least 1, and from 0 to 1")
     network, card = read_weights(weights)
     threshold = card.abstain_below if threshold is None else threshold
     output = output.resolve()  # a link to another disk stays a link
     draft = output.with_name(f"{output.name}.unfinished")
     progress = output / "progress.jsonl"
     if output.is_file() or (not progress.exists() and any((output / name).exists() for name in MADE)):
-        raise StudyError("files not made here are in the way", where=output, mend="move them, or take another folder")
+        raise StudyError("files not made here are in the way", where=output, fix="move them, or take another folder")
     pictures = open_source(source, every=every, subfolders=subfolders, leave_out=(output, draft))
     settings = run_settings(pictures, weights=weights, batch_size=batch_size, every=every)
     batches = finished_batches(output, settings)
@@ -121,8 +121,8 @@ def predict_source(
     except OSError as fault:
         if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        mend = "free space there, then run again: finished pictures are kept"
-        raise StudyError("no space left on the disk", where=draft, mend=mend) from fault
+        fix = "free space there, then run again: finished pictures are kept"
+        raise StudyError("no space left on the disk", where=draft, fix=fix) from fault
     return result
 
 
@@ -185,7 +185,7 @@ def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folde
     for frame in frames:
         if isinstance(frame.image, StudyError):
             where = f"{frame.source} {frame.name}".strip() if frame.seconds is not None else frame.source
-            faults.append({"file": where, "what": frame.image.what, "mend": frame.image.mend})
+            faults.append({"file": where, "what": frame.image.what, "fix": frame.image.fix})
             continue
         square, inside = prepare(frame.image, card.image_size)
         squares.append(square)

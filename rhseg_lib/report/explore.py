@@ -129,8 +129,8 @@ class Explorer:
 
         run = self.runs[name]
         if not runs.has_weights(self.profile, run):
-            where, mend = self.profile.run_folder(run.model, run.seed), f"make study PROFILE={self.profile.name}"
-            raise StudyError(f"the weights of {name} are not here", where=where, mend=mend)
+            where, fix = self.profile.run_folder(run.model, run.seed), f"make study PROFILE={self.profile.name}"
+            raise StudyError(f"the weights of {name} are not here", where=where, fix=fix)
         self.note.value = "computing …"
         network, image = self.network(run.model, run.seed), normalize(load_tensors(self.profile.voc, [scene])[0])
         has_ema = isinstance(getattr(network, "attention", None), EMA)

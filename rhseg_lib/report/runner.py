@@ -53,19 +53,19 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """
     if not notebook.exists():
         known = ", ".join(sorted(p.name for p in notebook.parent.glob("*.ipynb"))) or "none"
-        raise StudyError("no such notebook", where=notebook, mend=f"take one of: {known}")
+        raise StudyError("no such notebook", where=notebook, fix=f"take one of: {known}")
     declared = papermill.inspect_notebook(str(notebook))
     for name, value in parameters.items():
         if name not in declared:
             known = ", ".join(declared)
-            raise StudyError(f"unknown parameter '{name}'", where=notebook, mend=f"its parameters are: {known}")
+            raise StudyError(f"unknown parameter '{name}'", where=notebook, fix=f"its parameters are: {known}")
         kind = declared[name]["inferred_type_name"]
         if kind not in TYPES:
-            mend = f"declare it as name: type = value, the type one of {', '.join(TYPES)}"
-            raise StudyError(f"parameter '{name}' has no type that can be checked", where=notebook, mend=mend)
+            fix = f"declare it as name: type = value, the type one of {', '.join(TYPES)}"
+            raise StudyError(f"parameter '{name}' has no type that can be checked", where=notebook, fix=fix)
         # bool is an int to isinstance, but `seed=True` is a slip
         if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-            raise StudyError(f"parameter '{name}' is {value!r}", where=notebook, mend=f"give a value of type {kind}")
+            raise StudyError(f"parameter '{name}' is {value!r}", where=notebook, fix=f"give a value of type {kind}")
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, root: Path = Path()) -> None:
@@ -106,14 +106,14 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
         raise StudyError(
             f"{notebook.name} failed in cell {fault.exec_count}: {fault.ename}: {plain(fault.evalue)}",
             where=f"{failed} (the executed copy, kept for reading)",
-            mend="mend the cause and run the same command again; finished steps are not repeated",
+            fix="fix the cause and run the same command again; finished steps are not repeated",
         ) from fault
     except DeadKernelError as fault:
         os.replace(partial, failed)
         raise StudyError(
             f"{notebook.name} lost its kernel: the process was killed",
             where=f"{failed} (the executed copy, kept for reading)",
-            mend="most often memory ran out: free some, then run the same command again",
+            fix="most often memory ran out: free some, then run the same command again",
         ) from fault
     failed.unlink(missing_ok=True)
     os.replace(partial, output)

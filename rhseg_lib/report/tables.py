@@ -85,7 +85,7 @@ def read(study: Profile, name: str, *, index: str | None = None) -> pd.DataFrame
     """
     path = study.tables / f"{name}.csv"
     if not path.exists():
-        raise StudyError(f"the table '{name}' is missing", where=path, mend=f"make study PROFILE={study.name}")
+        raise StudyError(f"the table '{name}' is missing", where=path, fix=f"make study PROFILE={study.name}")
     return pd.read_csv(path, index_col=index)
 
 
@@ -105,7 +105,7 @@ def counts(dataset: dict) -> pd.DataFrame:
 
 def left_out(dataset: dict) -> HTML:
     """The files that a build left out for their faults."""
-    frame = pd.DataFrame(dataset["skipped"], columns=["file", "shape", "what", "mend"], dtype=object)
+    frame = pd.DataFrame(dataset["skipped"], columns=["file", "shape", "what", "fix"], dtype=object)
     caption = f"{frame['file'].nunique()} file(s) of annotations left out for their faults"
     return show(frame.fillna(""), caption=caption)
 

@@ -64,7 +64,7 @@ def _annotate(rng, drawn, bias):
 def check_size(seed, index, size):
     if size < 64 or seed < 0 or index < 0:
         where = f"seed={seed}, index={index}, size={size}"
-        raise StudyError("no such scene", where=where, mend="take size >= 64, seed >= 0 and index >= 0")
+        raise StudyError("no such scene", where=where, fix="take size >= 64, seed >= 0 and index >= 0")
 
 
 def render_scene(seed: int, index: int, size: int = 512) -> Scene:

@@ -45,7 +45,7 @@ def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers
     check_size(seed, first_index, size)
     if num_scenes < 1 or workers < 0:
         where = f"num_scenes={num_scenes}, workers={workers}"
-        raise StudyError("nothing to write", where=where, mend="take num_scenes >= 1 and workers >= 0")
+        raise StudyError("nothing to write", where=where, fix="take num_scenes >= 1 and workers >= 0")
     for part in ("second", "truth"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")  # a fork of a process that runs threads, as torch's do, may hang
@@ -84,5 +84,5 @@ def _write_scene(folder, size, seed, index):
         found = json.loads(mask.text["truth"])
     if (found["seed"], found["size"]) != (seed, size):
         what = f"the folder holds scenes of seed {found['seed']} and size {found['size']}"
-        raise StudyError(what, where=truth, mend="give an empty folder, or that seed and size")
+        raise StudyError(what, where=truth, fix="give an empty folder, or that seed and size")
     return found["rows"]

@@ -1,4 +1,4 @@
-"""Faults of a source of pictures: all of them at once, in one table, each with its mend."""
+"""Faults of a source of pictures: all of them at once, in one table, each with its fix."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MAX_ROWS = 50  # of one message
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a file, or with ``shapes[shape]`` of it, and how to mend it."""
+    """What is wrong with a file, or with ``shapes[shape]`` of it, and how to fix it."""
 
     file: str  # relative to the folder of the source
     shape: int | None
     what: str
-    mend: str
+    fix: str
 
 
 class FaultyAnnotations(StudyError):
@@ -63,8 +63,8 @@ def sift(
             faulty[name] = faults
         elif digest and first.setdefault(digest, path) != path:
             what = f"annotates the same picture as {told_path(first[digest], folder)}"
-            mend = "keep one of the two; move the other out of the folder"
-            faulty[name] = [Fault(told_path(path, folder), None, what, mend)]
+            fix = "keep one of the two; move the other out of the folder"
+            faulty[name] = [Fault(told_path(path, folder), None, what, fix)]
     if on_fault == "stop" or len(faulty) == len(pictures):
         refuse([fault for faults in faulty.values() for fault in faults], folder)
     return faulty
@@ -76,19 +76,19 @@ def refuse(faults: list[Fault], where: Path) -> None:
         return
     alike: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
-        alike.setdefault((fault.what, fault.mend), []).append(fault)
-    rows = [("file", "shape", "what", "mend")]
-    for (what, mend), some in list(alike.items())[:MAX_ROWS]:
+        alike.setdefault((fault.what, fault.fix), []).append(fault)
+    rows = [("file", "shape", "what", "fix")]
+    for (what, fix), some in list(alike.items())[:MAX_ROWS]:
         others = len({fault.file for fault in some}) - 1
         shape = "" if some[0].shape is None else str(some[0].shape)
         again = f" ({len(some)} times)" if len(some) > 1 else ""
-        rows.append((some[0].file + (f" and {others} more" if others else ""), shape, what + again, mend))
+        rows.append((some[0].file + (f" and {others} more" if others else ""), shape, what + again, fix))
     lines = _aligned(rows)
     if len(alike) > MAX_ROWS:
         lines.append(f"and {len(alike) - MAX_ROWS} more")
     files = len({fault.file for fault in faults})
     what = "\n  ".join([f"{len(faults)} fault(s) in {files} file(s) of the annotations:", *lines])
-    error = FaultyAnnotations(what, where=where, mend="mend each as its line says, then run again")
+    error = FaultyAnnotations(what, where=where, fix="fix each as its line says, then run again")
     error.faults = tuple(faults)
     raise error
 
@@ -122,9 +122,9 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(row).rstrip() for row in cells]
 
 
-def unplaced(what: str, mend: str) -> StudyError:
+def unplaced(what: str, fix: str) -> StudyError:
     """A fault whose place `examine` knows."""
-    return StudyError(what, where=None, mend=mend)
+    return StudyError(what, where=None, fix=fix)
 
 
 def shortened(value: object) -> str:

@@ -45,9 +45,9 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         return to_rgb(decode(path.read_bytes(), turn=True)[0])
     except StudyError as error:
-        raise StudyError(error.what, where=path, mend=error.mend) from error
+        raise StudyError(error.what, where=path, fix=error.fix) from error
     except OSError as error:
-        raise StudyError(f"the picture cannot be read ({error.strerror})", where=path, mend="check it") from error
+        raise StudyError(f"the picture cannot be read ({error.strerror})", where=path, fix="check it") from error
 
 
 def decode(content: bytes, *, turn: bool, least_side: int = 0) -> tuple[Image.Image, tuple[int, int]]:

@@ -97,7 +97,7 @@ def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annota
     Raises
     ------
     StudyError
-        With every fault of the file and how to mend it.
+        With every fault of the file and how to fix it.
     """
     annotation, faults = examine(path, root=root, labels=labels)
     refuse(faults, path)
@@ -116,16 +116,16 @@ def examine(
     try:
         document = read_document(path)
     except StudyError as error:
-        return None, [Fault(file, None, error.what, error.mend)]
+        return None, [Fault(file, None, error.what, error.fix)]
     try:
         image, size, digest = _read_image(document, path, root, least_side)
     except StudyError as error:
-        faults.append(Fault(file, None, error.what, error.mend))
+        faults.append(Fault(file, None, error.what, error.fix))
     for index, item in enumerate(document["shapes"]):
         try:
             shapes.append(_read_shape(item, labels, size, _major_version(document)))
         except StudyError as error:
-            faults.append(Fault(file, index, error.what, error.mend))
+            faults.append(Fault(file, index, error.what, error.fix))
     return (None if faults else Annotation(path, image, tuple(shapes), size, digest)), faults
 
 
@@ -234,7 +234,7 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
         raise unplaced("no 'label' or no 'points'", REDRAW)
     label, kind, mask = item["label"], item.get("shape_type") or "polygon", None
     if not isinstance(label, str) or label not in labels:
-        raise unplaced(f"unknown label {shortened(label)}", _mend_label(label, labels))
+        raise unplaced(f"unknown label {shortened(label)}", _fix_label(label, labels))
     if not isinstance(kind, str) or kind not in POINT_COUNTS:
         raise unplaced(f"unknown shape type {shortened(kind)}", "draw it as a polygon")
     points = item["points"]
@@ -275,7 +275,7 @@ def _read_points(points: list) -> np.ndarray:
     return found
 
 
-def _mend_label(label: object, labels: dict[str, int]) -> str:
+def _fix_label(label: object, labels: dict[str, int]) -> str:
     own = [known for known in labels if known not in BACKGROUND_LABELS]
     known = {name.casefold(): name for name in own}
     near = get_close_matches(label[:60].strip().casefold(), known, n=1, cutoff=0.55) if isinstance(label, str) else []

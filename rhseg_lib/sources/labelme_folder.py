@@ -98,12 +98,12 @@ def annotation_files(folder: Path, *, subfolders: bool = True) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        mend = "put the pictures and their Labelme JSON there, or correct 'folder' in the profile"
-        raise StudyError("the folder of annotations is not there", where=folder, mend=mend)
+        fix = "put the pictures and their Labelme JSON there, or correct 'folder' in the profile"
+        raise StudyError("the folder of annotations is not there", where=folder, fix=fix)
     files = _files(folder, (".json",), subfolders=subfolders)
     if not files:
-        mend = "annotate its pictures in Labelme and save the JSON files beside them"
-        raise StudyError("no Labelme JSON in the folder", where=folder, mend=mend)
+        fix = "annotate its pictures in Labelme and save the JSON files beside them"
+        raise StudyError("no Labelme JSON in the folder", where=folder, fix=fix)
     return files
 
 
@@ -118,7 +118,7 @@ def _files(folder: Path, suffixes: tuple[str, ...], *, subfolders: bool) -> list
 
 
 def _unreadable(error: OSError) -> None:
-    raise StudyError(f"a folder cannot be read ({error.strerror})", where=error.filename, mend="allow it to be read")
+    raise StudyError(f"a folder cannot be read ({error.strerror})", where=error.filename, fix="allow it to be read")
 
 
 def picture_name(relative: Path) -> str:

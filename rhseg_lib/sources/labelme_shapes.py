@@ -41,8 +41,8 @@ def label_ids(
     others = dict.fromkeys(ignore_labels, IGNORE_INDEX) | dict.fromkeys((*background_labels, *BACKGROUND_LABELS), 0)
     given = (*classes, *ignore_labels, *background_labels)
     if len(set(given)) < len(given) or set(BACKGROUND_LABELS) & {*classes, *ignore_labels}:
-        mend = "name each label once: a class, ignored or background; 'background' is no class of its own"
-        raise StudyError(f"the classes {classes} do not fit", where="classes, ignore and background labels", mend=mend)
+        fix = "name each label once: a class, ignored or background; 'background' is no class of its own"
+        raise StudyError(f"the classes {classes} do not fit", where="classes, ignore and background labels", fix=fix)
     return ids | others
 
 

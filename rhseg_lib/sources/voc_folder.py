@@ -55,14 +55,14 @@ class VocTree:
         try:
             image = to_rgb(ImageOps.exif_transpose(_load(path)))  # (H, W, 3)
         except StudyError as error:
-            faults.append(_fault(path.relative_to(self.folder), error.what, error.mend))
+            faults.append(_fault(path.relative_to(self.folder), error.what, error.fix))
         try:
             mask = _read_mask(drawn, len(self.classes))  # (H, W)
             if image is not None and mask.shape != image.shape[:2]:
                 what = "a mask of {1}x{0} pixels for a picture of {3}x{2}".format(*mask.shape, *image.shape[:2])
-                raise StudyError(what, where=drawn, mend="bring back the picture it was drawn on, or draw it anew")
+                raise StudyError(what, where=drawn, fix="bring back the picture it was drawn on, or draw it anew")
         except StudyError as error:
-            faults.append(_fault(drawn.relative_to(self.folder), error.what, error.mend))
+            faults.append(_fault(drawn.relative_to(self.folder), error.what, error.fix))
         return (None if faults else Picture(image, mask, Counter())), faults
 
     def fingerprint(self, path: Path) -> str:
@@ -90,24 +90,24 @@ class VocTree:
                     notes.append(f"{left_out} pictures of {IMAGES} are in neither list and left out.")
         for name in sorted(wanted):
             if name not in masks and name in images:
-                mend = f"add {MASKS}/{name}.png, or take the picture out"
-                faults.append(_fault(images[name].relative_to(self.folder), "no mask for this picture", mend))
+                fix = f"add {MASKS}/{name}.png, or take the picture out"
+                faults.append(_fault(images[name].relative_to(self.folder), "no mask for this picture", fix))
             elif name not in images and test is None:
-                mend = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or take the mask out"
-                faults.append(_fault(masks[name].relative_to(self.folder), "no picture for this mask", mend))
+                fix = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or take the mask out"
+                faults.append(_fault(masks[name].relative_to(self.folder), "no picture for this mask", fix))
             if name != name.strip() or not name.isprintable():
                 faults.append(_fault(repr(name), "a name that no list can hold", "rename picture and mask"))
         refuse(faults, self.folder)
         if not wanted:
-            raise StudyError("no pictures in the tree", where=self.folder / IMAGES, mend="put pictures and masks there")
+            raise StudyError("no pictures in the tree", where=self.folder / IMAGES, fix="put pictures and masks there")
         return {name: images[name] for name in sorted(wanted)}, test, notes
 
     def _by_name(self, inner: str, suffixes: tuple[str, ...] | None, faults: list[Fault]) -> dict[str, Path]:
         """The files of a folder by their names without suffix; hidden ones and those of other suffixes are no input."""
         folder, found = self.folder / inner, {}
         if not folder.is_dir():
-            mend = f"give the folder that holds {IMAGES}, {MASKS} and {LISTS}"
-            raise StudyError(f"no folder '{inner}'", where=self.folder, mend=mend)
+            fix = f"give the folder that holds {IMAGES}, {MASKS} and {LISTS}"
+            raise StudyError(f"no folder '{inner}'", where=self.folder, fix=fix)
         for path in sorted(folder.iterdir()):
             if path.name[0] == "." or not path.is_file() or (suffixes and path.suffix.lower() not in suffixes):
                 continue
@@ -158,8 +158,8 @@ class VocTree:
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
-def _fault(file: Path | str, what: str, mend: str) -> Fault:
-    return Fault(file.as_posix() if isinstance(file, Path) else file, None, what, mend)
+def _fault(file: Path | str, what: str, fix: str) -> Fault:
+    return Fault(file.as_posix() if isinstance(file, Path) else file, None, what, fix)
 
 
 def _load(path: Path) -> Image.Image:
@@ -172,16 +172,16 @@ def _load(path: Path) -> Image.Image:
         return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
-        raise StudyError(what, where=path, mend="make picture and mask smaller") from error
+        raise StudyError(what, where=path, fix="make picture and mask smaller") from error
     except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise on broken files
-        raise StudyError(f"cannot be read ({error})", where=path, mend=COPY_AGAIN) from error
+        raise StudyError(f"cannot be read ({error})", where=path, fix=COPY_AGAIN) from error
 
 
 def _read_mask(path: Path, num_classes: int) -> np.ndarray:
     """(H, W) uint8 with values 0 to `num_classes` and 255; StudyError for anything else."""
 
-    def refuse_mask(what: str, mend: str = AS_IDS) -> None:
-        raise StudyError(what, where=path, mend=mend)
+    def refuse_mask(what: str, fix: str = AS_IDS) -> None:
+        raise StudyError(what, where=path, fix=fix)
 
     image = _load(path)
     if image.format not in LOSSLESS:
@@ -197,16 +197,16 @@ def _read_mask(path: Path, num_classes: int) -> np.ndarray:
     mask = mask.astype(np.uint8)
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
     if unknown == [(255, 255, 255)] or (not unknown and _looks_binary(mask, values)):
-        mend = f"{AS_IDS}; where 255 does mean ignore and nothing else is shown, leave the picture out"
-        refuse_mask("this looks like a 0/255 mask; class ids are 0, 1, 2, …; 255 means ignore", mend)
+        fix = f"{AS_IDS}; where 255 does mean ignore and nothing else is shown, leave the picture out"
+        refuse_mask("this looks like a 0/255 mask; class ids are 0, 1, 2, …; 255 means ignore", fix)
     if unknown:
         named = ", ".join(map(str, unknown[:6])) + (", …" if len(unknown) > 6 else "")
         refuse_mask(f"an RGB mask with {len(unknown)} colour(s) that VOC's palette lacks: {named}")
     outside = [value for value in values if num_classes < value < IGNORE_INDEX]
     if outside:
         named = ", ".join(map(str, outside[:8])) + (", …" if len(outside) > 8 else "")
-        mend = "name all classes in the profile, in the order of their ids, or correct the mask"
-        refuse_mask(f"mask values that belong to no class: {named}; the classes are 1 to {num_classes}", mend)
+        fix = "name all classes in the profile, in the order of their ids, or correct the mask"
+        refuse_mask(f"mask values that belong to no class: {named}; the classes are 1 to {num_classes}", fix)
     if image.mode == "P":
         colours = np.reshape(image.getpalette(), (-1, 3)).tolist()
         known = {tuple(colour): value for value, colour in enumerate(VOC_PALETTE[: num_classes + 1].tolist()) if value}

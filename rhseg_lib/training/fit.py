@@ -152,7 +152,7 @@ def continues(checkpoint: Path, signature: str) -> bool:
         raise StudyError(
             f"the checkpoint cannot be read ({type(fault).__name__}: {fault})"[:300],
             where=checkpoint,
-            mend="delete it: the run then starts from its first epoch",
+            fix="delete it: the run then starts from its first epoch",
         ) from fault
     if saved != signature:
         print(f"{checkpoint} is of another recipe or data set: starting from the first epoch")

@@ -124,7 +124,7 @@ class SegmentationTask(L.LightningModule):
             raise StudyError(
                 f"the training loss of {self.model_name} is {loss} in epoch {self.current_epoch + 1}",
                 where=f"learning_rate {self.recipe.learning_rate:g}, {self.recipe.optimizer}",
-                mend=f"lower the learning rate for this model: recipe_for: {{{self.model_name}: {{learning_rate: …}}}}",
+                fix=f"lower the learning rate for this model: recipe_for: {{{self.model_name}: {{learning_rate: …}}}}",
             )
         row = {
             "epoch": self.current_epoch + 1,

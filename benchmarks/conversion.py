@@ -1,15 +1,15 @@
-"""How fast Labelme annotations become a VOC tree, beside scripts that do it file by file.
+"""Speed of converting Labelme annotations to a VOC tree, compared with scripts that convert file by file.
 
     python benchmarks/conversion.py --pictures 400
 
-draws synthetic 1920x1080 photographs with polygons in a temporary folder and converts them, in one run:
+draws synthetic 1920x1080 images with polygons in a temporary folder and converts them, in one run:
 
 masks alone   one process; for each file: JSON, PIL polygons, a PNG of the mask at full size
-with picture  the same; and the picture decoded and saved as JPEG beside it
-same files    the same, but both scaled to --image-size on a square: what build_voc leaves, by the shortest script
-build_voc     ours: checked, scaled to --image-size, on --workers processes, their start included
+with picture  the same, and the image decoded and saved as JPEG beside it
+same files    the same, but both scaled to --image-size on a square: the files of build_voc, by the shortest script
+build_voc     this project: checked, scaled to --image-size, with --workers processes, their start included
 
-Processor time stands beside the time on the clock: it tells more where other work runs on the machine.
+Processor time is printed beside wall time: it is more reliable on a machine with other load.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import psutil
 from PIL import Image, ImageDraw
 
 from rhseg_lib.dataset.build import REDUCTION, build_voc
+from rhseg_lib.profile import Data
 from rhseg_lib.sources import images, labelme, labelme_folder
 
 CLASSES = ("immersion_tube", "slag_layer")
@@ -36,13 +37,13 @@ USUAL, LARGE = (1920, 1080), (6000, 4000)  # width, height
 
 
 def main() -> None:
-    """Draw the pictures, convert them in each way, print what it took."""
+    """Draw the images, convert them in each way, print time and memory."""
     options = read_options()
     ways = {"build_voc": build}
     if not options.ours_alone:
         plain = {
             "masks alone": convert_masks,
-            "with picture": convert_with_pictures,
+            "with picture": convert_with_images,
             "same files": convert_to_same_files,
         }
         ways = plain | ways
@@ -58,52 +59,52 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
-    """The options of the command line."""
+    """Command-line options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=400)
-    parser.add_argument("--large", type=int, default=0, help="so many more, of 6000x4000 pixels")
-    parser.add_argument("--distinct", type=int, default=50, help="photographs drawn; the others are copies of them")
-    parser.add_argument("--embedded", action="store_true", help="the pictures stand in the JSON")
+    parser.add_argument("--large", type=int, default=0, help="additional images of 6000x4000 pixels")
+    parser.add_argument("--distinct", type=int, default=50, help="images drawn; the others are copies of them")
+    parser.add_argument("--embedded", action="store_true", help="embed the images in the JSON")
     parser.add_argument("--image-size", type=int, default=512)
-    parser.add_argument("--copies", type=int, default=0, help="augmented copies of each training picture")
+    parser.add_argument("--copies", type=int, default=0, help="augmented copies of each training image")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--ours-alone", action="store_true", help="leave the plain scripts out")
-    parser.add_argument("--folder", help="where the temporary folder is made")
+    parser.add_argument("--ours-alone", action="store_true", help="skip the plain scripts")
+    parser.add_argument("--folder", help="parent of the temporary folder")
     return parser.parse_args()
 
 
 def draw(raw: Path, options: argparse.Namespace) -> None:
-    """Write photographs and their annotations: four polygons each, of 40 to 200 points."""
+    """Write images and their annotations: four polygons each, of 40 to 200 points."""
     raw.mkdir()
     random = np.random.default_rng(0)
-    drawn = [photograph(USUAL, random) for _ in range(min(options.distinct, options.pictures))]
+    jpegs = [random_jpeg(USUAL, random) for _ in range(min(options.distinct, options.pictures))]
     sizes = [USUAL] * options.pictures
     for index in range(options.large):
         sizes.insert(index * len(sizes) // options.large, LARGE)
-    large = photograph(LARGE, random) if options.large else b""
+    large = random_jpeg(LARGE, random) if options.large else b""
     for index, size in enumerate(sizes):
-        content = numbered(drawn[index % len(drawn)] if size == USUAL else large, index)
-        picture = raw / f"picture_{index:05}.jpg"
+        content = numbered(jpegs[index % len(jpegs)] if size == USUAL else large, index)
+        image = raw / f"picture_{index:05}.jpg"
         shapes = [(label, outline(size, random)) for label in CLASSES * 2]
-        path = picture.with_suffix(".json")
-        labelme.write_annotation(path, image_path=picture.name, shapes=shapes, height=size[1], width=size[0])
+        path = image.with_suffix(".json")
+        labelme.write_annotation(path, image_path=image.name, shapes=shapes, height=size[1], width=size[0])
         if options.embedded:
             document = json.loads(path.read_text()) | {"imageData": base64.b64encode(content).decode()}
             path.write_text(json.dumps(document, indent=2))
         else:
-            picture.write_bytes(content)
-    usual = np.mean([len(content) for content in drawn])
-    print(f"{len(sizes)} pictures; JPEGs of {usual / 1e3:.0f} kB, large ones of {len(large) / 1e3:.0f} kB")
+            image.write_bytes(content)
+    usual = np.mean([len(content) for content in jpegs])
+    print(f"{len(sizes)} images; JPEGs of {usual / 1e3:.0f} kB, large ones of {len(large) / 1e3:.0f} kB")
 
 
 def numbered(jpeg: bytes, number: int) -> bytes:
-    """The same picture with a comment, since two annotations of one picture are a fault."""
+    """The same image with a comment, since two annotations of one image are an error."""
     comment = f"{number:06}".encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + jpeg[2:]
 
 
-def photograph(size: tuple[int, int], random: np.random.Generator) -> bytes:
-    """A JPEG of smooth regions with edges and the noise of a sensor."""
+def random_jpeg(size: tuple[int, int], random: np.random.Generator) -> bytes:
+    """A JPEG of smooth regions with edges and sensor noise."""
     smooth = cv2.resize(random.integers(0, 255, (30, 50, 3), np.uint8), size, interpolation=cv2.INTER_CUBIC)
     noise = cv2.randn(np.empty(smooth.shape, np.int16), 0, 6)
     noisy = np.clip(smooth.astype(np.int16) + noise, 0, 255).astype(np.uint8)
@@ -121,25 +122,25 @@ def outline(size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
 
 
 def convert_masks(raw: Path, out: Path, _: argparse.Namespace) -> None:
-    """The least a script does: a mask of each file."""
+    """The minimum: a mask of each file."""
     for path in sorted(raw.glob("*.json")):
         save_mask(json.loads(path.read_text()), out / f"{path.stem}.png")
 
 
-def convert_with_pictures(raw: Path, out: Path, _: argparse.Namespace) -> None:
-    """What a script usually does: a mask and a JPEG of each file."""
+def convert_with_images(raw: Path, out: Path, _: argparse.Namespace) -> None:
+    """The usual script: a mask and a JPEG of each file."""
     for path in sorted(raw.glob("*.json")):
         document = json.loads(path.read_text())
-        picture(document, raw).save(out / f"{path.stem}.jpg")
+        read_image(document, raw).save(out / f"{path.stem}.jpg")
         save_mask(document, out / f"{path.stem}.png")
 
 
 def convert_to_same_files(raw: Path, out: Path, options: argparse.Namespace) -> None:
-    """A mask and a JPEG of each file, scaled and put in the middle of a square."""
+    """A mask and a JPEG of each file, scaled and centred in a square."""
     side = options.image_size
     for path in sorted(raw.glob("*.json")):
         document = json.loads(path.read_text())
-        for image, suffix, margin in ((picture(document, raw), ".jpg", (128,) * 3), (mask(document), ".png", 255)):
+        for image, suffix, margin in ((read_image(document, raw), ".jpg", (128,) * 3), (mask(document), ".png", 255)):
             scale = side / max(image.size)
             small = image.resize([round(length * scale) for length in image.size])
             square = Image.new(image.mode, (side, side), margin)
@@ -149,20 +150,20 @@ def convert_to_same_files(raw: Path, out: Path, options: argparse.Namespace) -> 
             square.save(out / f"{path.stem}{suffix}", quality=95)
 
 
-def picture(document: dict, raw: Path) -> Image.Image:
-    """The picture in the JSON or beside it."""
+def read_image(document: dict, raw: Path) -> Image.Image:
+    """The image in the JSON or beside it."""
     embedded = document["imageData"]
     content = base64.b64decode(embedded) if embedded else (raw / document["imagePath"]).read_bytes()
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 def save_mask(document: dict, path: Path) -> None:
-    """As large as the picture."""
+    """Save the mask at the size of the image."""
     mask(document).save(path)
 
 
 def mask(document: dict) -> Image.Image:
-    """The polygons painted over one another, as large as the picture, in VOC's colours."""
+    """The polygons painted over one another, at the size of the image, in VOC's colours."""
     canvas = Image.new("P", (document["imageWidth"], document["imageHeight"]))
     canvas.putpalette(images.VOC_PALETTE.tobytes())
     brush = ImageDraw.Draw(canvas)
@@ -173,37 +174,29 @@ def mask(document: dict) -> Image.Image:
 
 
 def build(raw: Path, out: Path, options: argparse.Namespace) -> None:
-    """The library's own way, as `make_dataset` calls it."""
+    """The library's conversion, as `make_dataset` calls it."""
     least_side = round(REDUCTION * options.image_size)
-    build_voc(
-        labelme_folder.LabelmeFolder(raw, CLASSES, ("__ignore__",), None, least_side=least_side),
-        out / "voc",
-        image_size=options.image_size,
-        split="grouped",
-        test_fraction=0.1,
-        copies=options.copies,
-        seed=0,
-        workers=options.workers,
-        settings={},
-    )
+    data = Data(image_size=options.image_size, augmented_copies=options.copies, seed=0)
+    source = labelme_folder.LabelmeFolder(raw, CLASSES, ("__ignore__",), None, least_side=least_side)
+    build_voc(source, out / "voc", data, workers=options.workers)
 
 
 def measure(work: Callable) -> tuple[float, float, float, float]:
-    """Seconds on the clock, seconds of processors; peak MB of memory, of all processes and of the largest worker."""
+    """Wall time and processor time in seconds; peak memory in MB of all processes and of the largest worker."""
     stop, peaks = Event(), [0, 0]
     watch = Thread(target=watch_memory, args=(stop, peaks))
     watch.start()
-    begun, used = time.perf_counter(), sum(os.times()[:4])
+    start, used = time.perf_counter(), sum(os.times()[:4])
     try:
         work()
-        return time.perf_counter() - begun, sum(os.times()[:4]) - used, peaks[0] / 1e6, peaks[1] / 1e6
+        return time.perf_counter() - start, sum(os.times()[:4]) - used, peaks[0] / 1e6, peaks[1] / 1e6
     finally:
         stop.set()
         watch.join()
 
 
 def watch_memory(stop: Event, peaks: list[int]) -> None:
-    """Ten times a second: resident bytes of all processes, shared pages counted in each, and of the largest worker."""
+    """Record, ten times a second, resident bytes of all processes (shared pages count in each) and largest worker."""
     this = psutil.Process()
     while not stop.wait(0.1):
         workers = [memory_of(process) for process in this.children(recursive=True)]
@@ -219,7 +212,7 @@ def memory_of(process: psutil.Process) -> int:
 
 
 def report(measured: dict[str, tuple[float, float, float, float]], options: argparse.Namespace) -> None:
-    """Print a line for each way; at its end, how many times as fast as it is `build_voc`."""
+    """Print a line for each way; at its end, how many times as fast `build_voc` is."""
     count = options.pictures + options.large
     print(f"{'':14}images/s   ms of processor an image   peak MB, of a worker   times as fast: clock, processor")
     ours = measured["build_voc"]

@@ -6,14 +6,14 @@ from functools import partial
 
 
 class StudyError(Exception):
-    """A fault the user can fix: what is wrong, where, and what to do about it.
+    """An error the user can fix: what is wrong, where, and what to do about it.
 
     Parameters
     ----------
     what : str
-        The fault in one sentence.
+        The error in one sentence.
     where : object
-        File, cell, parameter or place.
+        File, cell, parameter or location.
     fix : str
         What the user can do.
     """
@@ -22,7 +22,7 @@ class StudyError(Exception):
         super().__init__(what, where, fix)
         self.what, self.where, self.fix = what, where, fix
 
-    def __reduce__(self) -> tuple:  # so that it survives the way back from a worker process
+    def __reduce__(self) -> tuple:  # pickled on its way back from a worker process
         return partial(StudyError, where=self.where, fix=self.fix), (self.what,)
 
     def __str__(self) -> str:

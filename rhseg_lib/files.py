@@ -1,8 +1,8 @@
-"""Writing a file whole or not at all, and building a folder so that what is finished outlives a kill.
+"""Atomic file writes, and resumable, atomic folder builds.
 
-<name>.unfinished/finished.jsonl   what it is made with, then one line for each finished piece
-<name>.unfinished/tree/            what is to be <name>
-<name>.replaced                    what <name> was, for the moment between two renames
+<name>.unfinished/finished.jsonl   the settings of the build, then one line for each finished item
+<name>.unfinished/tree/            becomes <name>
+<name>.replaced                    the old <name>, between two renames
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 
 from rhseg_lib.errors import StudyError
 
-LEFT_BEHIND = ("thumbs.db", "desktop.ini")  # by file managers that only looked
+LEFT_BEHIND = ("thumbs.db", "desktop.ini")  # by file managers that only displayed the folder
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name beside `path`, then rename: `path` is whole or unchanged.
+    """Write under a temporary name beside `path`, then rename: `path` is complete or unchanged.
 
     Raises
     ------
@@ -32,29 +32,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         draft.write_bytes(content)
         os.replace(draft, path)
-    except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise StudyError("no space left on the disk", where=path, fix="free space there, then run again") from fault
+        raise StudyError("no space left on the disk", where=path, fix="free space there, then run again") from error
     finally:
         draft.unlink(missing_ok=True)
 
 
 class Unfinished:
-    """The folder that is to take the place of `target`.
+    """A folder under construction that will replace `target`.
 
     Parameters
     ----------
     target : Path
     settings : str
-        Whatever decides the content besides the input; what was begun with other settings is thrown away.
+        Everything besides the input that determines the content; a build with other settings is discarded.
 
     Attributes
     ----------
     tree : Path
-        To be filled.
+        The folder to fill.
     finished : dict of str to dict
-        Record of each finished piece by its name, as JSON types.
+        Record of each finished item by its name, as JSON types.
     """
 
     def __init__(self, target: Path, settings: str) -> None:
@@ -66,23 +66,23 @@ class Unfinished:
         if not self.finished:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.tree.mkdir(parents=True, exist_ok=True)
-        (self.tree / "dataset.json").unlink(missing_ok=True)  # killed just before it took its place
+        (self.tree / "dataset.json").unlink(missing_ok=True)  # of a build killed just before it was published
         lines = [{"settings": settings}, *({"name": name, **record} for name, record in self.finished.items())]
         write_atomically(self._journal, "".join(map(_line, lines)).encode())
 
     def record(self, records: dict[str, dict]) -> None:
-        """Note finished pieces, whose files are whole."""
+        """Record finished items, whose files are complete."""
         self.finished |= records
         with self._journal.open("a", encoding="utf-8", newline="\n") as journal:
             journal.writelines(_line({"name": name, **record}) for name, record in records.items())
 
     def forget(self, names: list[str]) -> None:
-        """Take pieces back that are to be made anew; a later line of the same name counts."""
+        """Drop items that must be rebuilt; a later line with the same name replaces the earlier one."""
         for name in names:
             del self.finished[name]
 
     def publish(self) -> None:
-        """Put the tree in the target's place; killed at any moment, `repair` fixes what is left."""
+        """Replace the target by the tree; after a kill at any moment, `repair` restores a valid state."""
         replaced = _replaced(self.target)
         if self.target.exists():
             self.target.rename(replaced)
@@ -91,9 +91,9 @@ class Unfinished:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self, settings: str) -> dict[str, dict]:
-        """What the journal holds if it was begun with these settings."""
+        """Records in the journal; none if the build had other settings."""
         records = []
-        with suppress(OSError, ValueError):  # none there; or a kill tore its last line
+        with suppress(OSError, ValueError):  # no journal, or a last line cut off by a kill
             for line in self._journal.read_text(encoding="utf-8", errors="replace").splitlines():
                 records.append(json.loads(line))
         if not records or records[0] != {"settings": settings}:
@@ -102,7 +102,7 @@ class Unfinished:
 
 
 def repair(target: Path) -> None:
-    """Bring back what stood at `target` if a kill came between the two renames, or clear it away after them."""
+    """Restore the old `target` after a kill between the two renames; delete it after a kill that came later."""
     replaced = _replaced(target)
     if not replaced.exists():
         return
@@ -121,9 +121,9 @@ def _line(record: dict) -> str:
 
 
 def content_digest(folder: Path) -> str:
-    """Another one when a file of a folder changes, comes or goes; not when it is only touched.
+    """Digest that changes when a file in the folder is changed, added or removed, not when it is only touched.
 
-    Hidden files and what file managers leave behind do not count.
+    Hidden files and those that file managers leave behind are ignored.
     """
     digest = sha256()
     for path in sorted(Path(folder).rglob("*")):

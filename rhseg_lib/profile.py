@@ -1,4 +1,4 @@
-"""What to run: a typed profile read from ``profiles/<name>.yaml``; every path of the study derives from it."""
+"""What to run: a typed profile read from ``profiles/<name>.yaml``; all paths of the study derive from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ModelName = Literal[MODEL_NAMES]
 
 
 def _number(value: object) -> object:
-    """YAML 1.1 reads ``1e-4`` as a string; take it as the number it looks like."""
+    """YAML 1.1 reads ``1e-4`` as a string; convert it to a number."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -49,11 +49,11 @@ class Strict(BaseModel):
 
 
 class Data(Strict):
-    """Where the pictures come from and how they become a VOC tree (paper, section 3.1)."""
+    """Where the images come from and how they become a VOC tree (paper, section 3.1)."""
 
     source: Literal["synthetic", "labelme", "voc"] = "synthetic"
     folder: str | None = None  # labelme: images and Labelme JSON; voc: a tree of images and masks; see `voc_source`
-    on_fault: Literal["stop", "skip"] = "stop"  # whether faulty annotations stop the study or are left out
+    on_fault: Literal["stop", "skip"] = "stop"  # whether invalid annotations stop the study or are left out
     seed: int = 2024
     num_scenes: int = Field(500, ge=10)
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on
@@ -63,21 +63,21 @@ class Data(Strict):
         "immersion_tube",
         "slag_layer",
     )
-    class_priority: tuple[Label, ...] | None = Field(  # later paints over earlier; None: in the order of drawing
+    class_priority: tuple[Label, ...] | None = Field(  # later paints over earlier; None: in drawing order
         default_factory=lambda data: data.get("classes")
     )
-    ignore_labels: tuple[Label, ...] = ("__ignore__",)  # regions that neither train nor test
-    background_labels: tuple[Label, ...] = ()  # annotated things that are no class of this study
-    augmented_copies: int = Field(1, ge=0, le=4)  # per original, round robin: flip, contrast, brightness, blur
-    split: Literal["given", "grouped", "as_described"] = Field(  # given: by the lists of a VOC tree that has them
+    ignore_labels: tuple[Label, ...] = ("__ignore__",)  # regions excluded from training and test
+    background_labels: tuple[Label, ...] = ()  # annotated objects that are no class of this study
+    augmented_copies: int = Field(1, ge=0, le=4)  # per original, in turn: flip, contrast, brightness, blur
+    split: Literal["given", "grouped", "as_described"] = Field(  # given: by the lists of a VOC tree, if it has them
         default_factory=lambda data: "given" if data.get("source") == "voc" else "grouped"
     )
     test_fraction: Number = Field(0.1, gt=0, lt=1)
-    group: str | None = None  # regular expression; what it finds in a name is the heat, which the split keeps whole
+    group: str | None = None  # regular expression; its match in a name is the heat, which the split keeps together
 
     @field_validator("group")
     @classmethod
-    def _a_regular_expression(cls, group: str | None) -> str | None:
+    def _regular_expression(cls, group: str | None) -> str | None:
         try:
             re.compile(group or "")
         except (re.error, OverflowError, RecursionError) as error:
@@ -87,22 +87,22 @@ class Data(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Data:
         if (self.source == "synthetic") == (self.folder is not None):
-            raise ValueError("'folder' belongs to the sources 'labelme' and 'voc', and these need it")
+            raise ValueError("'folder' is required for the sources 'labelme' and 'voc', and allowed only there")
         if self.source != "synthetic" and self.holdout_scenes:
-            raise ValueError("'holdout_scenes' are rendered: they belong to source 'synthetic'")
+            raise ValueError("'holdout_scenes' are rendered: they require source 'synthetic'")
         if self.split == "given" and self.source != "voc":
-            raise ValueError("'split: given' belongs to source 'voc', whose lists it takes")
+            raise ValueError("'split: given' requires source 'voc', whose lists it uses")
         if self.group is not None and (self.split == "as_described" or self.holdout_scenes):
-            raise ValueError("'group' goes neither with 'split: as_described' nor with 'holdout_scenes'")
+            raise ValueError("'group' cannot be combined with 'split: as_described' or 'holdout_scenes'")
         if len({*self.class_names}) < len(self.class_names):
-            raise ValueError("'classes' must name each class once, and background not at all")
+            raise ValueError("'classes' must name each class once, and must not name the background")
         if self.source != "voc" and self.class_priority is not None and set(self.class_priority) != set(self.classes):
             raise ValueError("'class_priority' must name each of 'classes' once")
         return self
 
     @property
-    def in_words(self) -> str:
-        """What the pictures are, for banners and for the card of trained weights."""
+    def description(self) -> str:
+        """Where the images come from, for banners and for the card of trained weights."""
         return "synthetic scenes" if self.source == "synthetic" else f"images of {self.folder}"
 
     @property
@@ -114,42 +114,42 @@ class Recipe(Strict):
     """How a model is trained (paper, Table 1)."""
 
     epochs: int = Field(150, ge=1)
-    epoch_images: int | None = Field(None, ge=2)  # images drawn for an epoch; None: each training image once
+    epoch_images: int | None = Field(None, ge=2)  # images drawn per epoch; None: each training image once
     batch_size: int = Field(4, ge=2)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 7e-3
     min_learning_rate: Number = Field(7e-5, ge=0)
-    scale_rate_by_batch: bool = False  # both rates × batch_size / 16, as the repositories do whose values Table 1 has
+    scale_rate_by_batch: bool = False  # both rates × batch_size / 16, as in the repositories of Table 1's values
     warmup_epochs: Number = Field(3.0, ge=0)  # linear; our assumption, the paper names none
     momentum: Number = Field(0.9, ge=0, lt=1)
     weight_decay: Number = Field(1e-4, ge=0)
     dice_weight: Number = Field(0.0, ge=0)  # of a Dice loss added to cross-entropy; the paper names no loss
     precision: Literal["32", "bf16"] = "32"
-    channels_last: bool = False  # memory layout; the same numbers up to rounding
-    dataset_on_device: bool = True  # decoded once, batches formed where the model is; no: decoded anew every epoch
-    compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile; the last replays a step as CUDA graphs
+    channels_last: bool = False  # memory layout; same results up to rounding
+    dataset_on_device: bool = True  # decoded once, batches formed on the model's device; false: decoded every epoch
+    compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile; cuda_graphs: a step is replayed
     recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation
     pretrained: bool = False  # ImageNet encoder weights
 
     @model_validator(mode="after")
-    def _an_epoch_holds_a_batch(self) -> Recipe:
+    def _epoch_holds_a_batch(self) -> Recipe:
         if self.epoch_images is not None and self.epoch_images < self.batch_size:
             raise ValueError("'epoch_images' is smaller than 'batch_size'")
         return self
 
     @property
     def rates(self) -> tuple[float, float]:
-        """The learning rate at the start and at the end, as the optimizer gets them."""
+        """Initial and final learning rate of the optimizer."""
         scale = self.batch_size / 16 if self.scale_rate_by_batch else 1
         return self.learning_rate * scale, self.min_learning_rate * scale
 
     @property
     def digest(self) -> str:
-        """Equal for equal recipes; a key that is added later, and left at its default, does not change it."""
+        """Equal for equal recipes; a key added in a later version and left at its default does not change it."""
         return fingerprint(self.model_dump(exclude_defaults=True))
 
     @model_validator(mode="after")
-    def _falling(self) -> Recipe:
+    def _falling_rate(self) -> Recipe:
         if self.min_learning_rate > self.learning_rate:
             raise ValueError("'min_learning_rate' must not exceed 'learning_rate'")
         if self.warmup_epochs >= self.epochs:
@@ -165,15 +165,15 @@ class Profile(Strict):
     kind: Literal["demonstration", "result"]
     data: Data
     recipe: Recipe
-    recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = {}  # what differs, per model
+    recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = {}  # differences from `recipe`, per model
     models: tuple[ModelName, ...] = MODEL_NAMES
     seeds: tuple[int, ...] = (0,)
-    gpu_gb_per_run: int = Field(0, ge=0)  # memory that one training takes of a GPU: how many share it
-    leaky: str | None = None  # a profile that splits these data as described: its optimism is set beside this one
+    gpu_gb_per_run: int = Field(0, ge=0)  # GPU memory of one run: decides how many share the GPU
+    leaky: str | None = None  # a profile that splits the same data as described, to compare its optimism
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
-    def _each_once(self) -> Profile:
+    def _no_duplicates(self) -> Profile:
         for key, values in (("models", self.models), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"'{key}' must name at least one, and each once")
@@ -203,32 +203,32 @@ class Profile(Strict):
         return self.reports / "runs" / model / f"seed{seed}"
 
     def recipe_of(self, model: str) -> Recipe:
-        """The common recipe with what this model's entry in ``recipe_for`` changes."""
+        """The common recipe with the changes of this model's entry in ``recipe_for``."""
         return Recipe.model_validate({**self.recipe.model_dump(), **self.recipe_for.get(model, {})})
 
     @property
     def banner(self) -> str:
-        """One line for the head of every page: which data and which recipe made it."""
+        """One line for the top of every page: its data and its recipe."""
         r, side = self.recipe, self.data.image_size
         each = f" of {r.epoch_images} images" if r.epoch_images else ""
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result on synthetic data"
         if self.data.source != "synthetic" and self.kind == "result":
             kind = "a result"
-        apart = sum(model in self.recipe_for for model in self.models)
-        others = f"; another for {apart} of the {len(self.models)} models, told on their pages" if apart else ""
+        different = sum(model in self.recipe_for for model in self.models)
+        others = f"; another for {different} of the {len(self.models)} models, see their pages" if different else ""
         return (
-            f"Profile {self.name}: {kind}. Data: {self.data.in_words}, {side}×{side} px. "
+            f"Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px. "
             f"Recipe: {r.epochs} epochs{each}, batch {r.batch_size}, {r.optimizer.upper()}, "
             f"learning rate {r.learning_rate:g} → {r.min_learning_rate:g}{others}."
         )
 
 
 def find_root() -> Path:
-    """The nearest folder upwards that holds ``profiles/``: a notebook runs from the top folder or from its own."""
+    """The nearest folder upwards that contains ``profiles/``; notebooks run from the top folder or their own."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "profiles").is_dir():
-            return Path(os.path.relpath(folder))  # relative, so that no page tells where the study lies
+            return Path(os.path.relpath(folder))  # relative, so that no page shows an absolute path
     raise StudyError("no folder 'profiles' here or above", where=here, fix="start in the study's top folder")
 
 
@@ -240,7 +240,7 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     name : str
         Name of the profile: the file's name without ``.yaml``.
     root : Path or None
-        The study's top folder, with data and reports below it; None looks for it upwards from here.
+        The study's top folder, with data and reports below it; None searches upwards from the working directory.
 
     Raises
     ------
@@ -254,18 +254,18 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
         raise StudyError(f"unknown profile '{name}'", where=path, fix=f"take one of: {', '.join(known) or 'none'}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise StudyError("the profile is not valid YAML", where=path, fix=str(fault)) from fault
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError("the profile is not valid YAML", where=path, fix=str(error)) from error
     try:
         # Through JSON: a YAML list becomes a tuple under strict validation.
         profile = Profile.model_validate_json(json.dumps({"name": name, **(content or {})}))
         for model in profile.recipe_for:
             profile.recipe_of(model)
-    except (ValidationError, TypeError) as fault:
-        raise StudyError("the profile does not fit", where=path, fix=_explain(fault)) from fault
+    except (ValidationError, TypeError) as error:
+        raise StudyError("the profile is invalid", where=path, fix=_explain(error)) from error
     for key in ("name", "root"):
         if key in content:
-            raise StudyError(f"the key '{key}' follows from the file's place", where=path, fix="remove it")
+            raise StudyError(f"the key '{key}' is set by the file's location", where=path, fix="remove it")
     return profile.model_copy(update={"root": root})
 
 
@@ -277,13 +277,13 @@ def check_model(name: str) -> None:
         )
 
 
-def _explain(fault: ValidationError | TypeError) -> str:
-    if isinstance(fault, TypeError):
-        return str(fault)
-    lines = (f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}, got {e['input']!r:.60}" for e in fault.errors())
+def _explain(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return str(error)
+    lines = (f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}, got {e['input']!r:.60}" for e in error.errors())
     return "; ".join(lines)
 
 
 def fingerprint(*parts: object) -> str:
-    """Short digest of JSON-able settings: equal settings, equal digest, on any machine."""
+    """Short digest of JSON-serializable settings: equal settings give equal digests on any machine."""
     return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rhseg_lib.dataset import build, voc_tree
-from rhseg_lib.profile import Profile, load_profile
+from rhseg_lib.profile import Data, Profile, load_profile
 from rhseg_lib.sources import labelme, labelme_folder
 
 # Before torch is imported, here or in a process that a test starts: sums depend on the number of threads.
@@ -42,6 +42,11 @@ class Trap:
         return Path.touch, (self.path,)
 
 
+def data_settings(**settings) -> Data:
+    """Settings of a data set, unchecked: a test may have smaller and fewer images than a profile."""
+    return Data.model_construct(**settings)
+
+
 def draw_scenes(folder: Path, count: int, size: int) -> None:
     """A bright tube with a red band of slag at its lower end, at a random place before a noisy dark wall."""
     folder.mkdir(parents=True)
@@ -70,17 +75,8 @@ def profile(tmp_path_factory) -> Profile:
     profile = load_profile("tiny", root=root)
     data = profile.data
     draw_scenes(profile.raw, data.num_scenes, data.image_size)
-    build.build_voc(
-        labelme_folder.LabelmeFolder(profile.raw, data.classes, data.ignore_labels, data.class_priority),
-        profile.voc,
-        image_size=data.image_size,
-        split=data.split,
-        test_fraction=data.test_fraction,
-        copies=data.augmented_copies,
-        seed=data.seed,
-        workers=1,
-        settings={},
-    )
+    source = labelme_folder.LabelmeFolder(profile.raw, data.classes, data.ignore_labels, data.class_priority)
+    build.build_voc(source, profile.voc, data, workers=1)
     return profile
 
 

@@ -1,4 +1,4 @@
-"""Labelme folders as people leave them: the JSON of each version, and a messy folder of sixteen pictures."""
+"""Labelme folders as people leave them: the JSON of each version, and a messy folder of sixteen images."""
 
 import base64
 import io
@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 
-def labelme_3(shapes: list[dict], picture: Path, size: tuple[int, int], embedded: bytes) -> dict:
-    """Before version 3.6: polygons without a type, colours, the picture always embedded, its size not stated."""
+def labelme_3(shapes: list[dict], image: Path, size: tuple[int, int], embedded: bytes) -> dict:
+    """Before version 3.6: polygons without a type, colours, the image always embedded, its size not stated."""
     return {
         "version": "3.5.0",
         "flags": {},
@@ -19,39 +19,39 @@ def labelme_3(shapes: list[dict], picture: Path, size: tuple[int, int], embedded
         ],
         "lineColor": [0, 255, 0, 128],
         "fillColor": [255, 0, 0, 128],
-        "imagePath": f"..\\Pictures\\{picture.name}",
+        "imagePath": f"..\\Pictures\\{image.name}",
         "imageData": base64.b64encode(embedded).decode(),
     }
 
 
-def labelme_4(shapes: list[dict], picture: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
-    """Types, groups and flags of each shape; the picture embedded or named, its size stated."""
+def labelme_4(shapes: list[dict], image: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
+    """Types, groups and flags of each shape; the image embedded or named, its size stated."""
     return {
         "version": "4.5.13",
         "flags": {},
         "shapes": [{"group_id": None, "shape_type": "polygon", "flags": {}, **s} for s in shapes],
-        "imagePath": picture.name,
+        "imagePath": image.name,
         "imageData": embedded and base64.b64encode(embedded).decode(),
         "imageHeight": size[1],
         "imageWidth": size[0],
     }
 
 
-def labelme_5(shapes: list[dict], picture: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
-    """Descriptions and masks besides."""
-    document = labelme_4([{"description": "", "mask": None, **s} for s in shapes], picture, size, embedded)
+def labelme_5(shapes: list[dict], image: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
+    """Also descriptions and masks."""
+    document = labelme_4([{"description": "", "mask": None, **s} for s in shapes], image, size, embedded)
     return {**document, "version": "5.5.0"}
 
 
-def labelme_6(shapes: list[dict], picture: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
-    """Turned rectangles besides; keys this study does not know."""
-    document = labelme_5(shapes, picture, size, embedded)
+def labelme_6(shapes: list[dict], image: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
+    """Also rotated rectangles; keys unknown to this study."""
+    document = labelme_5(shapes, image, size, embedded)
     return {**document, "version": "6.1.0", "reviewed": True}
 
 
-def labelme_7(shapes: list[dict], picture: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
+def labelme_7(shapes: list[dict], image: Path, size: tuple[int, int], embedded: bytes | None) -> dict:
     """Shapes may be locked."""
-    document = labelme_6([{**s, "locked": True} for s in shapes], picture, size, embedded)
+    document = labelme_6([{**s, "locked": True} for s in shapes], image, size, embedded)
     return {**document, "version": "7.9.1"}
 
 
@@ -65,7 +65,7 @@ def as_png(pixels: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-MESSY = [  # JSON below the folder, picture's suffix, mode, size, version, embedded, EXIF orientation
+MESSY = [  # JSON in the folder, image suffix, mode, size, version, embedded, EXIF orientation
     ("IMG_001", "jpg", "RGB", (120, 90), 5, False, 1),
     ("IMG 002", "png", "RGB", (90, 120), 6, False, 1),
     ("渣层.三", "bmp", "RGB", (100, 100), 4, False, 1),
@@ -83,20 +83,20 @@ MESSY = [  # JSON below the folder, picture's suffix, mode, size, version, embed
     ("六月/IMG_004", "png", "P", (96, 72), 5, False, 1),
     ("六月/gone", "png", "RGB", (96, 72), 5, False, 1),
 ]
-FAULTY = {
+INVALID = {
     "wrong.json": "unknown label 'Slag Layer'",
     "may 05/cut.json": "cannot be read",
-    "六月/gone.json": "not there",
+    "六月/gone.json": "not found",
 }
 
 
 def write_messy_folder(folder: Path) -> None:
-    """Sixteen pictures in a folder and two below it, no two alike in kind; three of them are faulty (`FAULTY`).
+    """Sixteen images in a folder and two subfolders, no two of the same kind; three are invalid (`INVALID`).
 
-    All hold a tube and a band of slag on it, in shapes of several types.
+    All show a tube with a band of slag, in shapes of several types.
     """
     for number, (stem, suffix, mode, size, version, embedded, orientation) in enumerate(MESSY):
-        width, height = size[::-1] if orientation == 6 else size  # as it is shown
+        width, height = size[::-1] if orientation == 6 else size  # as displayed
         pixels = np.random.default_rng(number).integers(0, 90, (height, width, 3), dtype=np.uint8)
         left, right, top, bottom = width // 4, width // 2, height // 2, 3 * height // 4
         pixels[:bottom, left:right] += 90
@@ -128,7 +128,7 @@ def write_messy_folder(folder: Path) -> None:
 
 
 def _save(image: Image.Image, path: Path, mode: str, orientation: int) -> None:
-    if orientation == 6:  # stored a quarter turn to the left of how it is shown
+    if orientation == 6:  # stored a quarter turn to the left of how it is displayed
         image = image.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[274] = orientation

@@ -1,4 +1,4 @@
-"""What is said of models and of pairs of models: hand-computed tables, and words that follow the adjusted p alone."""
+"""Comparison of models: hand-computed tables, and statements that depend on the adjusted p alone."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from rhseg_lib.evaluation.compare import by_unit, compare_models, pair, stacked,
 from rhseg_lib.evaluation.runs import Run
 from rhseg_lib.report.findings import difference_in_words
 
-# Two classes; images p, q, r. Sums: GOOD 90 right of 110 in the union of either class, BAD 60 of 140.
+# Two classes; images p, q, r. Sums: GOOD 90 correct of 110 in the union of each class, BAD 60 of 140.
 GOOD = np.array([[[40, 0], [0, 40]], [[30, 0], [10, 30]], [[20, 10], [0, 20]]])
 BAD = np.array([[[40, 0], [0, 40]], [[10, 20], [20, 20]], [[10, 20], [20, 0]]])
 RECIPE = {"epochs": 2, "warmup_epochs": 0.5}
@@ -21,7 +21,7 @@ def run_of(model: str, seed: int, matrices: np.ndarray, **recipe) -> Run:
 
 
 def runs_of(model: str, seeds: int, *, wrong: float, images: int = 40) -> list[Run]:
-    """Runs that lose a share of the pixels, a little more or less by seed and image."""
+    """Runs that get a share of the pixels wrong, which varies a little by seed and image."""
     runs = []
     for seed in range(seeds):
         random = np.random.default_rng([seed, len(model)])
@@ -40,12 +40,12 @@ class TestSummary:
     runs = (run_of("careful", 0, GOOD), run_of("careful", 1, BAD), run_of("careless", 0, BAD))
 
     def test_stacked_by_model(self) -> None:
-        found = stacked(list(self.runs))
-        assert {model: matrices.shape for model, matrices in found.items()} == {
+        by_model = stacked(list(self.runs))
+        assert {model: matrices.shape for model, matrices in by_model.items()} == {
             "careful": (2, 3, 2, 2),
             "careless": (1, 3, 2, 2),
         }
-        assert np.array_equal(found["careful"][1], BAD)
+        assert np.array_equal(by_model["careful"][1], BAD)
 
     def test_by_hand(self) -> None:
         table = summarise(list(self.runs))
@@ -92,16 +92,16 @@ class TestPairs:
         (tested,) = table[table["first"] == "b"].itertuples()
         assert tested.p_holm == tested.p_value  # a family of one
 
-    def test_recipes_may_differ_in_the_rate_alone(self) -> None:
+    def test_recipes_may_differ_only_in_the_rate(self) -> None:
         one = run_of("one", 0, GOOD)
         assert len(compare_models([one, run_of("other", 0, BAD, learning_rate=1e-2, min_learning_rate=1e-4)])) == 1
-        assert len(compare_models([one, run_of("other", 0, BAD, momentum=0.9)])) == 1  # the default, written out
+        assert len(compare_models([one, run_of("other", 0, BAD, momentum=0.9)])) == 1  # the default, given explicitly
         assert compare_models([one, run_of("longer", 0, BAD, epochs=3)]).empty
 
     def test_one_model_has_no_pair(self) -> None:
         assert compare_models([run_of("one", 0, GOOD), run_of("one", 1, BAD)]).empty
 
-    def test_a_pair_is_found_either_way_round(self) -> None:
+    def test_a_pair_is_found_in_either_order(self) -> None:
         table = compare_models([*runs_of("good", 3, wrong=0.05), *runs_of("middling", 4, wrong=0.2)])
         there, back = pair(table, "good", "middling"), pair(table, "middling", "good")
         assert there["difference"] == -back["difference"] > 0
@@ -110,13 +110,13 @@ class TestPairs:
         assert pair(table, "good", "absent") is None
 
 
-class TestWords:
+class TestStatements:
     @pytest.mark.parametrize(
-        ("changes", "significant", "words"),
+        ("changes", "significant", "statement"),
         [
             ({}, True, "is significant: +0.9 points"),
             ({"low": -0.1}, True, "is significant"),
-            ({"p_holm": 0.05}, False, "is not significant"),  # the interval excludes zero all the same
+            ({"p_holm": 0.05}, False, "is not significant"),  # although the interval excludes zero
             ({"p_holm": 0.4, "needed": 12.0}, False, "would take about 12 seeds of each"),
             ({"p_holm": np.nan}, False, "cannot be judged from one seed"),
             (
@@ -126,10 +126,10 @@ class TestWords:
             ),
         ],
     )
-    def test_follow_the_adjusted_p(self, changes: dict, significant: bool, words: str) -> None:
+    def test_follow_the_adjusted_p(self, changes: dict, significant: bool, statement: str) -> None:
         row = {"difference": 0.9, "low": 0.2, "high": 1.6, "units": 50, "p_holm": 0.03, "needed": 4.0} | changes
         assert tells(row) == significant
-        assert words in difference_in_words(row)
+        assert statement in difference_in_words(row)
 
     def test_one_group_of_many_images_gives_no_verdict(self) -> None:
         runs = [*runs_of("good", 3, wrong=0.05, images=60), *runs_of("middling", 3, wrong=0.2, images=60)]
@@ -139,12 +139,12 @@ class TestWords:
         assert "cannot be judged" in difference_in_words(row)
 
 
-def test_what_the_test_part_promises_against_fresh_pictures(profile, monkeypatch) -> None:
-    """By hand: the test images of GOOD against fresh ones of BAD, 90/110 against 60/140."""
-    test, fresh = np.tile(GOOD, (10, 1, 1)), np.tile(BAD, (10, 1, 1))
+def test_generalisation_from_test_set_to_holdout(profile, monkeypatch) -> None:
+    """By hand: the test images of GOOD against the holdout of BAD, 90/110 against 60/140."""
+    test, holdout = np.tile(GOOD, (10, 1, 1)), np.tile(BAD, (10, 1, 1))
     monkeypatch.setattr(compare, "parts", lambda _: ["test", "holdout"])
     monkeypatch.setattr(
-        compare, "finished_runs", lambda _, part: [run_of("careful", 0, test if part == "test" else fresh)]
+        compare, "finished_runs", lambda _, part: [run_of("careful", 0, test if part == "test" else holdout)]
     )
     (row,) = compare.generalisation(profile).itertuples()
     assert (row.Index, row.seeds) == ("careful", 1)
@@ -153,5 +153,5 @@ def test_what_the_test_part_promises_against_fresh_pictures(profile, monkeypatch
     assert np.isnan(row.low) and row.weights_low < row.difference < row.weights_high
 
 
-def test_without_a_holdout_nothing_is_promised(profile) -> None:
+def test_without_a_holdout_there_is_no_generalisation(profile) -> None:
     assert compare.generalisation(profile).empty

@@ -1,4 +1,4 @@
-"""Costs: against the paper's tables, Equation 1 and arithmetic done by hand."""
+"""Costs: against the paper's tables, Equation 1 and hand calculation."""
 
 from fractions import Fraction
 from functools import cache
@@ -36,7 +36,7 @@ def weightless(name: str) -> nn.Module:
         ("fcn_resnet50", 25.86, False),
     ],
 )
-def test_published_parameters_are_mebibytes_but_for_fcn(name: str, published: float, agrees: bool) -> None:
+def test_published_parameters_are_mebibytes_except_for_fcn(name: str, published: float, agrees: bool) -> None:
     model = weightless(name)
     assert (round(model_mib(model), 2) == published) is agrees
     assert round(count_parameters(model) / 1e6, 2) != published
@@ -61,7 +61,7 @@ def test_mebibytes_that_the_paper_does_not_state(name: str, mib: float) -> None:
     ],
 )
 def test_macs_by_hand(layer: nn.Module, channels: int, macs: int) -> None:
-    stem = nn.Conv2d(3, channels, 1)  # the counter feeds three channels
+    stem = nn.Conv2d(3, channels, 1)  # the counter's input has three channels
     assert count_macs(nn.Sequential(stem, layer), 10, 12) == macs + 10 * 12 * 3 * channels
 
 
@@ -120,5 +120,5 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
         assert torch.equal(tensor, before[path]), path
 
 
-def test_resnet50_alone_is_larger_than_the_paper_prints_for_all_of_fcn() -> None:
+def test_resnet50_alone_is_larger_than_the_papers_value_for_all_of_fcn() -> None:
     assert round(model_mib(build_model("fcn_resnet50").encoder), 2) == 89.68

@@ -1,4 +1,4 @@
-"""Batches: each sample at most once an epoch, in an order that follows from (seed, epoch), shared among processes."""
+"""Batches: each sample at most once an epoch, in an order that depends on (seed, epoch), shared among processes."""
 
 from itertools import chain
 
@@ -45,13 +45,13 @@ def test_an_epoch_holds_each_sample_at_most_once(count, batch_size, steps):
     batches = numbered(count, batch_size=batch_size)
     found = epoch_of(batches, 0)
     assert len(batches) == len(found) == steps
-    assert {len(batch) for batch in found} == {batch_size}  # the incomplete last one is left out
+    assert {len(batch) for batch in found} == {batch_size}  # the incomplete last one is dropped
     samples = list(chain(*found))
     assert len(set(samples)) == len(samples) == steps * batch_size
     assert set(samples) <= set(range(count))
 
 
-def test_what_one_epoch_leaves_out_another_takes():
+def test_what_one_epoch_drops_another_uses():
     batches = numbered(7, batch_size=4)
     samples = {sample for epoch in range(20) for sample in chain(*epoch_of(batches, epoch))}
     assert samples == set(range(7))
@@ -64,23 +64,23 @@ def test_epochs_of_chosen_length_are_cut_from_whole_passes(epoch_images, epochs)
     forwards = [list(chain(*epoch_of(batches, epoch))) for epoch in range(epochs)]
     assert forwards == [list(chain(*epoch_of(batches, epoch))) for epoch in reversed(range(epochs))][::-1]
     assert {len(one) for one in forwards} == {epoch_images}
-    row = list(chain(*forwards))
-    passes = [row[start : start + 10] for start in range(0, len(row), 10)]
+    sequence = list(chain(*forwards))
+    passes = [sequence[start : start + 10] for start in range(0, len(sequence), 10)]
     assert all(sorted(one) == list(range(10)) for one in passes)
     assert len({tuple(one) for one in passes}) == len(passes)
 
 
-def test_an_epoch_is_a_pass_unless_told_otherwise():
+def test_an_epoch_is_a_pass_by_default():
     for epoch in range(3):
-        told = epoch_of(numbered(10, batch_size=2, epoch_images=10), epoch)
-        assert epoch_of(numbered(10, batch_size=2), epoch) == told
+        explicit = epoch_of(numbered(10, batch_size=2, epoch_images=10), epoch)
+        assert epoch_of(numbered(10, batch_size=2), epoch) == explicit
 
 
-def test_order_follows_from_seed_and_epoch():
+def test_order_depends_on_seed_and_epoch():
     batches = numbered(40, batch_size=4)
     torch.manual_seed(1)
     first = epoch_of(batches, 3)
-    torch.manual_seed(2)  # the global generator has no say
+    torch.manual_seed(2)  # the global generator has no effect
     assert epoch_of(batches, 3) == first == epoch_of(numbered(40, batch_size=4), 3)
     assert epoch_of(batches, 4) != first
     assert epoch_of(numbered(40, batch_size=4, seed=1), 3) != first
@@ -96,17 +96,17 @@ def test_processes_share_every_batch(world_size):
     whole = epoch_of(numbered(19, batch_size=8), 5)
     shares = [epoch_of(numbered(19, batch_size=8, rank=rank, world_size=world_size), 5) for rank in range(world_size)]
     for step, batch in enumerate(whole):
-        parts = [share[step] for share in shares]
-        assert {len(part) for part in parts} == {8 // world_size}
-        assert sorted(chain(*parts)) == sorted(batch)
+        portions = [share[step] for share in shares]
+        assert {len(portion) for portion in portions} == {8 // world_size}
+        assert sorted(chain(*portions)) == sorted(batch)
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size", "world_size", "said"),
+    ("count", "batch_size", "world_size", "message"),
     [(3, 4, 1, "3 training images do not fill one batch of 4"), (9, 4, 3, "4 cannot be shared by 3 processes")],
 )
-def test_refused(count, batch_size, world_size, said):
-    with pytest.raises(StudyError, match=said):
+def test_invalid_batch_sizes_are_rejected(count, batch_size, world_size, message):
+    with pytest.raises(StudyError, match=message):
         numbered(count, batch_size=batch_size, world_size=world_size)
 
 
@@ -124,7 +124,7 @@ def test_tensors_are_the_files(profile):
     assert images.shape == (3, 3, 64, 64) and masks.shape == (3, 64, 64)
     assert images.dtype == masks.dtype == torch.uint8
     for name, image, mask in zip(names, images, masks, strict=True):
-        picture = np.asarray(Image.open(profile.voc / "JPEGImages" / f"{name}.jpg"))
-        assert np.array_equal(image.permute(1, 2, 0), picture)
+        decoded = np.asarray(Image.open(profile.voc / "JPEGImages" / f"{name}.jpg"))
+        assert np.array_equal(image.permute(1, 2, 0), decoded)
         assert np.array_equal(mask, np.asarray(Image.open(profile.voc / "SegmentationClass" / f"{name}.png")))
         assert set(mask.unique().tolist()) == {0, 1, 2}

@@ -1,4 +1,4 @@
-"""The folder of a run: written whole and in order, read back as it was, and refused where it does not fit."""
+"""Run folders: written atomically and in order, read back unchanged, refused if they do not match."""
 
 import errno
 import json
@@ -16,7 +16,6 @@ from conftest import MODEL, Trap
 from PIL import Image
 from safetensors.torch import load_file, save
 
-# nothing of files
 from rhseg_lib import files
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.batches import load_tensors
@@ -49,7 +48,7 @@ def finish(profile: Profile, task, seed: int = 0) -> dict:
 
 @pytest.fixture
 def own_profile(profile, tmp_path) -> Profile:
-    """The tiny study in a folder of the test's own, without runs."""
+    """A copy of the tiny study for one test, without runs."""
     shutil.copytree(profile.voc, tmp_path / profile.voc.relative_to(profile.root))
     return profile.model_copy(update={"root": tmp_path})
 
@@ -87,18 +86,22 @@ class TestFinishRun:
             {key: value for key, value in asdict(scores(matrices.sum(0))).items() if isinstance(value, float)}
         )
 
-    def test_kept_weights_are_those_that_were_evaluated(self, finished, trained):
+    def test_stored_weights_are_the_evaluated_ones(self, finished, trained):
         profile, metrics = finished
         network, card = read_weights(profile.run_folder(MODEL, 0) / "weights.safetensors")
         assert all(torch.equal(value, network.state_dict()[key]) for key, value in trained.model.state_dict().items())
         images, _ = load_tensors(profile.voc, (names := voc_tree.read_split(profile.voc, "test")))
         assert np.array_equal(predict(network, images).numpy(), read_predictions(profile, MODEL, 0, names))
         assert (card.model, card.class_names) == (MODEL, profile.data.class_names)
-        sure = confidences(network, images, load_tensors(profile.voc, names)[1])
-        assert (sure >= 0).all() and (sure <= 1).all() and card.abstain_below == pytest.approx(np.quantile(sure, 0.01))
+        confidence = confidences(network, images, load_tensors(profile.voc, names)[1])
+        assert (
+            (confidence >= 0).all()
+            and (confidence <= 1).all()
+            and card.abstain_below == pytest.approx(np.quantile(confidence, 0.01))
+        )
         assert (card.dataset_hash, card.miou) == (metrics["dataset_hash"], metrics["test"]["miou"])
 
-    def test_metrics_say_what_made_them(self, finished, trained):
+    def test_metrics_state_their_origin(self, finished, trained):
         profile, metrics = finished
         history = pd.read_csv(profile.run_folder(MODEL, 0) / "history.csv")
         assert metrics["dataset_hash"] == voc_tree.read_dataset(profile.voc)["hash"]
@@ -125,7 +128,7 @@ class TestFinishRun:
 
     @pytest.mark.parametrize("full", ["per_image.parquet", "weights.safetensors", "scene", "metrics.json"])
     def test_a_full_disk_leaves_no_finished_run(self, own_profile, trained, monkeypatch, full):
-        finish(own_profile, trained)  # an earlier run in the same folder must not vouch for what follows
+        finish(own_profile, trained)  # an earlier run must not mark what follows as complete
         folder = own_profile.run_folder(MODEL, 0)
         before = (folder / "weights.safetensors").read_bytes()
 
@@ -136,16 +139,16 @@ class TestFinishRun:
             write_bytes(path, content)
 
         monkeypatch.setattr(Path, "write_bytes", write)
-        with pytest.raises(StudyError, match="no space left on the disk") as fault:
+        with pytest.raises(StudyError, match="no space left on the disk") as caught:
             finish(own_profile, trained)
-        assert full in str(fault.value.where)
+        assert full in str(caught.value.where)
         assert not (folder / "metrics.json").exists()
         assert [path for path in folder.rglob("*") if path.name.startswith(".")] == []  # no drafts
-        assert (folder / "weights.safetensors").read_bytes() == before  # whole: the same weights, or the new ones
+        assert (folder / "weights.safetensors").read_bytes() == before  # complete: the old weights, or equal new ones
         with pytest.raises(StudyError, match="no finished run"):
             read_run(own_profile, MODEL, 0)
 
-    def test_another_fault_of_the_disk_is_not_hidden(self, own_profile, trained, monkeypatch):
+    def test_other_disk_errors_are_not_hidden(self, own_profile, trained, monkeypatch):
         def refuse(source, target):
             raise OSError(errno.EIO, "Input/output error")
 
@@ -153,7 +156,7 @@ class TestFinishRun:
         with pytest.raises(OSError, match="Input/output error"):
             finish(own_profile, trained)
 
-    def test_checkpoints_go_when_the_run_is_finished(self, own_profile, trained):
+    def test_checkpoints_are_deleted_when_the_run_is_finished(self, own_profile, trained):
         folder = own_profile.run_folder(MODEL, 0)
         folder.mkdir(parents=True)
         for name in ("last.ckpt", "last.ckpt.draft"):
@@ -163,15 +166,15 @@ class TestFinishRun:
 
     def test_without_git(self, finished, monkeypatch):
         monkeypatch.setenv("PATH", "")
-        found = provenance.provenance(finished[0].root, torch.device("cpu"))
-        assert found["commit"] == "not in a git repository"
+        origin = provenance.provenance(finished[0].root, torch.device("cpu"))
+        assert origin["commit"] == "not in a git repository"
 
     def test_lock_and_commit_of_this_project(self):
         root = Path(__file__).parents[1]
         assert len(provenance.provenance(root, torch.device("cpu"))["lock"]) == 12
 
     def test_two_runs_of_a_profile_agree(self, finished, own_profile):
-        """Trained and evaluated a second time, elsewhere: every figure is the same."""
+        """Trained and evaluated again in another folder: every number is the same."""
         task = fit(
             MODEL,
             voc_folder=own_profile.voc,
@@ -187,10 +190,10 @@ class TestFinishRun:
 
 class TestReadRun:
     def test_missing(self, own_profile):
-        with pytest.raises(StudyError, match=f"no finished run of {MODEL}, seed 7") as fault:
+        with pytest.raises(StudyError, match=f"no finished run of {MODEL}, seed 7") as caught:
             read_run(own_profile, MODEL, 7)
-        assert fault.value.where == own_profile.run_folder(MODEL, 7)
-        assert fault.value.fix == "make study PROFILE=tiny"
+        assert caught.value.where == own_profile.run_folder(MODEL, 7)
+        assert caught.value.fix == "make study PROFILE=tiny"
 
     def test_unfinished(self, finished, own_profile):
         copy_run(finished, own_profile, MODEL, 0)
@@ -203,12 +206,12 @@ class TestReadRun:
         path = own_profile.voc / "dataset.json"
         dataset = json.loads(path.read_text())
         path.write_text(json.dumps({**dataset, "hash": "f" * 64}))
-        said = f"made with data set {dataset['hash'][:12]}, on disk is ffffffffffff"
-        with pytest.raises(StudyError, match=said) as fault:
+        expected = f"used data set {dataset['hash'][:12]}, but ffffffffffff is on disk"
+        with pytest.raises(StudyError, match=expected) as caught:
             read_run(own_profile, MODEL, 0)
-        assert fault.value.where == own_profile.run_folder(MODEL, 0) / "metrics.json"
-        assert "train it again" in fault.value.fix
-        with pytest.raises(StudyError, match=said):
+        assert caught.value.where == own_profile.run_folder(MODEL, 0) / "metrics.json"
+        assert "train it again" in caught.value.fix
+        with pytest.raises(StudyError, match=expected):
             finished_runs(own_profile)
 
     def test_no_data_set(self, finished, own_profile):
@@ -224,10 +227,10 @@ class TestReadRun:
         found = [(run.model, run.seed) for run in finished_runs(own_profile)]
         assert found == [(MODEL, 1), (MODEL, 0), (OTHER, 1)]
 
-    def test_not_one_run(self, own_profile):
-        with pytest.raises(StudyError, match="no finished run") as fault:
+    def test_no_run(self, own_profile):
+        with pytest.raises(StudyError, match="no finished run") as caught:
             finished_runs(own_profile)
-        assert fault.value.where == own_profile.reports / "runs"
+        assert caught.value.where == own_profile.reports / "runs"
 
 
 class TestModel:
@@ -237,10 +240,10 @@ class TestModel:
         images, _ = load_tensors(profile.voc, names)
         model = load_model(profile, MODEL, 0)
         assert not model.training
-        found = predict(model, images)
-        assert found.dtype == torch.uint8 and found.shape == (3, 64, 64)
-        assert torch.equal(found, predict(trained.model, images))
-        assert np.array_equal(found, read_predictions(profile, MODEL, 0, names))
+        predictions = predict(model, images)
+        assert predictions.dtype == torch.uint8 and predictions.shape == (3, 64, 64)
+        assert torch.equal(predictions, predict(trained.model, images))
+        assert np.array_equal(predictions, read_predictions(profile, MODEL, 0, names))
 
     def test_predictions_do_not_depend_on_the_batch(self, profile, trained):
         images, _ = load_tensors(profile.voc, voc_tree.read_split(profile.voc, "train"))
@@ -265,7 +268,7 @@ class TestModel:
             load_model(own_profile, OTHER, 0)
 
     @pytest.mark.parametrize(
-        ("card", "fault"),
+        ("card", "message"),
         [
             (None, "without a card"),
             ({"mean": (0.5, 0.5, 0.5)}, "normalised by"),
@@ -274,22 +277,22 @@ class TestModel:
             ({"format": 1}, "of an earlier version"),
         ],
     )
-    def test_weights_whose_card_does_not_fit(self, finished, tmp_path, card, fault):
+    def test_weights_whose_card_does_not_fit(self, finished, tmp_path, card, message):
         source = finished[0].run_folder(MODEL, 0) / "weights.safetensors"
         changed = None if card is None else {"card": json.dumps(json.loads(read_card(source).model_dump_json()) | card)}
         (tmp_path / "w.safetensors").write_bytes(save(load_file(source), metadata=changed))
-        with pytest.raises(StudyError, match=fault):
+        with pytest.raises(StudyError, match=message):
             read_weights(tmp_path / "w.safetensors")
 
 
-def test_the_bound_of_abstention_leaves_out_pictures_without_a_class(monkeypatch):
+def test_the_abstention_bound_excludes_images_without_a_class(monkeypatch):
     seen = []
 
-    def sure(_, images, masks):
+    def confidences(_, images, masks):
         seen.append(len(images))
         return np.linspace(0.5, 1, len(images))
 
-    monkeypatch.setattr(inference, "confidences", sure)
+    monkeypatch.setattr(inference, "confidences", confidences)
     masks = torch.zeros(4, 2, 2, dtype=torch.uint8)
     masks[0, 0, 0], masks[1, 0, 0], masks[2] = 1, 2, 255
     assert inference.abstention_bound(None, torch.zeros(4, 3, 2, 2), masks) == pytest.approx(0.505)
@@ -297,12 +300,12 @@ def test_the_bound_of_abstention_leaves_out_pictures_without_a_class(monkeypatch
     assert inference.abstention_bound(None, torch.zeros(1, 3, 2, 2), masks[3:]) == 0
 
 
-# Two classes; pictures p, q, r.
+# Two classes; images p, q, r.
 GOOD = np.array([[[40, 0], [0, 40]], [[30, 0], [10, 30]], [[20, 10], [0, 20]]])
 BAD = np.array([[[40, 0], [0, 40]], [[10, 20], [20, 20]], [[10, 20], [20, 0]]])
 
 
-def test_pictures_are_chosen_by_rule():
+def test_images_are_chosen_by_rule():
     good, bad = (Run(name, 0, {}, of, (*"pqr",), (*"pqr",)) for name, of in (("good", GOOD), ("bad", BAD)))
     assert image_scores(good) == pytest.approx([1, 3 / 4, 2 / 3])
     assert choose_pictures(good, []) == {"best": "p", "median": "q", "worst": "r"}
@@ -315,8 +318,8 @@ def test_pictures_are_chosen_by_rule():
     assert chosen == {"best": "p", "median": "s", "worst": "r", "models differ": "q"}
 
 
-def test_predictions_are_palette_pictures(finished):
+def test_predictions_are_palette_images(finished):
     profile, _ = finished
     name = voc_tree.read_split(profile.voc, "test")[0]
-    with Image.open(profile.run_folder(MODEL, 0) / "predictions" / f"{name}.png") as picture:
-        assert (picture.mode, picture.size) == ("P", (64, 64))
+    with Image.open(profile.run_folder(MODEL, 0) / "predictions" / f"{name}.png") as image:
+        assert (image.mode, image.size) == ("P", (64, 64))

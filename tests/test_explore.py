@@ -1,4 +1,4 @@
-"""The controls of the notebook `explore`: what each paints, what is computed once, and all of it in JupyterLab."""
+"""The controls of the notebook `explore`: what each paints, what is computed once, and their use in JupyterLab."""
 
 import json
 import os
@@ -50,37 +50,37 @@ def study(profile, trained, tmp_path_factory) -> Profile:
 
 
 def shown(explorer: Explorer) -> np.ndarray:
-    """The picture as (H, W, 3) uint8 RGB."""
-    return cv2.imdecode(np.frombuffer(explorer.picture.value, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    """The image as (H, W, 3) uint8 RGB."""
+    return cv2.imdecode(np.frombuffer(explorer.image.value, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def test_every_layer_is_another_picture_with_its_own_words(study):
-    explorer, pictures = Explorer(study), []
-    words = {
+def test_every_layer_has_its_own_image_and_note(study):
+    explorer, images = Explorer(study), []
+    notes = {
         "annotation": "immersion tube",
-        "prediction": "mIoU of this picture: ",
+        "prediction": "mIoU of this image: ",
         "wrong pixels": " % of the annotated pixels",
         "probability of a class": "which reach 0.50",
         "EMA attention": "weight in this group",
     }
-    for layer, expected in words.items():
+    for layer, expected in notes.items():
         explorer.layer.value = layer
         assert expected in explorer.note.value
         assert shown(explorer).shape == (512, 512, 3)  # 64 pixels, each shown as 8 × 8
-        pictures.append(explorer.picture.value)
-    assert len(set(pictures)) == len(words) == len(explorer.layer.options)
+        images.append(explorer.image.value)
+    assert len(set(images)) == len(notes) == len(explorer.layer.options)
     assert "a demonstration, not a result. Data: synthetic scenes" in explorer.box.children[0].value
 
 
 @pytest.mark.parametrize("layer", ["annotation", "prediction", "wrong pixels", "EMA attention"])
-def test_at_opacity_zero_the_picture_is_bare(study, layer):
+def test_at_opacity_zero_the_image_is_unpainted(study, layer):
     explorer = Explorer(study)
     explorer.layer.value, explorer.opacity.value = layer, 0
     (image,), _ = voc_tree.load_arrays(study.voc, [explorer.scene.value])
     np.testing.assert_array_equal(shown(explorer), enlarge(image))
 
 
-def test_a_model_without_ema_says_so_over_the_bare_picture(study):
+def test_a_model_without_ema_has_a_note_and_no_overlay(study):
     explorer = Explorer(study)
     explorer.run.value, explorer.layer.value = f"{WITHOUT_EMA}, seed 0", "EMA attention"
     (image,), _ = voc_tree.load_arrays(study.voc, [explorer.scene.value])
@@ -91,36 +91,36 @@ def test_a_model_without_ema_says_so_over_the_bare_picture(study):
 def test_a_slider_only_repaints(study, monkeypatch):
     explorer = Explorer(study)
     explorer.layer.value = "probability of a class"
-    monkeypatch.setattr(explorer, "network", None)  # from here on, there is none to ask
-    before = explorer.picture.value
+    monkeypatch.setattr(explorer, "network", None)  # any further use would fail
+    before = explorer.image.value
     for control, value in ((explorer.threshold, 0.1), (explorer.opacity, 0.9), (explorer.target, 0)):
         control.value = value
-        assert explorer.picture.value != before
-        before = explorer.picture.value
+        assert explorer.image.value != before
+        before = explorer.image.value
     explorer.layer.value = "EMA attention"
     explorer.group.value = 3
-    assert explorer.picture.layout.visibility == "visible"
+    assert explorer.image.layout.visibility == "visible"
 
 
 def test_the_line_encloses_the_share_that_reaches_the_threshold(study):
     explorer = Explorer(study)
     explorer.layer.value, explorer.target.value = "probability of a class", 1
-    values = explorer.ask(explorer.run.value, explorer.scene.value)[0]
+    values = explorer.outputs(explorer.run.value, explorer.scene.value)[0]
     np.testing.assert_allclose(values.sum(0), 1, atol=1e-5)
     explorer.threshold.value = 0.7
     assert f"{100 * (values[1] >= 0.7).mean():.1f} % of the pixels, which reach 0.70" in explorer.note.value
 
 
-def test_weights_that_are_gone_are_said_beside_no_picture(study):
+def test_missing_weights_are_reported_and_hide_the_image(study):
     explorer, path = Explorer(study), study.run_folder(MODEL, 0) / "weights.safetensors"
     path.rename(path.with_suffix(".away"))
     explorer.layer.value = "probability of a class"
     path.with_suffix(".away").rename(path)
-    assert f"the weights of {MODEL}, seed 0 are not here" in explorer.note.value
+    assert f"the weights of {MODEL}, seed 0 are missing" in explorer.note.value
     assert "make study PROFILE=tiny" in explorer.note.value
-    assert explorer.picture.layout.visibility == "hidden"
+    assert explorer.image.layout.visibility == "hidden"
     explorer.layer.value = "annotation"
-    assert explorer.picture.layout.visibility == "visible"
+    assert explorer.image.layout.visibility == "visible"
 
 
 def test_without_a_finished_run_the_error_names_the_fix(study, tmp_path):
@@ -131,7 +131,7 @@ def test_without_a_finished_run_the_error_names_the_fix(study, tmp_path):
 
 def test_an_outline_is_white_within_and_dark_without():
     inside = np.zeros((1, 9), bool)
-    inside[0, 3:] = True  # the picture's border is no outline
+    inside[0, 3:] = True  # the image border is not an outline
     row = overlays.outline(np.full((1, 9, 3), 100, np.uint8), inside)[0, :, 0]
     assert row.tolist() == [100, 0, 0, 255, 255, 100, 100, 100, 100]
 
@@ -144,7 +144,7 @@ def test_heat_runs_from_the_darkest_to_the_palest_colour():
 
 @contextmanager
 def jupyterlab(folder: Path, settings: Path) -> Iterator[str]:
-    """JupyterLab over `folder`, with nobody's settings and no question about news; its address."""
+    """JupyterLab on `folder`, with default settings and no news prompt; yields its address."""
     (settings / "labconfig").mkdir(parents=True)
     page = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     (settings / "labconfig/page_config.json").write_text(json.dumps(page))
@@ -178,13 +178,13 @@ def jupyterlab(folder: Path, settings: Path) -> Iterator[str]:
             server.wait()
 
 
-# The pixels of the picture, as soon as they are not `old`.
-PICTURE = """old => {
-    const picture = document.querySelector('img.widget-image')
-    if (!picture?.complete || !picture.naturalWidth) return null
+# The pixels of the image, as soon as they differ from `old`.
+IMAGE = """old => {
+    const image = document.querySelector('img.widget-image')
+    if (!image?.complete || !image.naturalWidth) return null
     const canvas = document.createElement('canvas');
-    [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight]
-    canvas.getContext('2d').drawImage(picture, 0, 0)
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight]
+    canvas.getContext('2d').drawImage(image, 0, 0)
     const pixels = canvas.toDataURL()
     return pixels === old ? null : pixels
 }"""
@@ -203,7 +203,7 @@ def test_the_controls_repaint_in_jupyterlab(study, tmp_path):
         page.on("request", lambda asked: None if asked.url.startswith(here) else elsewhere.append(asked.url))
 
         def changed(old: str | None) -> str:
-            return page.wait_for_function(PICTURE, arg=old).json_value()
+            return page.wait_for_function(IMAGE, arg=old).json_value()
 
         page.goto(f"{address}/lab/tree/notebooks/explore.ipynb?token=t")
         page.get_by_text("| Idle").wait_for()  # sooner, the menu would ask for a kernel
@@ -221,9 +221,9 @@ def test_the_controls_repaint_in_jupyterlab(study, tmp_path):
         seen.append(changed(seen[-1]))
         page.get_by_text("which reach 0.30").wait_for()
         assert len(set(seen)) == len(seen)
-        picture = page.locator("img.widget-image").bounding_box()
-        assert picture["width"] == picture["height"] == 512
-        assert page.locator(".jp-Notebook .widget-radio").bounding_box()["x"] < picture["x"] - 300  # beside, not below
+        image = page.locator("img.widget-image").bounding_box()
+        assert image["width"] == image["height"] == 512
+        assert page.locator(".jp-Notebook .widget-radio").bounding_box()["x"] < image["x"] - 300  # beside, not below
         assert page.get_by_text("Would you like").count() == 0
         browser.close()
     assert elsewhere == []

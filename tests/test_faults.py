@@ -1,10 +1,10 @@
-"""Faults: how they are tabulated, kept as CSV, skipped; what a profile over a messy folder leaves behind."""
+"""Annotation errors: tabulated, written as CSV, skipped; what a profile over a messy folder leaves behind."""
 
 import csv
 
 import numpy as np
 import pytest
-from labelme_files import FAULTY, MESSY, write_messy_folder
+from labelme_files import INVALID, MESSY, write_messy_folder
 from PIL import Image
 
 from rhseg_lib.dataset import build, voc_tree
@@ -27,64 +27,64 @@ recipe: {}
 """
 
 
-def told(found: list[Fault], tmp_path) -> list[str]:
+def lines_of(found: list[Fault], tmp_path) -> list[str]:
     with pytest.raises(checks.FaultyAnnotations) as raised:
         checks.refuse(found, tmp_path)
     return raised.value.what.splitlines()
 
 
-def test_table_is_aligned_whatever_signs_it_holds(tmp_path):
+def test_table_is_aligned_whatever_characters_it_holds(tmp_path):
     found = [Fault("渣层.json", 12, "a", "fix it"), Fault("b.json", None, "much longer", "fix that")]
-    assert told(found, tmp_path) == [
-        "2 fault(s) in 2 file(s) of the annotations:",
+    assert lines_of(found, tmp_path) == [
+        "2 annotation error(s) in 2 file(s):",
         "  file       shape  what         fix",
-        "  渣层.json  12     a            fix it",  # each Chinese sign is two columns wide
+        "  渣层.json  12     a            fix it",  # each Chinese character is two columns wide
         "  b.json            much longer  fix that",
     ]
 
 
-def test_equal_faults_are_told_once(tmp_path):
+def test_equal_errors_are_reported_once(tmp_path):
     found = [
         Fault(f"{number:03}.json", shape, "unknown label", "rename it") for number in range(250) for shape in (0, 3)
     ]
-    assert told(found, tmp_path)[0] == "500 fault(s) in 250 file(s) of the annotations:"
-    assert told(found, tmp_path)[2:] == ["  000.json and 249 more  0      unknown label (500 times)  rename it"]
+    assert lines_of(found, tmp_path)[0] == "500 annotation error(s) in 250 file(s):"
+    assert lines_of(found, tmp_path)[2:] == ["  000.json and 249 more  0      unknown label (500 times)  rename it"]
 
 
 def test_fifty_rows_at_most(tmp_path):
-    found = [Fault("a.json", number, f"fault {number}", "fix it") for number in range(52)]
-    lines = told(found, tmp_path)
+    found = [Fault("a.json", number, f"error {number}", "fix it") for number in range(52)]
+    lines = lines_of(found, tmp_path)
     assert len(lines) == 2 + 50 + 1
     assert lines[-1] == "  and 2 more"
-    assert len(told(found[:50], tmp_path)) == 2 + 50
+    assert len(lines_of(found[:50], tmp_path)) == 2 + 50
 
 
-def test_no_fault_no_error(tmp_path):
+def test_no_errors_no_exception(tmp_path):
     checks.refuse([], tmp_path)
 
 
 def sift(tmp_path, checked: dict[str, tuple[str, list[Fault]]], on_fault="skip") -> dict[str, list[Fault]]:
-    pictures = {name: tmp_path / f"{name}.json" for name in checked}
-    return checks.sift(pictures, list(checked.values()), folder=tmp_path, on_fault=on_fault)
+    annotations = {name: tmp_path / f"{name}.json" for name in checked}
+    return checks.sift(annotations, list(checked.values()), folder=tmp_path, on_fault=on_fault)
 
 
-def test_a_picture_annotated_twice_is_kept_once(tmp_path):
+def test_an_image_annotated_twice_is_kept_once(tmp_path):
     fault = Fault("a.json", None, "no shapes", "draw some")
     checked = {"a": ("", [fault]), "b": ("1f", []), "c": ("2e", []), "d": ("1f", []), "e": ("", []), "f": ("", [])}
-    faulty = sift(tmp_path, checked)
-    assert faulty["a"] == [fault]
-    (twice,) = faulty.pop("d")
-    assert (twice.file, twice.what) == ("d.json", "annotates the same picture as b.json")
-    assert faulty.keys() == {"a"}
-    with pytest.raises(checks.FaultyAnnotations, match=r"2 fault\(s\)"):
+    invalid = sift(tmp_path, checked)
+    assert invalid["a"] == [fault]
+    (twice,) = invalid.pop("d")
+    assert (twice.file, twice.what) == ("d.json", "annotates the same image as b.json")
+    assert invalid.keys() == {"a"}
+    with pytest.raises(checks.FaultyAnnotations, match=r"2 annotation error\(s\)"):
         sift(tmp_path, checked, "stop")
-    with pytest.raises(checks.FaultyAnnotations, match=r"1 fault\(s\)"):
+    with pytest.raises(checks.FaultyAnnotations, match=r"1 annotation error\(s\)"):
         sift(tmp_path, {"a": ("", [fault])})
 
 
 @pytest.fixture
 def own(tmp_path) -> Profile:
-    """A profile over the messy folder, which stops at faults."""
+    """A profile over the messy folder, which stops at errors."""
     write_messy_folder(tmp_path / "photographs")
     return rewritten(tmp_path)
 
@@ -95,26 +95,26 @@ def rewritten(root, old="", new="") -> Profile:
     return load_profile("own", root=root)
 
 
-def test_faults_stop_a_study_and_are_kept_as_csv(own):
-    with pytest.raises(StudyError, match=r"3 fault\(s\) in 3 file\(s\)") as raised:
+def test_errors_stop_a_study_and_are_written_as_csv(own):
+    with pytest.raises(StudyError, match=r"3 annotation error\(s\) in 3 file\(s\)") as raised:
         build.make_dataset(own, workers=1)
     kept = own.tables / "faults.csv"
     assert str(kept) in raised.value.fix
     assert "on_fault: skip" in raised.value.fix
     with kept.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["file"] for row in rows} == FAULTY.keys()
+    assert {row["file"] for row in rows} == INVALID.keys()
     assert [row["shape"] for row in rows] == ["", "1", ""]
     assert not own.voc.exists()
 
 
-def test_faults_may_be_skipped_and_fixed(own):
+def test_errors_may_be_skipped_and_fixed(own):
     with pytest.raises(StudyError):
         build.make_dataset(own, workers=1)
     folder = own.root / "photographs"
     skipping = rewritten(own.root, "labelme\n", "labelme\n  on_fault: skip\n")
     dataset = build.make_dataset(skipping, workers=1)
-    assert {fault["file"] for fault in dataset["skipped"]} == FAULTY.keys()
+    assert {fault["file"] for fault in dataset["skipped"]} == INVALID.keys()
     assert (own.tables / "faults.csv").exists()
     Image.fromarray(np.zeros((72, 96, 3), np.uint8)).save(folder / "六月/gone.png")
     for file in ("wrong.json", "may 05/cut.json"):
@@ -123,24 +123,24 @@ def test_faults_may_be_skipped_and_fixed(own):
         (folder / f"bare {index}.jpg").touch()  # beside the two whose JSON is gone
     dataset = build.make_dataset(own, workers=1)
     assert dataset["skipped"] == []
-    told = ", ".join(f"bare {index}.jpg" for index in range(5))
-    assert f"Left out, as they have no annotation of their name: 9 picture(s), {told} and 4 more." in dataset["notes"]
+    listed = ", ".join(f"bare {index}.jpg" for index in range(5))
+    assert f"Left out, as they have no annotation of their name: 9 image(s), {listed} and 4 more." in dataset["notes"]
     assert not (own.tables / "faults.csv").exists()
     assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - 2
     assert "六月__gone" in {*voc_tree.read_split(own.voc, "train"), *voc_tree.read_split(own.voc, "test")}
 
 
 @pytest.mark.parametrize(
-    ("folder", "what"), [("data/own", "written among the pictures"), (".", "among"), ("gone", "is not there")]
+    ("folder", "what"), [("data/own", "written among the images"), (".", "among"), ("gone", "does not exist")]
 )
-def test_pictures_lie_apart_from_what_is_made_of_them(own, folder, what):
+def test_images_must_lie_outside_what_is_built_from_them(own, folder, what):
     profile = rewritten(own.root, "folder: photographs", f"folder: {folder}")
     (own.root / "data/own").mkdir(parents=True)
     with pytest.raises(StudyError, match=what):
         build.make_dataset(profile, workers=1)
 
 
-def test_scenes_are_not_rendered_over_a_folder_of_pictures(tmp_path):
+def test_scenes_are_not_rendered_over_a_folder_of_images(tmp_path):
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles/some.yaml").write_text("{title: a, kind: demonstration, data: {num_scenes: 10}, recipe: {}}")
     profile = load_profile("some", root=tmp_path)
@@ -151,7 +151,7 @@ def test_scenes_are_not_rendered_over_a_folder_of_pictures(tmp_path):
     assert (profile.raw / "photograph.jpg").read_text() == "years"
 
 
-def test_faults_show_as_text_on_a_page():
+def test_errors_show_as_text_in_the_report():
     from rhseg_lib.report import tables  # takes seconds
 
     fault = {"file": "<b>.json", "shape": None, "what": "unknown label '<script>alert(1)</script>'", "fix": "a & b"}

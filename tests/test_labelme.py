@@ -1,4 +1,4 @@
-"""Labelme JSON: what is read, what is refused and how it is said, and which pixels a shape makes."""
+"""Labelme JSON: what is read, what is rejected with which message, and which pixels a shape covers."""
 
 import base64
 import io
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelme_files import FAULTY, MESSY, VERSIONS, write_messy_folder
+from conftest import data_settings
+from labelme_files import INVALID, MESSY, VERSIONS, write_messy_folder
 from PIL import Image
 
 from rhseg_lib import files
@@ -61,7 +62,7 @@ def read(path: Path) -> labelme.Annotation:
     return labelme.read_annotation(path, root=path.parent, labels=LABELS)
 
 
-def faults_of(folder: Path) -> list[checks.Fault]:
+def errors_in(folder: Path) -> list[checks.Fault]:
     source = labelme_folder.LabelmeFolder(folder, ("immersion_tube", "slag_layer"), ("__ignore__",), None)
     return [fault for path in source.names().values() for fault in source.examine(path)[1]]
 
@@ -77,7 +78,7 @@ def shape(label, points, shape_type="polygon", mask=None) -> labelme_shapes.Shap
 @pytest.mark.parametrize(
     ("shape_type", "points", "pixels"),
     [
-        ("polygon", [[10, 10], [19, 10], [19, 19], [10, 19]], 100),  # both borders belong to it
+        ("polygon", [[10, 10], [19, 10], [19, 19], [10, 19]], 100),  # both borders are included
         ("polygon", TRIANGLE, 15),  # 5 + 4 + 3 + 2 + 1
         ("oriented_rectangle", [[10, 10], [19, 10], [19, 19], [10, 19]], 100),
         ("rectangle", [[10, 10], [19, 14]], 50),
@@ -112,11 +113,11 @@ def test_mask_shape_lies_in_its_box_and_is_clipped(corner, covered):
 
 
 @pytest.mark.parametrize("version", ["6.3.1", "7.0.0"])
-def test_linestrip_is_round_at_its_turns_since_version_7(tmp_path, version):
+def test_linestrip_has_round_joints_since_version_7(tmp_path, version):
     path = write(tmp_path, item(points=[[2, 5], [10, 5], [10, 9]], shape_type="linestrip"), version=version)
     mask, _ = paint(*read(path).shapes)
-    # beyond the turn at (10, 5) two straight lines of width 10 leave a square open, or it holds a quarter of a disc
-    assert mask[2, 13] == (2 if version == "7.0.0" else 0)  # 4.2 px from the turn
+    # beyond the joint at (10, 5) two straight lines of width 10 leave a square open, or a quarter disc fills it
+    assert mask[2, 13] == (2 if version == "7.0.0" else 0)  # 4.2 px from the joint
     assert mask[0, 14] == 0  # 6.4 px from it
     assert mask[5, 10] == 2
 
@@ -148,7 +149,7 @@ def test_a_file_without_a_version_is_read_as_an_old_one(tmp_path, version):
     shapes = read(
         write(tmp_path, item(points=[[2, 5], [10, 5], [10, 9]], shape_type="linestrip"), version=version)
     ).shapes
-    assert not shapes[0].round_turns
+    assert not shapes[0].round_joints
 
 
 SQUARE = [[2, 1], [9, 1], [9, 6], [2, 6]]  # 8 x 6 pixels
@@ -178,7 +179,7 @@ def test_every_version_of_labelme_is_read(tmp_path, version):
         assert counts[1] == [0, 3 * 3, 3 * 3 + 4, 3 * 3 + 4 + 5][min(version, 6) - 3]
 
 
-def test_pictures_without_an_annotation_of_their_name_are_told(tmp_path):
+def test_images_without_an_annotation_of_their_name_are_listed(tmp_path):
     annotations = ("a.json", "may/c.json", "of/d.json")
     for path in (*annotations, "a.jpg", "b.PNG", "may/a.jpg", "may/c.tif", "x/d.bmp", "x/e.webp"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -190,15 +191,15 @@ def test_pictures_without_an_annotation_of_their_name_are_told(tmp_path):
     assert replace(source, subfolders=False).unannotated() == ["b.PNG"]
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a mark"])
-def test_text_in_utf_8_may_begin_with_its_mark(tmp_path, mark):
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a BOM"])
+def test_utf_8_text_may_begin_with_a_byte_order_mark(tmp_path, bom):
     path = write(tmp_path)
-    path.write_bytes(mark + path.read_bytes())
+    path.write_bytes(bom + path.read_bytes())
     assert read(path).image.shape == (10, 20, 3)
 
 
 NAMES = {
-    # JSON below the folder: name in the study, or how it begins before a digest of the path
+    # JSON in the folder: name in the study, or its beginning before a digest of the path
     "IMG_001.json": "IMG_001",
     "may_05/IMG_001.JSON": "may_05__IMG_001",
     "heats/may 05/IMG 1.json": "heats__may 05__IMG 1",
@@ -216,8 +217,8 @@ NAMES = {
 
 
 @pytest.mark.parametrize("path", NAMES)
-def test_name_of_a_picture_follows_from_its_path(path):
-    name = labelme_folder.picture_name(Path(path))
+def test_name_of_an_image_depends_on_its_path(path):
+    name = labelme_folder.image_name(Path(path))
     if NAMES[path].endswith("_"):
         assert re.fullmatch(re.escape(NAMES[path]) + "_?[0-9a-f]{8}", name)
     else:
@@ -243,7 +244,7 @@ def test_names_never_collide_and_stay(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "gif", "ppm", "jp2"])
-def test_any_picture_format(tmp_path, suffix):
+def test_any_image_format(tmp_path, suffix):
     Image.new("RGB", (20, 10), (200, 100, 50)).save(tmp_path / f"other.{suffix}")
     image = read(write(tmp_path, imagePath=f"other.{suffix}")).image
     assert np.abs(image.astype(int) - (200, 100, 50)).max() <= 12
@@ -257,7 +258,7 @@ def test_grey_of_16_bits_with_holes(tmp_path):
     assert (image[0, 0, 0], image[0, 1, 0], image[5, 5, 0]) == (0, 255, 128)
 
 
-def test_things_that_are_background_lie_under_the_classes():
+def test_background_objects_lie_under_the_classes():
     labels = labelme_shapes.label_ids(("slag_layer",), (), ("ladle",))
     drawn = [shape("slag_layer", [[0, 0], [9, 9]], "rectangle"), shape("ladle", [[0, 0], [9, 4]], "rectangle")]
     for priority, pixels in ((("slag_layer",), 100), (None, 50)):
@@ -305,7 +306,7 @@ def test_group_ids_do_not_change_the_mask(tmp_path):
     assert np.array_equal(paint(*one.shapes)[0], paint(*other.shapes)[0])
 
 
-def test_ids_follow_the_class_list_and_not_first_sight():
+def test_ids_follow_the_class_list_and_not_first_use():
     labels = labelme_shapes.label_ids(("slag_layer", "immersion_tube"), ("skip", "glare"), ("ladle",))
     expected = {"slag_layer": 1, "immersion_tube": 2, "skip": 255, "glare": 255, "ladle": 0, "_background_": 0}
     assert {label: labels[label] for label in expected} == expected
@@ -335,13 +336,13 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_embedded_picture_wins_over_the_named_file(tmp_path):
+def test_embedded_image_takes_precedence_over_the_named_file(tmp_path):
     embedded = np.full((10, 20, 3), 77, np.uint8)
     annotation = read(write(tmp_path, imageData=in_base64(embedded)))
     assert np.array_equal(annotation.image, embedded)
 
 
-def test_exif_turns_a_file_but_not_an_embedded_picture(tmp_path):
+def test_exif_orients_a_file_but_not_an_embedded_image(tmp_path):
     stored = np.zeros((20, 10, 3), np.uint8)
     stored[:10] = 255  # the upper half becomes the right half
     exif = Image.Exif()
@@ -362,16 +363,16 @@ def test_path_inside_the_root_with_either_slash(tmp_path, named):
     (tmp_path / "second").mkdir()
     path = write(tmp_path, imagePath=named).rename(tmp_path / "second" / "scene.json")
     assert labelme.read_annotation(path, root=tmp_path, labels=LABELS).image.shape == (10, 20, 3)
-    with pytest.raises(StudyError, match="leads out of the folder"):
+    with pytest.raises(StudyError, match="points outside the folder"):
         labelme.read_annotation(path, root=tmp_path / "second", labels=LABELS)
 
 
-def test_link_out_of_the_root_is_refused(tmp_path):
+def test_link_out_of_the_root_is_rejected(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     Image.new("RGB", (20, 10)).save(tmp_path / "outside.png")
     (root / "link.png").symlink_to(tmp_path / "outside.png")
-    with pytest.raises(StudyError, match="leads out of the folder"):
+    with pytest.raises(StudyError, match="points outside the folder"):
         read(write(root, imagePath="link.png"))
 
 
@@ -418,20 +419,20 @@ def encoded(content: bytes) -> str:
 
 
 NOISE = np.random.default_rng(0).integers(0, 255, (10, 20, 3), dtype=np.uint8)
-FAULTS = {
-    # name: (shapes, changes of the document, index of the faulty shape, part of what, part of fix)
+ERRORS = {
+    # name: (shapes, changes of the document, index of the invalid shape, excerpts of what and of fix)
     "no shapes": ([], {"shapes": []}, None, "no shapes", "_background_"),
-    "shapes missing": ([], {"shapes": None}, None, "not Labelme's", "move it out"),
-    "no picture named": ([], {"imagePath": None}, None, "neither 'imageData' nor 'imagePath'", "Labelme"),
+    "shapes missing": ([], {"shapes": None}, None, "not a Labelme file", "move it out"),
+    "no image named": ([], {"imagePath": None}, None, "neither 'imageData' nor 'imagePath'", "Labelme"),
     "absolute": ([], {"imagePath": "/etc/scene.png"}, None, "absolute", "beside the JSON"),
     "absolute, Windows": ([], {"imagePath": "C:\\data\\scene.png"}, None, "absolute", "beside the JSON"),
     "network share": ([], {"imagePath": "\\\\host\\share\\scene.png"}, None, "absolute", "beside the JSON"),
-    "outside": ([], {"imagePath": "..\\scene.png"}, None, "leads out of the folder", "beside the JSON"),
-    "picture missing": ([], {"imagePath": "other.png"}, None, "not there: 'other.png'", "correct 'imagePath'"),
-    "a folder": ([], {"imagePath": "."}, None, "not there", "correct 'imagePath'"),
-    "size": ([], {"imageHeight": 20, "imageWidth": 10}, None, "says 10x20 pixels, the picture has 20x10", "anew"),
+    "outside": ([], {"imagePath": "..\\scene.png"}, None, "points outside the folder", "beside the JSON"),
+    "image missing": ([], {"imagePath": "other.png"}, None, "not found: 'other.png'", "correct 'imagePath'"),
+    "a folder": ([], {"imagePath": "."}, None, "not found", "correct 'imagePath'"),
+    "size": ([], {"imageHeight": 20, "imageWidth": 10}, None, "says 10x20 pixels, the image has 20x10", "again"),
     "truncated": ([], {"imageData": encoded(png(NOISE)[:-200])}, None, "cannot be read", "copy it again"),
-    "no picture": ([], {"imageData": encoded(b"text")}, None, "no picture", "save it as PNG"),
+    "not an image": ([], {"imageData": encoded(b"text")}, None, "no picture", "save it as PNG"),
     "bad base64": ([], {"imageData": "a"}, None, "broken base64", "save it again"),
     "data not text": ([], {"imageData": 7}, None, "not text", "save it again"),
     "bomb": ([], {"imageData": encoded(huge_png())}, None, "million pixels", "smaller"),
@@ -446,7 +447,7 @@ FAULTS = {
     "flat points": ([item(points=[0, 0, 1, 1, 2, 2])], {}, 0, "x, y pairs", "draw it again"),
     "ragged points": ([item(points=[[0, 0], [1], [2, 2]])], {}, 0, "x, y pairs", "draw it again"),
     "too many": ([item(points=[[0, 0]] * 10_001)], {}, 0, "10001 point(s)", "draw it again"),
-    "far outside": ([item(points=[[0, 0], [31, 0], [5, 5]])], {}, 0, "far outside the picture of 20x10", "belongs to"),
+    "far outside": ([item(points=[[0, 0], [31, 0], [5, 5]])], {}, 0, "far outside the image of 20x10", "belongs to"),
     "unknown type": ([item(shape_type="spline")], {}, 0, "unknown shape type 'spline'", "polygon"),
     "mask missing": ([item(points=[[0, 0], [3, 3]], shape_type="mask")], {}, 0, "not text", "save it again"),
     "mask size": (
@@ -456,27 +457,27 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_fault_is_named_with_its_fix(tmp_path, name):
-    shapes, changes, index, what, fix = FAULTS[name]
+@pytest.mark.parametrize("name", ERRORS)
+def test_error_is_reported_with_its_fix(tmp_path, name):
+    shapes, changes, index, what, fix = ERRORS[name]
     path = write(tmp_path, *shapes, **changes)
-    (fault,) = faults_of(tmp_path)
-    assert (fault.file, fault.shape) == ("scene.json", index)
-    assert what in fault.what
-    assert fix in fault.fix
+    (error,) = errors_in(tmp_path)
+    assert (error.file, error.shape) == ("scene.json", index)
+    assert what in error.what
+    assert fix in error.fix
     with pytest.raises(StudyError, match=rf"scene\.json  {'' if index is None else index} "):
         read(path)
 
 
-def test_all_faults_of_all_files_at_once(tmp_path):
+def test_all_errors_in_all_files_at_once(tmp_path):
     write(tmp_path, item("slag"), item(), item("tube"), imagePath="gone.png").rename(tmp_path / "b.json")
     (tmp_path / "a.json").write_text("no JSON")
     (tmp_path / "._b.json").write_text("what a Mac leaves beside a file")
     for folder in ("second", ".ipynb_checkpoints"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "c.json").write_text("{}")
-    found = faults_of(tmp_path)
-    assert [(fault.file, fault.shape) for fault in found] == [
+    found = errors_in(tmp_path)
+    assert [(error.file, error.shape) for error in found] == [
         ("a.json", None),
         ("b.json", None),
         ("b.json", 0),
@@ -486,37 +487,38 @@ def test_all_faults_of_all_files_at_once(tmp_path):
     with pytest.raises(checks.FaultyAnnotations) as raised:
         checks.refuse(found, tmp_path)
     assert raised.value.faults == tuple(found)
-    assert raised.value.what.startswith("5 fault(s) in 3 file(s)")
+    assert raised.value.what.startswith("5 annotation error(s) in 3 file(s)")
     assert "b.json         2      unknown label 'tube'  " in raised.value.what
 
 
-@pytest.mark.parametrize(("name", "what"), [("", "no Labelme JSON"), ("missing", "is not there")])
+@pytest.mark.parametrize(("name", "what"), [("", "no Labelme JSON"), ("missing", "does not exist")])
 def test_folder_without_annotations(tmp_path, name, what):
     with pytest.raises(StudyError, match=what):
-        faults_of(tmp_path / name)
+        errors_in(tmp_path / name)
 
 
-def test_messy_folder_goes_in(tmp_path):
+def test_messy_folder_is_converted(tmp_path):
     write_messy_folder(tmp_path / "own")
     source = labelme_folder.LabelmeFolder(
         tmp_path / "own", ("immersion_tube", "slag_layer"), ("__ignore__", "glare"), None, ("ladle",)
     )
-    settings = {"image_size": 64, "split": "grouped", "test_fraction": 0.2, "copies": 0, "seed": 0, "workers": 1}
+    settings = {"image_size": 64, "split": "grouped", "test_fraction": 0.2, "augmented_copies": 0, "seed": 0}
     with pytest.raises(checks.FaultyAnnotations) as raised:
-        build.build_voc(source, tmp_path / "voc", **settings, settings={})
-    assert {fault.file for fault in raised.value.faults} == FAULTY.keys()
-    for file, what in FAULTY.items():
+        build.build_voc(source, tmp_path / "voc", data_settings(**settings), workers=1)
+    assert {fault.file for fault in raised.value.faults} == INVALID.keys()
+    for file, what in INVALID.items():
         assert any(fault.file == file and what in fault.what for fault in raised.value.faults)
-    dataset = build.build_voc(source, tmp_path / "voc", **settings, settings={}, on_fault="skip")
-    assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - len(FAULTY)
+    skipping = data_settings(**settings, on_fault="skip")
+    dataset = build.build_voc(source, tmp_path / "voc", skipping, workers=1)
+    assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - len(INVALID)
     voc_tree.verify_voc(tmp_path / "voc")
     for name, path in source.names().items():
-        picture, found = source.examine(path)
+        sample, found = source.examine(path)
         if found:
             continue
-        height, width = picture.mask.shape
-        counts = np.bincount(picture.mask.ravel(), minlength=256)
+        height, width = sample.mask.shape
+        counts = np.bincount(sample.mask.ravel(), minlength=256)
         tube, slag = counts[1] / (height * width), counts[2] / (height * width)
         assert (tube, slag) == (pytest.approx(1 / 8, abs=0.03), pytest.approx(1 / 16, abs=0.02)), name
-        bright = picture.image[picture.mask == 1].mean() - picture.image[picture.mask == 0].mean()
-        assert bright > 50, name  # the picture is turned as its shapes are
+        bright = sample.image[sample.mask == 1].mean() - sample.image[sample.mask == 0].mean()
+        assert bright > 50, name  # the image is oriented like its shapes

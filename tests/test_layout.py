@@ -1,4 +1,4 @@
-"""The library's packages import one way only, in the order that its docstring names."""
+"""The library's packages import in one direction only, in the order given in its docstring."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ ORDER = re.findall(r"^(\w+)  +\w", rhseg_lib.__doc__, re.MULTILINE)
 
 
 def imports_of_text(code: str) -> set[str]:
-    """Modules of the library that some code imports, wherever in it, dotted and without the library's name."""
+    """Dotted names, without the library's, of the library modules that code imports anywhere."""
     found = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rhseg_lib":
@@ -42,7 +42,7 @@ MODULES = {
 
 
 def reached_from(modules: set[str], left_out: str) -> set[str]:
-    """Modules that these import, directly or through others, and themselves; one package and what it imports apart."""
+    """These modules and all that they import, directly or indirectly, without going through package `left_out`."""
     found: set[str] = set()
     while new := {module for module in modules if module.split(".")[0] != left_out} - found:
         found |= new
@@ -56,9 +56,9 @@ def notebook_imports(path: Path) -> set[str]:
     return imports_of_text(code)
 
 
-def test_every_module_that_a_notebook_imports_is_among_its_rules_inputs() -> None:
-    """But for the report package where data and weights are made: its words decide neither."""
-    shown = subprocess.run(
+def test_every_module_that_a_notebook_imports_is_an_input_of_its_rule() -> None:
+    """Except for the report package in the rules for data and weights, which it does not affect."""
+    plan = subprocess.run(
         ["snakemake", "--cores", "1", "--config", "profile=ci", "--forceall", "--dry-run"],
         cwd=ROOT,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
@@ -66,7 +66,7 @@ def test_every_module_that_a_notebook_imports_is_among_its_rules_inputs() -> Non
         text=True,
         check=True,
     ).stdout
-    inputs = dict(re.findall(r"^rule (\w+):\n    input: (.*)$", shown, re.MULTILINE))
+    inputs = dict(re.findall(r"^rule (\w+):\n    input: (.*)$", plan, re.MULTILINE))
     checked = 0
     for rule, listed in inputs.items():
         for notebook in re.findall(r"notebooks/\w+\.ipynb", listed):
@@ -83,11 +83,11 @@ def path_of(module: str) -> str:
 
 
 def test_the_docstring_names_every_package() -> None:
-    there = {path.stem for path in LIBRARY.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert set(ORDER) == there - {"__init__", "__pycache__"}
+    packages = {path.stem for path in LIBRARY.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(ORDER) == packages - {"__init__", "__pycache__"}
 
 
-def test_imports_run_one_way() -> None:
+def test_imports_run_in_one_direction() -> None:
     upward = [
         f"{module} imports {other}"
         for module, others in MODULES.items()
@@ -97,7 +97,7 @@ def test_imports_run_one_way() -> None:
     assert upward == []
 
 
-def test_no_circle_inside_a_package() -> None:
+def test_no_circular_imports() -> None:
     def reached(module: str, seen: frozenset[str] = frozenset()) -> set[str]:
         return {
             name for other in MODULES.get(module, set()) - seen for name in {other} | reached(other, seen | {other})
@@ -106,7 +106,7 @@ def test_no_circle_inside_a_package() -> None:
     assert [module for module in MODULES if module in reached(module)] == []
 
 
-def test_a_folders_digest_follows_its_content_alone(tmp_path: Path) -> None:
+def test_a_folders_digest_depends_on_its_content_alone(tmp_path: Path) -> None:
     (tmp_path / "heat 1").mkdir()
     (tmp_path / "heat 1/a.jpg").write_bytes(b"1")
     first = content_digest(tmp_path)

@@ -1,4 +1,4 @@
-"""What counts as the same picture in two parts, and what does not."""
+"""Which images count as duplicates across train and test, and which do not."""
 
 import io
 import json
@@ -47,15 +47,15 @@ def mirrored_and_brighter(image):
     return brighter(mirrored(image))
 
 
-def write_tree(folder: Path, copy_of: dict | None = None, margin: int = 0, **parts: list[Image.Image]) -> Path:
-    """A tree of these pictures, named by part and number; `margin` rows of each are no content."""
+def write_tree(folder: Path, copy_of: dict | None = None, margin: int = 0, **subsets: list[Image.Image]) -> Path:
+    """A tree of these images, named by subset and number; `margin` rows of each are padding."""
     for inner in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / inner).mkdir(parents=True)
-    for part, pictures in parts.items():
-        names = [f"{part}{index:02}" for index in range(len(pictures))]
-        (folder / "ImageSets" / "Segmentation" / f"{part}.txt").write_text("\n".join(names))
-        for name, picture in zip(names, pictures, strict=True):
-            pixels, mask = np.array(picture.convert("RGB")), np.ones((64, 64), np.uint8)
+    for subset, contents in subsets.items():
+        names = [f"{subset}{index:02}" for index in range(len(contents))]
+        (folder / "ImageSets" / "Segmentation" / f"{subset}.txt").write_text("\n".join(names))
+        for name, image in zip(names, contents, strict=True):
+            pixels, mask = np.array(image.convert("RGB")), np.ones((64, 64), np.uint8)
             for rows in (slice(margin), slice(64 - margin, 64)):
                 pixels[rows], mask[rows] = images.MARGIN_GREY, 255
             Image.fromarray(pixels).save(voc_tree.image_file(folder, name), quality=95)
@@ -64,12 +64,12 @@ def write_tree(folder: Path, copy_of: dict | None = None, margin: int = 0, **par
     return folder
 
 
-def test_unlike_scenes_are_no_leak(tmp_path, rendered):
+def test_different_scenes_are_no_leak(tmp_path, rendered):
     found = leakage(write_tree(tmp_path, train=rendered[:12], test=rendered[12:]))
     assert found.pairs.empty
     assert found.within == {"train": 0, "test": 0}
     assert in_words(found, train=12, test=12) == [
-        "No training image shows what a test image shows (12 training and 12 test images were compared)."
+        "No test image matches a training image (12 training and 12 test images were compared)."
     ]
 
 
@@ -92,12 +92,12 @@ def test_equal_pixels_come_first(tmp_path, rendered):
         ["near duplicate", "train03", "test00", found.pairs.bits[1], False],
     ]
     assert in_words(found, train=12, test=3) == [
-        "2 of the test images show what a training image shows (12 training and 3 test images were compared): "
-        "1 of kind “same pixels”, 1 of kind “near duplicate”."
+        "2 test images match a training image (12 training and 3 test images were compared): "
+        "1 “same pixels”, 1 “near duplicate”."
     ]
 
 
-def test_dark_pictures_of_unlike_content_are_no_leak(tmp_path):
+def test_dark_images_of_different_content_are_no_leak(tmp_path):
     random = np.random.default_rng(0)
     dark = [Image.fromarray(random.integers(0, 3, (64, 64, 3), dtype=np.uint8)) for _ in range(20)]
     black = [Image.fromarray(np.full((64, 64, 3), value, np.uint8)) for value in (0, 9)]
@@ -107,26 +107,26 @@ def test_dark_pictures_of_unlike_content_are_no_leak(tmp_path):
     assert again.pairs.kind.tolist() == ["same pixels"]
 
 
-def test_one_margin_does_not_make_pictures_alike(tmp_path, rendered):
+def test_the_same_margin_does_not_make_images_match(tmp_path, rendered):
     found = leakage(write_tree(tmp_path, margin=24, train=rendered[:12], test=rendered[12:]))
     assert found.pairs.empty
 
 
-def test_duplicates_within_a_part_are_counted(tmp_path, rendered):
+def test_duplicates_within_a_subset_are_counted(tmp_path, rendered):
     train = [*rendered[:5], brighter(rendered[0]), rendered[1], mirrored(rendered[1])]
     found = leakage(write_tree(tmp_path, train=train, test=[rendered[20], rendered[20], rendered[21]]))
     assert found.within == {"train": 5, "test": 2}
     assert in_words(found, train=8, test=3)[1:] == [
-        "In the train part alone, 5 images look like another one of it.",
-        "In the test part alone, 2 images look like another one of it.",
+        "Within the train subset, 5 images match another one of it.",
+        "Within the test subset, 2 images match another one of it.",
     ]
 
 
-def test_copies_are_told_as_such_and_not_as_duplicates(tmp_path, rendered):
-    """train00 is an original, train01 its copy; test00 is a copy of it, too."""
+def test_copies_are_reported_as_such_and_not_as_duplicates(tmp_path, rendered):
+    """train00 is an original, train01 its copy; test00 is also a copy of it."""
     copy_of = {"train01": "train00", "test00": "train00"}
-    pictures = [rendered[0], brighter(rendered[0]), rendered[1]]
-    found = leakage(write_tree(tmp_path, copy_of=copy_of, train=pictures, test=[mirrored(rendered[0])]))
+    train = [rendered[0], brighter(rendered[0]), rendered[1]]
+    found = leakage(write_tree(tmp_path, copy_of=copy_of, train=train, test=[mirrored(rendered[0])]))
     assert found.pairs[["kind", "original", "train", "test"]].values.tolist() == [
         ["same original", "train00", "train00", "test00"],
         ["same original", "train00", "train01", "test00"],
@@ -134,10 +134,10 @@ def test_copies_are_told_as_such_and_not_as_duplicates(tmp_path, rendered):
     assert found.within == {"train": 0, "test": 0}
 
 
-def test_blocks_do_not_change_what_is_found(tmp_path, rendered, monkeypatch):
+def test_the_block_size_does_not_change_the_result(tmp_path, rendered, monkeypatch):
     tree = write_tree(tmp_path, train=[*rendered, mirrored(rendered[2])], test=[brighter(i) for i in rendered[:9]])
     whole = leakage(tree)
     monkeypatch.setattr("rhseg_lib.dataset.leakage.BLOCK", 4)
-    parts = leakage(tree)
-    assert parts.pairs.equals(whole.pairs) and len(whole.pairs) == 9
-    assert parts.within == whole.within == {"train": 2, "test": 0}
+    blocks = leakage(tree)
+    assert blocks.pairs.equals(whole.pairs) and len(whole.pairs) == 9
+    assert blocks.within == whole.within == {"train": 2, "test": 0}

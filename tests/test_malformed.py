@@ -1,4 +1,4 @@
-"""Malformed input of every kind: each is told with its fix, and leaves the finished tree byte for byte as it was."""
+"""Malformed input of every kind: each is reported with its fix and leaves the finished tree byte for byte unchanged."""
 
 import base64
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import data_settings
 from labelme_files import as_png
 from PIL import Image
 
@@ -20,12 +21,12 @@ from rhseg_lib.sources import checks, labelme_folder
 
 CLASSES = ("immersion_tube", "slag_layer")
 TRIANGLE = [[0, 0], [9, 0], [0, 9]]
-SETTINGS = {"image_size": 32, "split": "grouped", "test_fraction": 0.3, "copies": 0, "seed": 0, "workers": 1}
+SETTINGS = {"image_size": 32, "split": "grouped", "test_fraction": 0.3, "augmented_copies": 0, "seed": 0}
 DEEP = "[" * 400 + "]" * 400
 NOISE = as_png(np.random.default_rng(0).integers(0, 255, (10, 20, 3), dtype=np.uint8))
 
 
-def picture(number: int) -> np.ndarray:
+def pixels(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 255, (10, 20, 3), dtype=np.uint8)
 
 
@@ -34,13 +35,13 @@ def shape(label="slag_layer", points=TRIANGLE, **others) -> dict:
 
 
 def document(*shapes: dict, **changes) -> dict:
-    """A sound document over ``odd.png``; `changes` overwrite its keys."""
+    """A valid document for ``odd.png``; `changes` overwrite its keys."""
     size = {"imageHeight": 10, "imageWidth": 20}
     return {"shapes": [*shapes] or [shape()], "imagePath": "odd.png", "imageData": None, **size, **changes}
 
 
 def with_points(text: str) -> bytes:
-    """A document whose polygon has these points, as text: what `json.dumps` would not write."""
+    """A document whose polygon has these points, as text that `json.dumps` would not write."""
     return json.dumps(document(shape(points="POINTS"))).replace('"POINTS"', text).encode()
 
 
@@ -69,28 +70,28 @@ def pipe(raw: Path) -> None:
     os.mkfifo(raw / "odd.json")
 
 
-def picture_pipe(raw: Path) -> None:
+def image_pipe(raw: Path) -> None:
     os.mkfifo(raw / "pipe.png")
     write(raw, document(imagePath="pipe.png"))
 
 
-def picture_link_out(raw: Path) -> None:
+def image_link_out(raw: Path) -> None:
     (raw / "out.png").symlink_to("/etc/hostname")
     write(raw, document(imagePath="out.png"))
 
 
-def picture_link_to_itself(raw: Path) -> None:
+def image_link_to_itself(raw: Path) -> None:
     (raw / "ring.png").symlink_to("ring.png")
     write(raw, document(imagePath="ring.png"))
 
 
-def picture_behind_folder_link(raw: Path) -> None:
+def image_behind_folder_link(raw: Path) -> None:
     (raw / ".hidden").symlink_to("/etc")
     write(raw, document(imagePath=".hidden/hostname"))
 
 
 def postscript(raw: Path) -> None:
-    Image.fromarray(picture(9)).save(raw / "odd.eps")
+    Image.fromarray(pixels(9)).save(raw / "odd.eps")
     write(raw, document(imagePath="odd.eps"))
 
 
@@ -112,7 +113,7 @@ def unreadable(raw: Path) -> None:
     (raw / "odd.json").chmod(0)
 
 
-def unreadable_picture(raw: Path) -> None:
+def unreadable_image(raw: Path) -> None:
     write(raw, document())
     (raw / "odd.png").chmod(0)
 
@@ -124,17 +125,17 @@ def unreadable_folder(raw: Path) -> None:
 DOUBLE = '{"shapes": [{"label": "slag_layer", "label": "immersion_tube", "points": []}]}'
 COCO = {"images": [], "annotations": [], "categories": []}
 CASES = {
-    # name: (content of odd.json as bytes, document or function; part of the message)
+    # name: (content of odd.json as bytes, document or function; excerpt of the message)
     # the file
     "empty": (b"", "an empty file"),
     "white space": (b" \r\n\t", "an empty file"),
     "cut": (b'{"shapes": [', "not JSON (Expecting value"),
     "UTF-16": (json.dumps(document()).encode("utf-16"), "not text in UTF-8"),
-    "UTF-16 without a mark": (json.dumps(document()).encode("utf-16-le"), "not JSON"),
+    "UTF-16 without a BOM": (json.dumps(document()).encode("utf-16-le"), "not JSON"),
     "UTF-32": (json.dumps(document()).encode("utf-32"), "not text in UTF-8"),
     "GBK": ('{"label": "渣层"}'.encode("gbk"), "save it as UTF-8 in a text editor"),
     "Latin-1": (b'{"label": "caf\xe9"}', "not text in UTF-8"),
-    "a picture": (base64.b64decode(NOISE), "not text in UTF-8"),
+    "an image": (base64.b64decode(NOISE), "not text in UTF-8"),
     "a web page": (b"<html></html>", "move it out of the folder"),
     "NUL": (b"\0" * 100, "not JSON"),
     "comma at the end": (b'{"shapes": [],}', "not JSON"),
@@ -145,7 +146,7 @@ CASES = {
     "integer of 5000 digits": (with_points(f"[[{'9' * 5000}, 0], [1, 1], [2, 2]]"), "not JSON (Exceeds the limit"),
     "key twice": (b'{"shapes": [], "shapes": []}', "the key 'shapes' is given twice"),
     "key of a shape twice": (DOUBLE.encode(), "the key 'label' is given twice"),
-    "list": (b"[]", "no list 'shapes', so not Labelme's"),
+    "list": (b"[]", "no list 'shapes', so not a Labelme file"),
     "text": (b'"shapes"', "no list 'shapes'"),
     "number": (b"7", "no list 'shapes'"),
     "null": (b"null", "no list 'shapes'"),
@@ -154,47 +155,47 @@ CASES = {
     "no shapes": (document(shapes=[]), "draw one '_background_' shape"),
     "too many shapes": (document(shapes=[0] * 10_001), "10001 shapes, more than 10000"),
     "a folder linked": (folder_link, "a link to another folder, which is not followed"),
-    "a link to itself": (link_to_itself, "a link to nothing"),
-    "a link to nothing": (link_to_nothing, "a link to nothing"),
+    "a link to itself": (link_to_itself, "a broken link"),
+    "a broken link": (link_to_nothing, "a broken link"),
     "a pipe": (pipe, "not a file"),
     "in a subfolder": (in_a_subfolder, "may/x.json/odd.json  "),
-    # its picture
-    "no picture named": (document(imagePath=None), "neither 'imageData' nor 'imagePath'"),
+    # its image
+    "no image named": (document(imagePath=None), "neither 'imageData' nor 'imagePath'"),
     "path a number": (document(imagePath=7), "neither 'imageData' nor 'imagePath'"),
     "path empty": (document(imagePath=""), "neither 'imageData' nor 'imagePath'"),
     "absolute": (document(imagePath="/etc/hostname"), "'imagePath' is absolute: '/etc/hostname'"),
     "absolute on Windows": (document(imagePath="C:\\data\\odd.png"), "'imagePath' is absolute"),
     "of a drive": (document(imagePath="C:odd.png"), "'imagePath' is absolute"),
     "network share": (document(imagePath="\\\\host\\share\\odd.png"), "'imagePath' is absolute"),
-    "out of the folder": (document(imagePath="../../etc/hostname"), "leads out of the folder"),
-    "out, in Windows' way": (document(imagePath="x\\..\\..\\odd.png"), "leads out of the folder"),
-    "out by a link": (picture_link_out, "leads out of the folder"),
-    "out by a folder's link": (picture_behind_folder_link, "leads out of the folder"),
-    "picture a link to itself": (picture_link_to_itself, "the picture is not there"),
-    "picture a pipe": (picture_pipe, "the picture is not there"),
-    "picture gone": (document(imagePath="gone.png"), "put it there, or correct 'imagePath'"),
-    "path of other case": (document(imagePath="ODD.PNG.png"), "the picture is not there"),
-    "path a folder": (document(imagePath="."), "the picture is not there"),
-    "path with NUL": (document(imagePath="odd\0.png"), r"not there: 'odd\x00.png'"),
-    "path too long": (document(imagePath="a" * 5000), "not there: 'aaa"),
-    "path of a lone surrogate": (document(imagePath="\ud800.png"), r"not there: '\ud800.png'"),
-    "path with a terminal's order": (document(imagePath="\x1b[2J.png"), r"not there: '\x1b[2J.png'"),
-    "picture a text": (document(imagePath="a.json"), "no picture, or of a kind that is not read here"),
+    "out of the folder": (document(imagePath="../../etc/hostname"), "points outside the folder"),
+    "out, in Windows' way": (document(imagePath="x\\..\\..\\odd.png"), "points outside the folder"),
+    "out by a link": (image_link_out, "points outside the folder"),
+    "out by a folder's link": (image_behind_folder_link, "points outside the folder"),
+    "image a link to itself": (image_link_to_itself, "image not found"),
+    "image a pipe": (image_pipe, "image not found"),
+    "image gone": (document(imagePath="gone.png"), "put it there, or correct 'imagePath'"),
+    "path of other case": (document(imagePath="ODD.PNG.png"), "image not found"),
+    "path a folder": (document(imagePath="."), "image not found"),
+    "path with NUL": (document(imagePath="odd\0.png"), r"not found: 'odd\x00.png'"),
+    "path too long": (document(imagePath="a" * 5000), "not found: 'aaa"),
+    "path of a lone surrogate": (document(imagePath="\ud800.png"), r"not found: '\ud800.png'"),
+    "path with a terminal's control sequence": (document(imagePath="\x1b[2J.png"), r"not found: '\x1b[2J.png'"),
+    "image a text": (document(imagePath="a.json"), "no picture, or of a kind that is not read here"),
     "PostScript": (postscript, "no picture, or of a kind that is not read here"),
-    "same picture twice": (second_annotation, "annotates the same picture as a.json"),
-    "same picture embedded": (second_annotation_embedded, "keep one of the two"),
+    "same image twice": (second_annotation, "annotates the same image as a.json"),
+    "same image embedded": (second_annotation_embedded, "keep one of the two"),
     "embedded a number": (document(imageData=7), "embedded data that is not text"),
     "embedded a list": (document(imageData=[]), "embedded data that is not text"),
     "embedded nothing": (document(imageData=""), "no picture"),
     "base64 broken": (document(imageData="a"), "broken base64"),
     "base64 of Chinese": (document(imageData="渣层"), "broken base64"),
     "embedded text": (document(imageData="dGV4dA=="), "save it as PNG or JPEG"),
-    "embedded, cut": (document(imageData=NOISE[:400]), "the picture cannot be read"),
+    "embedded, cut": (document(imageData=NOISE[:400]), "the image cannot be read"),
     "embedded, without a head": (document(imageData=png(kind=b"tEXt")), "read"),
-    "embedded, without pixels": (document(imageData=png()), "the picture cannot be read"),
+    "embedded, without pixels": (document(imageData=png()), "the image cannot be read"),
     "decompression bomb": (document(imageData=png(size=(60_000, 60_000))), "more than 89 million pixels"),
     "no width": (document(imageData=png(size=(0, 10))), "read"),
-    "other size": (document(imageHeight=20, imageWidth=10), "the JSON says 10x20 pixels, the picture has 20x10"),
+    "other size": (document(imageHeight=20, imageWidth=10), "the JSON says 10x20 pixels, the image has 20x10"),
     "other width alone": (document(imageHeight=None, imageWidth=21), "the JSON says 21x? pixels"),
     "size of 300 digits": (document(imageWidth=10**300), "the JSON says 1000"),
     "size a list": (document(imageWidth=[20]), "the JSON says of type listx10"),
@@ -211,9 +212,9 @@ CASES = {
     "label null": (document(shape(None)), "unknown label of type NoneType"),
     "label nested deeply": (json.dumps(document(shape("DEEP"))).replace('"DEEP"', DEEP).encode(), "of type list"),
     "label with HTML": (document(shape("<script>alert(1)</script>")), "unknown label '<script>alert(1)</script>'"),
-    "label of a million signs": (document(shape("slag" * 250_000)), "unknown label 'slagslag"),
+    "label of a million characters": (document(shape("slag" * 250_000)), "unknown label 'slagslag"),
     "label of a lone surrogate": (document(shape("\udfff")), r"unknown label '\udfff'"),
-    "label with a terminal's order": (document(shape("\x1b[31m")), r"unknown label '\x1b[31m'"),
+    "label with a terminal's control sequence": (document(shape("\x1b[31m")), r"unknown label '\x1b[31m'"),
     "type unknown": (document(shape(shape_type="spline")), "unknown shape type 'spline'"),
     "type a list": (document(shape(shape_type=["polygon"])), "unknown shape type of type list"),
     "type of prompts": (document(shape(shape_type="points")), "unknown shape type 'points'"),
@@ -223,7 +224,7 @@ CASES = {
     "points flat": (document(shape(points=[0, 0, 9, 0, 0, 9])), "'points' is not a list of x, y pairs"),
     "points of three": (document(shape(points=[[0, 0, 0]] * 3)), "'points' is not a list of x, y pairs"),
     "points of text": (document(shape(points=[["0", "0"], ["9", "0"], ["0", "9"]])), "not a list of x, y pairs"),
-    "points of truths": (document(shape(points=[[True, False]] * 3)), "not a list of x, y pairs"),
+    "points of booleans": (document(shape(points=[[True, False]] * 3)), "not a list of x, y pairs"),
     "points of null": (document(shape(points=[[None, 0]] * 3)), "not a list of x, y pairs"),
     "points nested deeply": (with_points(f"[[{DEEP}, 0], [0, 0], [1, 1]]"), "not a list of x, y pairs"),
     "a million points": (document(shape(points=[[1, 1]] * 1_000_000)), "a polygon of 1000000 point(s) instead of 3"),
@@ -231,17 +232,17 @@ CASES = {
     "two points": (document(shape(points=TRIANGLE[:2])), "a polygon of 2 point(s) instead of 3"),
     "rectangle of three": (document(shape(shape_type="rectangle")), "a rectangle of 3 point(s) instead of 2"),
     "circle of three": (document(shape(shape_type="circle")), "a circle of 3 point(s) instead of 2"),
-    "turned rectangle of three": (document(shape(shape_type="oriented_rectangle")), "of 3 point(s) instead of 4"),
+    "rotated rectangle of three": (document(shape(shape_type="oriented_rectangle")), "of 3 point(s) instead of 4"),
     "line of one": (document(shape(points=[[1, 1]], shape_type="linestrip")), "a linestrip of 1 point(s)"),
     "NaN": (with_points("[[NaN, 0], [9, 0], [0, 9]]"), "a coordinate that is not a finite number"),
     "infinite": (with_points("[[-Infinity, 0], [9, 0], [0, 9]]"), "a coordinate that is not a finite number"),
     "1e400": (with_points("[[1e400, 0], [9, 0], [0, 9]]"), "a coordinate that is not a finite number"),
     "integer of 400 digits": (with_points(f"[[{'9' * 400}, 0], [9, 0], [0, 9]]"), "not a finite number"),
-    "1e9": (document(shape(points=[[0, 0], [1e9, 0], [0, 9]])), "points far outside the picture of 20x10 pixels"),
-    "-1e9": (document(shape(points=[[0, 0], [-1e9, 0]], shape_type="circle")), "points far outside the picture"),
-    "1e308": (document(shape(points=[[0, 0], [1e308, -1e308]], shape_type="line")), "points far outside the picture"),
+    "1e9": (document(shape(points=[[0, 0], [1e9, 0], [0, 9]])), "points far outside the image of 20x10 pixels"),
+    "-1e9": (document(shape(points=[[0, 0], [-1e9, 0]], shape_type="circle")), "points far outside the image"),
+    "1e308": (document(shape(points=[[0, 0], [1e308, -1e308]], shape_type="line")), "points far outside the image"),
     "no mask": (document(shape(points=TRIANGLE[:2], shape_type="mask")), "embedded data that is not text"),
-    "mask no picture": (document(shape(points=TRIANGLE[:2], shape_type="mask", mask="dGV4dA==")), "no picture"),
+    "mask not an image": (document(shape(points=TRIANGLE[:2], shape_type="mask", mask="dGV4dA==")), "no picture"),
     "mask a bomb": (
         document(shape(points=TRIANGLE[:2], shape_type="mask", mask=png(size=(60_000, 60_000)))), "million pixels",
     ),
@@ -253,19 +254,19 @@ CASES = {
 }  # fmt: skip
 LOCKED = {
     "unreadable": (unreadable, "cannot be opened (Permission denied)"),
-    "unreadable picture": (unreadable_picture, "cannot be opened (Permission denied)"),
+    "unreadable image": (unreadable_image, "cannot be opened (Permission denied)"),
     "unreadable folder": (unreadable_folder, "a folder cannot be read (Permission denied)"),
 }
 
 
 def write(raw: Path, content: bytes | dict, name: str = "odd") -> None:
-    Image.fromarray(picture(9)).save(raw / "odd.png")
+    Image.fromarray(pixels(9)).save(raw / "odd.png")
     (raw / f"{name}.json").write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
 def build(raw: Path, tree: Path, **changes) -> dict:
     source = labelme_folder.LabelmeFolder(raw, CLASSES, ("__ignore__",), None)
-    return build_voc(source, tree, **{**SETTINGS, "settings": {}, **changes})
+    return build_voc(source, tree, data_settings(**{**SETTINGS, **changes}), workers=1)
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
@@ -274,26 +275,26 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Path:
-    """Three sound annotations."""
+    """Three valid annotations."""
     raw = tmp_path_factory.mktemp("good") / "raw"
     raw.mkdir()
     for number, name in enumerate("abc"):
-        Image.fromarray(picture(number)).save(raw / f"{name}.png")
+        Image.fromarray(pixels(number)).save(raw / f"{name}.png")
         (raw / f"{name}.json").write_text(json.dumps(document(imagePath=f"{name}.png")))
     return raw
 
 
 @pytest.fixture(scope="module")
 def tree(good, tmp_path_factory) -> Path:
-    """What was built from them, alone in a folder."""
+    """The tree built from them, alone in a folder."""
     tree = tmp_path_factory.mktemp("made") / "voc"
     build(good, tree)
     return tree
 
 
 @pytest.mark.parametrize("name", [*CASES, *LOCKED])
-def test_malformed_input_is_told_and_changes_nothing(good, tree, tmp_path, name):
-    content, told = (CASES | LOCKED)[name]
+def test_malformed_input_is_reported_and_changes_nothing(good, tree, tmp_path, name):
+    content, message = (CASES | LOCKED)[name]
     if name in LOCKED and os.geteuid() == 0:
         pytest.skip("root may read everything")
     raw = tmp_path / "raw"
@@ -305,11 +306,11 @@ def test_malformed_input_is_told_and_changes_nothing(good, tree, tmp_path, name)
     before = snapshot(tree)
     with pytest.raises(StudyError) as raised:
         build(raw, tree)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert str(raised.value).replace("\n", "").isprintable()
     assert len(str(raised.value)) < 1500
     assert snapshot(tree) == before
-    assert {path.name for path in tree.parent.iterdir()} <= {"voc", "voc.unfinished"}  # what is sound is kept
+    assert {path.name for path in tree.parent.iterdir()} <= {"voc", "voc.unfinished"}  # what is valid is kept
 
 
 def test_all_of_them_at_once_may_be_skipped(good, tree, tmp_path):
@@ -318,11 +319,11 @@ def test_all_of_them_at_once_may_be_skipped(good, tree, tmp_path):
     written = {name: content for name, (content, _) in CASES.items() if not callable(content)}
     for number, content in enumerate(written.values()):
         write(raw, content, name=f"z_{number:03}")
-    with pytest.raises(checks.FaultyAnnotations, match=f"fault.s. in {len(written)} file") as raised:
+    with pytest.raises(checks.FaultyAnnotations, match=f"error.s. in {len(written)} file") as raised:
         build(raw, tmp_path / "voc")
-    told = str(raised.value)
-    assert len(told.splitlines()) == 50 + 5  # two lines of heading, the rows, how many more, where, fix
-    assert " more\n" in told
+    message = str(raised.value)
+    assert len(message.splitlines()) == 50 + 5  # two lines of heading, the rows, how many more, where, fix
+    assert " more\n" in message
     dataset = build(raw, tmp_path / "voc", on_fault="skip", test_fraction=0.6)
     assert {fault["file"] for fault in dataset["skipped"]} == {f"z_{number:03}.json" for number in range(len(written))}
     assert sum(dataset["originals"][part] for part in ("train", "test")) == 3

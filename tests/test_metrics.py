@@ -43,13 +43,13 @@ def random_masks(images: int, *, ignored: bool) -> tuple[torch.Tensor, torch.Ten
 class TestScores:
     @pytest.mark.parametrize(("truth", "prediction", "iou", "pa", "miou", "mpa", "absent"), TABLE.values(), ids=TABLE)
     def test_hand_computed(self, truth, prediction, iou, pa, miou, mpa, absent):
-        found = scores(matrix_of(truth, prediction))
-        assert found.iou == pytest.approx(iou, nan_ok=True)
-        assert found.pa == pytest.approx(pa, nan_ok=True)
-        assert (found.miou, found.mpa) == pytest.approx((miou, mpa))
-        assert found.absent == absent
+        result = scores(matrix_of(truth, prediction))
+        assert result.iou == pytest.approx(iou, nan_ok=True)
+        assert result.pa == pytest.approx(pa, nan_ok=True)
+        assert (result.miou, result.mpa) == pytest.approx((miou, mpa))
+        assert result.absent == absent
         counted = [t == p for t, p in zip(truth, prediction, strict=True) if t < 3]
-        assert found.pixel_accuracy == pytest.approx(np.mean(counted))
+        assert result.pixel_accuracy == pytest.approx(np.mean(counted))
 
     def test_rows_are_the_truth(self):
         assert matrix_of([0, 0, 0, 1], [0, 1, 1, 2]).tolist() == [[1, 2, 0], [0, 0, 1], [0, 0, 0]]
@@ -64,13 +64,13 @@ class TestScores:
         matrix = confusion_matrices(truth, prediction, 3).sum(0)
         settings = {"num_classes": 3, "ignore_index": IGNORE_INDEX}
         assert torch.equal(matrix, multiclass_confusion_matrix(prediction.long(), truth.long(), **settings))
-        theirs = multiclass_jaccard_index(prediction.long(), truth.long(), average="none", **settings)
-        assert scores(matrix.numpy()).iou == pytest.approx(theirs.tolist())
+        expected = multiclass_jaccard_index(prediction.long(), truth.long(), average="none", **settings)
+        assert scores(matrix.numpy()).iou == pytest.approx(expected.tolist())
 
     def test_a_class_only_predicted_has_torchmetrics_mean_accuracy(self):
         truth, prediction = (torch.tensor(row) for row in ([0, 0, 1, 1], [0, 2, 1, 1]))
-        theirs = multiclass_recall(prediction, truth, num_classes=3, average="macro")
-        assert scores(matrix_of(truth.tolist(), prediction.tolist())).mpa == pytest.approx(theirs.item())
+        expected = multiclass_recall(prediction, truth, num_classes=3, average="macro")
+        assert scores(matrix_of(truth.tolist(), prediction.tolist())).mpa == pytest.approx(expected.item())
 
     @pytest.mark.parametrize("stray", [3, 9, 200])
     def test_a_stray_id_does_not_count_into_the_next_image(self, stray):

@@ -1,4 +1,4 @@
-"""New pictures and videos: masks at their own size, a table that agrees, resume, faults, an offline gallery."""
+"""New images and videos: masks at their own size, a table that agrees, resuming, errors, an offline gallery."""
 
 import errno
 import json
@@ -22,10 +22,8 @@ from rhseg_lib.evaluation import inference
 from rhseg_lib.evaluation.inference import confidence
 from rhseg_lib.evaluation.weights import Card, read_card, read_weights, write_weights
 from rhseg_lib.predict import __main__, segment
-from rhseg_lib.predict.inputs import PictureFiles, Video, open_source
+from rhseg_lib.predict.inputs import ImageFiles, Video, open_source
 from rhseg_lib.predict.segment import classes_at_size, predict_source, prepare
-
-# nothing of files
 from rhseg_lib.sources import images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -34,9 +32,9 @@ NAMES = ("background", "immersion_tube", "slag_layer")
 
 
 def card(**other) -> Card:
-    made = {"model": MODEL, "class_names": NAMES, "image_size": 64, "profile": "tiny", "kind": "demonstration"}
-    said = {"data": "drawn pictures", "dataset_hash": "0" * 64, "seed": 0, "miou": 0.5, "abstain_below": 0.68}
-    return Card(**{**made, **said, "versions": {"torch": "2"}, **other})
+    origin = {"model": MODEL, "class_names": NAMES, "image_size": 64, "profile": "tiny", "kind": "demonstration"}
+    stored = {"data": "drawn images", "dataset_hash": "0" * 64, "seed": 0, "miou": 0.5, "abstain_below": 0.68}
+    return Card(**{**origin, **stored, "versions": {"torch": "2"}, **other})
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +77,14 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def kill_after(monkeypatch, batches: int) -> None:
-    """Interrupt the run when it has written the files of one batch more, but no line of progress for it."""
-    left, whole = iter(range(batches)), segment.segment_batch
+    """Interrupt the run after it has written the files of one more batch, but no line of progress for it."""
+    left, original = iter(range(batches)), segment.segment_batch
 
     def killed(*arguments):
-        found = whole(*arguments)
+        result = original(*arguments)
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return found
+        return result
 
     monkeypatch.setattr(segment, "segment_batch", killed)
 
@@ -102,32 +100,32 @@ class TestMasks:
             (300, 260, "CMYK", "tif"),
         ],
     )
-    def test_have_the_pictures_size(self, weights, tmp_path, height, width, mode, suffix):
+    def test_have_the_images_size(self, weights, tmp_path, height, width, mode, suffix):
         (tmp_path / "in").mkdir()
-        Image.new(mode, (width, height)).save(tmp_path / f"in/picture.{suffix}")
+        Image.new(mode, (width, height)).save(tmp_path / f"in/image.{suffix}")
         predict_source(tmp_path / "in", weights=weights, output=tmp_path / "out")
-        with Image.open(tmp_path / "out/masks/picture.png") as mask:
+        with Image.open(tmp_path / "out/masks/image.png") as mask:
             assert (mask.mode, mask.size) == ("P", (width, height))
             assert mask.getpalette()[:9] == images.VOC_PALETTE[:3].ravel().tolist()
 
     def test_follow_exif(self, weights, tmp_path):
         exif = Image.Exif()
-        exif[274] = 6  # turned by a quarter
-        Image.new("RGB", (60, 20)).save(tmp_path / "turned.jpg", exif=exif)
+        exif[274] = 6  # rotated by 90 degrees
+        Image.new("RGB", (60, 20)).save(tmp_path / "rotated.jpg", exif=exif)
         (row,) = predict_source(tmp_path, weights=weights, output=tmp_path / "out").table.itertuples()
         assert (row.width, row.height) == (20, 60)
 
-    def test_of_training_scenes_are_what_evaluation_predicts(self, weights, source, tmp_path):
+    def test_of_training_scenes_equal_the_predictions_of_evaluation(self, weights, source, tmp_path):
         predict_source(source, weights=weights, output=tmp_path / "out")
         network, _ = read_weights(weights)
-        pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(source.iterdir())])
-        wanted = inference.predict(network, torch.from_numpy(pictures).permute(0, 3, 1, 2))
-        found = [np.asarray(Image.open(tmp_path / f"out/masks/{path.stem}.png")) for path in sorted(source.iterdir())]
-        assert set(np.unique(found)) == {0, 1, 2}
-        np.testing.assert_array_equal(np.stack(found), wanted.numpy())
+        scenes = np.stack([np.asarray(Image.open(path)) for path in sorted(source.iterdir())])
+        expected = inference.predict(network, torch.from_numpy(scenes).permute(0, 3, 1, 2))
+        masks = [np.asarray(Image.open(tmp_path / f"out/masks/{path.stem}.png")) for path in sorted(source.iterdir())]
+        assert set(np.unique(masks)) == {0, 1, 2}
+        np.testing.assert_array_equal(np.stack(masks), expected.numpy())
 
     @pytest.mark.parametrize(("height", "width"), [(64, 64), (90, 200), (200, 90), (10, 30)])
-    def test_a_picture_is_prepared_as_the_tree_does(self, height, width):
+    def test_an_image_is_prepared_as_in_the_voc_tree(self, height, width):
         image = RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)
         mask = np.ones((height, width), np.uint8)
         square, inside = prepare(image, 64)
@@ -138,7 +136,7 @@ class TestMasks:
         np.testing.assert_array_equal(outside, images.pad(small_mask, 64, 255))
 
     @pytest.mark.parametrize(("height", "width", "classes"), [(8, 8, 3), (40, 24, 3), (3, 5, 2), (33, 70, 7)])
-    def test_strips_do_not_show(self, monkeypatch, height, width, classes):
+    def test_strips_do_not_change_the_mask(self, monkeypatch, height, width, classes):
         logits = RANDOM.normal(size=(classes, 8, 8)).astype(np.float32)
         whole = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), (width, height)).argmax(2)
         for numbers in (1, 200, 2**22):
@@ -147,7 +145,7 @@ class TestMasks:
 
 
 class TestTable:
-    def test_says_what_the_masks_say(self, weights, source, tmp_path):
+    def test_agrees_with_the_masks(self, weights, source, tmp_path):
         save(source / "other.png", 30, 50)
         out = tmp_path / "out"
         predict_source(source, weights=weights, output=out)
@@ -162,7 +160,7 @@ class TestTable:
             assert row["abstain"] == (row["confidence"] < read_card(weights).abstain_below)
             assert np.isnan(row["seconds"])
 
-    def test_another_threshold_marks_others_and_segments_nothing(self, weights, source, tmp_path, monkeypatch):
+    def test_another_threshold_changes_the_marks_and_segments_nothing(self, weights, source, tmp_path, monkeypatch):
         out = tmp_path / "out"
         first = predict_source(source, weights=weights, output=out, threshold=0).table
         kill_after(monkeypatch, 0)
@@ -172,18 +170,18 @@ class TestTable:
         assert pd.read_csv(out / "predictions.csv")["abstain"].all()
 
     @pytest.mark.parametrize(
-        ("probabilities", "wanted"),
+        ("probabilities", "expected"),
         [
             ([[0.1, 0.2, 0.7], [0.1, 0.8, 0.1]], (0.7 + 0.8) / 2),
             ([[0.1, 0.2, 0.7], [0.2, 0.2, 0.6]], (0 + 0.65) / 2),  # no tube
             ([[0.9, 0.1, 0.0], [1.0, 0.0, 0.0]], 0),  # sure of background
         ],
     )
-    def test_confidence(self, probabilities, wanted):
+    def test_confidence(self, probabilities, expected):
         logits = np.log(np.array(probabilities, np.float32).T[:, None] + 1e-9)  # (3, 1, 2)
-        assert confidence(logits) == pytest.approx(wanted, abs=1e-6)
+        assert confidence(logits) == pytest.approx(expected, abs=1e-6)
 
-    def test_noise_and_black_are_doubted_more_than_scenes(self, weights, source, tmp_path):
+    def test_noise_and_black_images_are_less_confident_than_scenes(self, weights, source, tmp_path):
         save(source / "noise.png", 64, 64)
         Image.new("RGB", (80, 64)).save(source / "black.png")
         Image.new("RGB", (64, 64), "white").save(source / "white.png")
@@ -193,73 +191,73 @@ class TestTable:
 
 
 class TestNames:
-    def test_are_paths_and_stay_apart(self, weights, tmp_path):
-        pictures = ["a.png", "a.jpg", "炉次 7/渣 层.png", "b/a.png", "<b>&amp;.png", "50 % #1?.jpg"]
-        for number, name in enumerate(pictures):
+    def test_are_unique_paths(self, weights, tmp_path):
+        names = ["a.png", "a.jpg", "炉次 7/渣 层.png", "b/a.png", "<b>&amp;.png", "50 % #1?.jpg"]
+        for number, name in enumerate(names):
             save(tmp_path / "in" / name, 20 + number, 30)
         out = tmp_path / "out"
         table = predict_source(tmp_path / "in", weights=weights, output=out, subfolders=True).table
-        assert sorted(table["name"]) == sorted(pictures)  # a.png and a.jpg differ by suffix only, so all keep theirs
+        assert sorted(table["name"]) == sorted(names)  # a.png and a.jpg differ by suffix only, so all keep it
         for row in table.itertuples():
             assert Image.open(out / f"masks/{row.name}.png").size == (row.width, row.height)
-        assert table.set_index("name")["height"][pictures].tolist() == [20, 21, 22, 23, 24, 25]
+        assert table.set_index("name")["height"][names].tolist() == [20, 21, 22, 23, 24, 25]
         links = re.findall(r'src="([^"]+)" loading', (out / "index.html").read_text())
-        assert sorted(links) == sorted(quote(f"thumbnails/{name}.webp") for name in pictures)
+        assert sorted(links) == sorted(quote(f"thumbnails/{name}.webp") for name in names)
 
-    def test_without_suffix_where_that_is_enough(self, tmp_path):
+    def test_without_suffix_if_unique(self, tmp_path):
         for name in ("a.png", "b/a.png", ".hidden.png", ".cache/c.png", "out/masks/a.png", "notes.txt"):
             save(tmp_path / name, 4, 4) if name.endswith("png") else (tmp_path / name).write_text("")
-        found = open_source(tmp_path, subfolders=True, leave_out=((tmp_path / "out").resolve(),))
-        assert [frame.name for frame in found.read(0)] == ["a", "b/a"]
-        assert [frame.name for frame in found.read(1)] == ["b/a"]
+        files = open_source(tmp_path, subfolders=True, leave_out=((tmp_path / "out").resolve(),))
+        assert [frame.name for frame in files.read(0)] == ["a", "b/a"]
+        assert [frame.name for frame in files.read(1)] == ["b/a"]
 
-    def test_too_long_or_not_utf8_is_a_fault(self, tmp_path):
+    def test_too_long_or_not_utf8_is_an_error(self, tmp_path):
         long, strange = tmp_path / f"{'渣' * 80}.png", tmp_path / "a\udcff.png"
         save(long, 4, 4)
         strange.write_bytes(long.read_bytes())
-        frames = list(PictureFiles(tmp_path, (long, strange)).read(0))
+        frames = list(ImageFiles(tmp_path, (long, strange)).read(0))
         assert all("rename" in frame.image.fix for frame in frames)
         json.dumps([frame.source for frame in frames]).encode()
 
 
-class TestFaults:
+class TestErrors:
     def test_do_not_stop_the_others(self, weights, source, tmp_path, capsys):
         (source / "a_broken.jpg").write_bytes((source / sorted(source.iterdir())[0]).read_bytes()[:400])
-        (source / "text.png").write_text("no picture")
+        (source / "text.png").write_text("not an image")
         given = [str(source), "--weights", str(weights), "--output", str(tmp_path / "out"), "--batch-size", "2"]
         assert __main__.main(given) == 1
-        faults = pd.read_csv(tmp_path / "out/faults.csv")
-        assert faults["file"].tolist() == ["a_broken.jpg", "text.png"]
+        errors = pd.read_csv(tmp_path / "out/faults.csv")
+        assert errors["file"].tolist() == ["a_broken.jpg", "text.png"]
         assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == 6
-        said = capsys.readouterr().err
-        assert "2 could not be read" in said
-        assert "text.png: no picture" in said
-        assert "0x" not in said  # an address says nothing
+        stderr = capsys.readouterr().err
+        assert "2 could not be read" in stderr
+        assert f"text.png: {errors['what'][1]}" in stderr
+        assert "0x" not in stderr  # no memory address
         assert "a_broken.jpg" in (tmp_path / "out/index.html").read_text()
 
-    def test_nothing_but_faults(self, weights, tmp_path):
-        (tmp_path / "text.png").write_text("no picture")
+    def test_nothing_but_errors(self, weights, tmp_path):
+        (tmp_path / "text.png").write_text("not an image")
         assert __main__.main([str(tmp_path), "--weights", str(weights), "--output", str(tmp_path / "out")]) == 1
         assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == 0
         assert len(pd.read_csv(tmp_path / "out/faults.csv")) == 1
 
     @pytest.mark.parametrize(
-        ("make", "options", "said"),
+        ("make", "options", "expected"),
         [
-            (lambda folder: None, [], "no pictures in the folder"),
+            (lambda folder: None, [], "no images in the folder"),
             (lambda folder: save(folder / "below/a.png", 4, 4), [], "1 in subfolders, which the setting `subfolders`"),
-            (lambda folder: folder.rmdir(), [], "the source is not there"),
+            (lambda folder: folder.rmdir(), [], "the source does not exist"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--batch-size", "0"], "out of range"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--threshold", "1.5"], "out of range"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--weights", "nowhere"], "the weights are not there"),
         ],
     )
-    def test_of_the_call_are_one_clear_error(self, weights, tmp_path, capsys, make, options, said):
+    def test_of_the_call_are_one_clear_error(self, weights, tmp_path, capsys, make, options, expected):
         (tmp_path / "in").mkdir()
         make(tmp_path / "in")
         given = [str(tmp_path / "in"), "--weights", str(weights), "--output", str(tmp_path / "out"), *options]
         assert __main__.main(given) == 1
-        assert said in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("write", [pickle.dump, torch.save])
@@ -271,15 +269,15 @@ class TestFaults:
         assert "not a safetensors file" in capsys.readouterr().err
         assert not (tmp_path / "sprung").exists()
 
-    def test_files_of_others_stay(self, weights, source, tmp_path):
+    def test_other_files_are_not_replaced(self, weights, source, tmp_path):
         out = tmp_path / "out"
         save(out / "masks/mine.png", 4, 4)
         before = content(out)
-        with pytest.raises(StudyError, match="not made here"):
+        with pytest.raises(StudyError, match="holds other files"):
             predict_source(source, weights=weights, output=out)
         assert content(out) == before
 
-    def test_notes_beside_the_results_stay(self, weights, source, tmp_path):
+    def test_notes_beside_the_results_are_kept(self, weights, source, tmp_path):
         out = tmp_path / "out"
         out.mkdir()
         (out / "notes.txt").write_text("mine")
@@ -287,7 +285,7 @@ class TestFaults:
             predict_source(source, weights=weights, output=out, every=every)
         assert (out / "notes.txt").read_text() == "mine"
 
-    def test_a_full_disk_leaves_the_earlier_results_and_goes_on_later(self, weights, source, tmp_path, monkeypatch):
+    def test_a_full_disk_keeps_the_earlier_results_and_the_run_resumes(self, weights, source, tmp_path, monkeypatch):
         out = tmp_path / "out"
         predict_source(source, weights=weights, output=out)
         before = content(out)
@@ -310,39 +308,39 @@ class TestFaults:
 
 class TestResume:
     @pytest.mark.parametrize("batches", [0, 1, 3, 4])
-    def test_a_killed_run_ends_as_an_unbroken_one(self, weights, tmp_path, monkeypatch, batches):
+    def test_an_interrupted_run_ends_as_an_uninterrupted_one(self, weights, tmp_path, monkeypatch, batches):
         film = video(tmp_path / "film.avi", 18)
         settings = {"weights": weights, "batch_size": 2, "every": 2}
-        predict_source(film, output=tmp_path / "unbroken", **settings)
+        predict_source(film, output=tmp_path / "uninterrupted", **settings)
         out, draft = tmp_path / "killed", tmp_path / "killed.unfinished"
         with monkeypatch.context() as patched:
             kill_after(patched, batches)
             with pytest.raises(KeyboardInterrupt):
                 predict_source(film, output=out, **settings)
         with (draft / "progress.jsonl").open("ab") as file:
-            file.write(b'{"rows": [{"na')  # killed while writing a line
+            file.write(b'{"rows": [{"na')  # interrupted while writing a line
         (draft / "masks/.frame_000002.png.4711").write_bytes(b"half a mask")
-        calls, whole = [], segment.segment_batch
-        monkeypatch.setattr(segment, "segment_batch", lambda *given: calls.append(1) or whole(*given))
+        calls, original = [], segment.segment_batch
+        monkeypatch.setattr(segment, "segment_batch", lambda *given: calls.append(1) or original(*given))
         predict_source(film, output=out, **settings)
-        assert len(calls) == 5 - batches + 1  # and one that finds no more frames
-        assert content(out) == content(tmp_path / "unbroken")
+        assert len(calls) == 5 - batches + 1  # and one call without frames left
+        assert content(out) == content(tmp_path / "uninterrupted")
         assert not draft.exists()
 
     @pytest.mark.parametrize("name", ["masks", "index.html", "progress.jsonl"])
-    def test_a_broken_off_move_goes_on(self, weights, source, tmp_path, monkeypatch, name):
-        predict_source(source, weights=weights, output=tmp_path / "unbroken", batch_size=3)
-        out, whole = tmp_path / "out", Path.replace
+    def test_an_interrupted_move_resumes(self, weights, source, tmp_path, monkeypatch, name):
+        predict_source(source, weights=weights, output=tmp_path / "uninterrupted", batch_size=3)
+        out, original = tmp_path / "out", Path.replace
         predict_source(source, weights=weights, output=out)
         with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", lambda path, to: whole(path, to if path.name != name else path / "no"))
+            patched.setattr(Path, "replace", lambda path, to: original(path, to if path.name != name else path / "no"))
             with pytest.raises(OSError):
                 predict_source(source, weights=weights, output=out, batch_size=3)
         predict_source(source, weights=weights, output=out, batch_size=3)
-        assert content(out) == content(tmp_path / "unbroken")
+        assert content(out) == content(tmp_path / "uninterrupted")
 
     @pytest.mark.parametrize("changed", ["weights", "source", "batch size"])
-    def test_what_changed_starts_anew(self, weights, source, tmp_path, monkeypatch, capsys, changed):
+    def test_a_changed_setting_starts_again(self, weights, source, tmp_path, monkeypatch, capsys, changed):
         own = tmp_path / "own.safetensors"
         shutil.copy(weights, own)
         size = 2
@@ -366,10 +364,10 @@ class TestResume:
         "spoil",
         [
             lambda out: next((out / "masks").iterdir()).unlink(),
-            lambda out: (out / "progress.jsonl").write_bytes(b"no line of ours\n"),
+            lambda out: (out / "progress.jsonl").write_bytes(b"not a line of progress\n"),
         ],
     )
-    def test_what_was_lost_is_made_again(self, weights, source, tmp_path, spoil):
+    def test_lost_files_are_written_again(self, weights, source, tmp_path, spoil):
         out = tmp_path / "out"
         predict_source(source, weights=weights, output=out)
         before = content(out)
@@ -392,17 +390,17 @@ class TestVideo:
         (frame,) = Video(tmp_path / "red.avi", every=1).read(0)
         assert frame.image[0, 0, 0] > 240 > 20 > frame.image[0, 0, 2]
 
-    def test_a_cut_off_film_ends_with_what_can_be_read(self, weights, tmp_path):
+    def test_a_truncated_video_yields_the_readable_frames(self, weights, tmp_path):
         film = video(tmp_path / "film.avi", 12)
         film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
         given = [str(film), "--weights", str(weights), "--output", str(tmp_path / "out"), "--batch-size", "4"]
         assert __main__.main(given) == 1
         read = len(pd.read_csv(tmp_path / "out/predictions.csv"))
-        (fault,) = pd.read_csv(tmp_path / "out/faults.csv").itertuples()
+        (error,) = pd.read_csv(tmp_path / "out/faults.csv").itertuples()
         assert 0 < read < 12
-        assert (fault.file, fault.what) == ("film.avi", f"the file announces 12 frames, {read} could be read")
+        assert (error.file, error.what) == ("film.avi", f"the file states 12 frames, {read} could be read")
 
-    def test_a_frame_that_cannot_be_decoded_is_counted(self, weights, tmp_path, monkeypatch):
+    def test_a_frame_that_cannot_be_decoded_is_reported(self, weights, tmp_path, monkeypatch):
         film, opened = video(tmp_path / "film.avi", 3), Video.open
 
         class Flawed:
@@ -417,41 +415,41 @@ class TestVideo:
         monkeypatch.setattr(Video, "open", lambda self: Flawed(opened(self)))
         result = predict_source(film, weights=weights, output=tmp_path / "out")
         assert result.table["name"].tolist() == ["frame_000000", "frame_000002"]
-        assert result.faults["file"].tolist() == ["film.avi frame_000001"]
+        assert result.errors["file"].tolist() == ["film.avi frame_000001"]
 
-    def test_no_film(self, tmp_path):
+    def test_not_a_video(self, tmp_path):
         (tmp_path / "film.mp4").write_bytes(b"text")
         with pytest.raises(StudyError, match="not a video"):
             open_source(tmp_path / "film.mp4")
 
 
 def test_read_picture_names_the_file(tmp_path):
-    with pytest.raises(StudyError) as fault:
+    with pytest.raises(StudyError) as caught:
         images.read_picture(tmp_path / "missing.png")
-    assert fault.value.where == tmp_path / "missing.png"
+    assert caught.value.where == tmp_path / "missing.png"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_the_gallery_opens_without_a_network(weights, source, tmp_path):
+def test_the_gallery_works_offline(weights, source, tmp_path):
     from playwright.sync_api import sync_playwright
 
     save(source / "<img src=x onerror=alert(1)>.png", 40, 70)
     save(source / f"{'long' * 30}.png", 300, 20)
-    (source / "<i>broken.png").write_text("no picture")
+    (source / "<i>broken.png").write_text("not an image")
     film = video(tmp_path / "film.avi", 5)
-    for given, output in ((source, tmp_path / "pictures"), (film, tmp_path / "film")):
+    for given, output in ((source, tmp_path / "images"), (film, tmp_path / "film")):
         predict_source(given, weights=weights, output=output)
     with sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page, asked = browser.new_context(offline=True).new_page(), []
         page.on("console", lambda message: asked.append(message.text))
         page.on("request", lambda request: asked.append(request.url) if request.url.startswith("http") else None)
-        for folder, pictures in ((tmp_path / "film", 5), (tmp_path / "pictures", 8)):
+        for folder, count in ((tmp_path / "film", 5), (tmp_path / "images", 8)):
             page.goto((folder / "index.html").as_uri())
             for width in (1280, 390):
                 page.set_viewport_size({"width": width, "height": 800})
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.locator(".gallery li").count() == pictures
+            assert page.locator(".gallery li").count() == count
             for image in page.locator("img").all():
                 image.scroll_into_view_if_needed()
                 page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
@@ -462,7 +460,7 @@ def test_the_gallery_opens_without_a_network(weights, source, tmp_path):
         assert page.locator(".gallery img[src=x]").count() == 0
         assert "<img src=x onerror=alert(1)>" in page.locator(".gallery").inner_text()
         assert "<i>broken.png" in page.locator(".faults").inner_text()
-        assert page.locator(".banner").inner_text().startswith(f"Segmented by {MODEL}, trained on drawn pictures")
+        assert page.locator(".banner").inner_text().startswith(f"Segmented by {MODEL}, trained on drawn images")
         assert "a demonstration, not a result" in page.locator(".banner").inner_text()
         assert asked == []
         browser.close()

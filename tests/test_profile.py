@@ -1,4 +1,4 @@
-"""Profiles: what ships loads; what does not fit is refused with its file and its key."""
+"""Profiles: those in the repository load; invalid ones are refused with file and key."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 HEAD = "title: A test\nkind: demonstration\n"
 WHOLE = HEAD + "data: {}\nrecipe: {}\n"
 
-# what is wrong: content, and what the message must say besides the file
+# error: content, and what the message must contain besides the file
 BAD = {
     "empty": ("", ["title", "kind", "data", "recipe"]),
     "a list": ("- title\n", ["mapping"]),
@@ -66,7 +66,7 @@ BAD = {
     "no classes": (HEAD + "data: {classes: []}\nrecipe: {}\n", ["data.classes"]),
     "six classes": (HEAD + "data: {classes: [a, b, c, d, e, f]}\nrecipe: {}\n", ["data.classes", "at most 5"]),
     "one label for classes": (HEAD + "data: {classes: tube}\nrecipe: {}\n", ["data.classes"]),
-    "an unknown way with faults": (HEAD + "data: {on_fault: ask}\nrecipe: {}\n", ["data.on_fault", "skip"]),
+    "an unknown treatment of errors": (HEAD + "data: {on_fault: ask}\nrecipe: {}\n", ["data.on_fault", "skip"]),
     "unknown model": (WHOLE + "models: [segformer]\n", ["models.0", "segformer", "unet_vgg16"]),
     "no models": (WHOLE + "models: []\n", ["models"]),
     "a model twice": (WHOLE + "models: [unet_vgg16, unet_vgg16]\n", ["models"]),
@@ -87,12 +87,12 @@ def load(root: Path, content: str, name: str = "mine") -> Profile:
     return load_profile(name, root=root)
 
 
-@pytest.mark.parametrize(("content", "said"), BAD.values(), ids=BAD)
-def test_refused_with_file_and_key(tmp_path, content, said):
-    with pytest.raises(StudyError) as fault:
+@pytest.mark.parametrize(("content", "expected"), BAD.values(), ids=BAD)
+def test_refused_with_file_and_key(tmp_path, content, expected):
+    with pytest.raises(StudyError) as caught:
         load(tmp_path, content)
-    for words in (str(tmp_path / "profiles" / "mine.yaml"), *said):
-        assert words in str(fault.value)
+    for words in (str(tmp_path / "profiles" / "mine.yaml"), *expected):
+        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["absent", "../profiles/mine", "mine.yaml", ""])
@@ -146,7 +146,7 @@ def test_numbers_as_people_write_them(tmp_path, text):
     assert load(tmp_path, HEAD + content).recipe.weight_decay == 1e-4
 
 
-def test_defaults_written_out_change_nothing(tmp_path):
+def test_explicit_defaults_change_nothing(tmp_path):
     implied = load(tmp_path, WHOLE)
     sections = {key: getattr(implied, key).model_dump(mode="json") for key in ("data", "recipe")}
     written = load(tmp_path, HEAD + yaml.safe_dump(sections), name="written")
@@ -156,7 +156,7 @@ def test_defaults_written_out_change_nothing(tmp_path):
         assert fingerprint(one.model_dump()) == fingerprint(other.model_dump())
 
 
-def test_recipe_for_changes_one_model_alone(tmp_path):
+def test_recipe_for_changes_only_one_model(tmp_path):
     content = "recipe_for: {unet_vgg16: {learning_rate: 1e-3, optimizer: adamw}}\n"
     profile = load(tmp_path, HEAD + "data: {}\nrecipe: {epochs: 9}\n" + content)
     recipe = profile.recipe_of("unet_vgg16")
@@ -164,7 +164,7 @@ def test_recipe_for_changes_one_model_alone(tmp_path):
     assert profile.recipe_of("fcn_resnet50") == profile.recipe
 
 
-def test_paths_stand_below_the_root(tmp_path):
+def test_paths_are_below_the_root(tmp_path):
     profile = load(tmp_path, WHOLE)
     reports = tmp_path / "reports" / "mine"
     assert profile.raw == tmp_path / "data" / "mine" / "raw"
@@ -173,14 +173,14 @@ def test_paths_stand_below_the_root(tmp_path):
     assert profile.run_folder("unet_vgg16", 3) == reports / "runs" / "unet_vgg16" / "seed3"
 
 
-def test_a_profile_does_not_change(tmp_path):
+def test_a_profile_is_immutable(tmp_path):
     profile = load(tmp_path, WHOLE)
     with pytest.raises(ValidationError):
         profile.recipe.epochs = 1
 
 
 @pytest.mark.parametrize(
-    ("content", "said", "unsaid"),
+    ("content", "included", "excluded"),
     [
         (WHOLE, ["a demonstration, not a result", "synthetic scenes", "512×512", "0.007 → 7e-05"], ["images of"]),
         (WHOLE.replace("demonstration", "result"), ["a result on synthetic data"], ["demonstration"]),
@@ -191,9 +191,9 @@ def test_a_profile_does_not_change(tmp_path):
         ),
     ],
 )
-def test_banner_says_what_the_figures_are(tmp_path, content, said, unsaid):
+def test_banner_states_data_and_kind(tmp_path, content, included, excluded):
     banner = load(tmp_path, content).banner
-    assert all(words in banner for words in said) and not any(words in banner for words in unsaid)
+    assert all(words in banner for words in included) and not any(words in banner for words in excluded)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_banner_says_what_the_figures_are(tmp_path, content, said, unsaid):
         ("{}", "grouped"),
     ],
 )
-def test_a_tree_brings_its_own_split(tmp_path, data, split):
+def test_the_default_split_of_each_source(tmp_path, data, split):
     assert load(tmp_path, HEAD + f"data: {data}\nrecipe: {{}}\n").data.split == split
 
 
@@ -216,7 +216,7 @@ def test_class_names_start_with_background(tmp_path):
 
 class TestFingerprint:
     def test_stable(self):
-        """A constant: it must not change between machines, or every checkpoint would be thrown away."""
+        """A constant: it must not differ between machines, or every checkpoint would be discarded."""
         assert fingerprint("unet_vgg16", {"epochs": 2, "rate": 1e-3}, 0) == "66edb7c6e7c22cba"
 
     def test_order_of_keys_does_not_matter(self):
@@ -230,7 +230,7 @@ class TestFingerprint:
 
 
 @pytest.mark.parametrize("name", ["paper", "reduced"])
-def test_a_leaky_profile_differs_in_its_split_models_and_seeds_alone(name):
+def test_a_leaky_profile_differs_only_in_split_models_and_seeds(name):
     grouped = load_profile(name, root=ROOT)
     leaky = load_profile(grouped.leaky, root=ROOT)
     one, other = grouped.model_dump(), leaky.model_dump()

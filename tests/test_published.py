@@ -1,4 +1,4 @@
-"""The ledger: verdicts follow from the figures, in both directions."""
+"""The ledger: verdicts follow from the numbers, in both directions."""
 
 import numpy as np
 import pandas as pd
@@ -64,13 +64,13 @@ def test_a_wrong_count_is_not_reproduced() -> None:
 def test_a_wrong_ratio_refutes_equation_1() -> None:
     statement = "A separable convolution costs 1/N + 1/D_K² of a standard one"
     assert judge().loc[statement, "verdict"] == claims.REPRODUCED
-    assert judge(separable=SEPARABLE * 1.1).loc[statement, "verdict"] == claims.REPRODUCED  # both moved alike
+    assert judge(separable=SEPARABLE * 1.1).loc[statement, "verdict"] == claims.REPRODUCED  # both changed alike
     off = SEPARABLE.assign(counted=0.3)
     assert judge(separable=off).loc[statement, "verdict"] == claims.NOT_REPRODUCED
 
 
 def compared_pair(first: str, second: str, **changes) -> pd.DataFrame:
-    """A table of one pair, as `compare.compare_models` leaves it."""
+    """A table of one pair, as `compare.compare_models` returns it."""
     row = {"first": first, "second": second, "seeds": "3, 5", "units": 50, "difference": 3.0, "low": 1.0, "high": 5.0}
     row |= {"weights_low": 2.0, "weights_high": 4.0, "p_value": 0.001, "p_holm": 0.01, "needed": 3.0}
     return pd.DataFrame([row | changes])
@@ -94,9 +94,9 @@ def test_an_accuracy_claim_follows_the_adjusted_p(changes: dict, verdict: str, w
     assert why in claim["why"]
 
 
-def test_an_accuracy_claim_may_be_compared_the_other_way_round() -> None:
-    turned = compared_pair(MOBILENET, COUNTED, difference=-3.0, low=-5.0, high=-1.0, seeds="5, 3")
-    claim = judge(compared=turned).loc["With EMA, MobileNetV2’s mIoU is higher"]
+def test_an_accuracy_claim_may_be_compared_in_reverse_order() -> None:
+    reversed_pair = compared_pair(MOBILENET, COUNTED, difference=-3.0, low=-5.0, high=-1.0, seeds="5, 3")
+    claim = judge(compared=reversed_pair).loc["With EMA, MobileNetV2’s mIoU is higher"]
     assert claim["verdict"] == claims.REPRODUCED
     assert claim["ours"] == "+3.00 [+1.00, +5.00]"
 

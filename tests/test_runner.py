@@ -1,4 +1,4 @@
-"""Notebooks: parameters are checked, only whole results appear, and pages open without a network."""
+"""Notebooks: parameters are checked, only complete results are written, and pages work offline."""
 
 import base64
 from html.parser import HTMLParser
@@ -46,11 +46,11 @@ class TestCheckParameters:
             {"seed": -1, "profile": ""},
         ],
     )
-    def test_fits(self, tmp_path, parameters):
+    def test_accepts(self, tmp_path, parameters):
         check_parameters(notebook(tmp_path), parameters)
 
     @pytest.mark.parametrize(
-        ("parameters", "said"),
+        ("parameters", "expected"),
         [
             ({"sede": 3}, ["unknown parameter 'sede'", "profile, seed, rate, clean"]),
             ({"Seed": 3}, ["unknown parameter 'Seed'"]),
@@ -69,12 +69,12 @@ class TestCheckParameters:
             ({"seed": 3, "other": 1}, ["unknown parameter 'other'"]),
         ],
     )
-    def test_does_not_fit(self, tmp_path, parameters, said):
+    def test_rejects(self, tmp_path, parameters, expected):
         path = notebook(tmp_path)
-        with pytest.raises(StudyError) as fault:
+        with pytest.raises(StudyError) as caught:
             check_parameters(path, parameters)
-        for words in (*said, str(path)):
-            assert words in str(fault.value)
+        for text in (*expected, str(path)):
+            assert text in str(caught.value)
 
     def test_missing_notebook_names_the_others(self, tmp_path):
         notebook(tmp_path, name="01_dataset")
@@ -104,10 +104,10 @@ class TestRunNotebook:
             "after = 1",
         )
         output = tmp_path / "out" / "page.ipynb"
-        with pytest.raises(StudyError) as fault:
+        with pytest.raises(StudyError) as caught:
             run_notebook(path, output, {"seed": 7}, root=tmp_path)
-        assert fault.value.what == f"04_ablation.ipynb failed in cell 4: ValueError: seed 7 in {tmp_path} red"
-        assert str(output.with_name("page.failed.ipynb")) in fault.value.where
+        assert caught.value.what == f"04_ablation.ipynb failed in cell 4: ValueError: seed 7 in {tmp_path} red"
+        assert str(output.with_name("page.failed.ipynb")) in caught.value.where
         assert [entry.name for entry in output.parent.iterdir()] == ["page.failed.ipynb"]
         kept = nbformat.read(output.with_name("page.failed.ipynb"), as_version=4)
         assert any("ValueError" in str(cell.get("outputs")) for cell in kept.cells)
@@ -119,7 +119,7 @@ class TestRunNotebook:
             run_notebook(path, output, {})
         assert [entry.name for entry in output.parent.iterdir()] == ["page.failed.ipynb"]
 
-    def test_bad_parameters_start_nothing(self, tmp_path):
+    def test_invalid_parameters_start_nothing(self, tmp_path):
         output = tmp_path / "out" / "page.ipynb"
         with pytest.raises(StudyError, match="unknown parameter"):
             run_notebook(notebook(tmp_path), output, {"sede": 1})
@@ -136,7 +136,7 @@ class TestMain:
         )
         output, html = tmp_path / "out" / "page.ipynb", tmp_path / "out" / "page.html"
         output.parent.mkdir()
-        output.with_name("page.failed.ipynb").touch()  # of an attempt before
+        output.with_name("page.failed.ipynb").touch()  # from an earlier attempt
         arguments = ["-p", "profile", "tiny", "-p", "seed", "5", "-p", "rate", "2"]
         assert main([str(path), "--output", str(output), "--html", str(html), *arguments]) == 0
         assert {entry.name for entry in output.parent.iterdir()} == {"page.ipynb", "page.html"}
@@ -146,7 +146,7 @@ class TestMain:
         assert ">noise" not in page and "noise\n" not in page
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "expected"),
         [
             (["-p", "profile", "absent"], "unknown profile 'absent'"),
             (["-p", "profile", "tiny", "-p", "sede", "5"], "unknown parameter 'sede'"),
@@ -154,12 +154,12 @@ class TestMain:
             (["-p", "profile", "tiny", "-p", "seed", "yes"], "parameter 'seed' is True"),
         ],
     )
-    def test_a_fault_is_told_in_words(self, profile, tmp_path, monkeypatch, capsys, arguments, said):
+    def test_an_error_is_reported_without_traceback(self, profile, tmp_path, monkeypatch, capsys, arguments, expected):
         monkeypatch.chdir(profile.root)
         path, output = notebook(tmp_path), tmp_path / "out" / "page.ipynb"
         assert main([str(path), "--output", str(output), "--html", str(tmp_path / "page.html"), *arguments]) == 1
-        told = capsys.readouterr().err
-        assert f"error: {said}" in told and "fix:" in told and "Traceback" not in told
+        stderr = capsys.readouterr().err
+        assert f"error: {expected}" in stderr and "fix:" in stderr and "Traceback" not in stderr
         assert not output.exists() and not (tmp_path / "page.html").exists()
 
 
@@ -168,13 +168,13 @@ class Elements(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict]] = []
+        self.tags: list[tuple[str, dict]] = []
         self.texts: dict[str, list[str]] = {}
         self.open: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
+        self.tags.append((tag, dict(attributes)))
         self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -186,19 +186,19 @@ class Elements(HTMLParser):
             self.texts.setdefault(tag, []).append(text.strip())
 
     def of(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.found if name == tag]
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def executed(folder: Path, name: str = "04_ablation") -> Path:
-    """A notebook as if executed: a stream of each kind, a table, and pictures with and without a description."""
+    """A notebook as if executed: a stream of each kind, a table, and an image with a description."""
     content = nbformat.read(notebook(folder, "make()", name=name), as_version=4)
     injected = new_code_cell("seed = 12345", metadata={"tags": ["injected-parameters"]})
     content.cells.insert(2, injected)
-    picture = {"image/png": PIXEL, "text/plain": "<Figure>"}
+    image = {"image/png": PIXEL, "text/plain": "<Figure>"}
     content.cells[-1].outputs = [
         new_output("stream", name="stdout", text="a line that is shown"),
         new_output("stream", name="stderr", text="a progress bar"),
-        new_output("display_data", data=picture, metadata={"image/png": {"alt": "Curves of the loss"}}),
+        new_output("display_data", data=image, metadata={"image/png": {"alt": "Curves of the loss"}}),
         new_output("display_data", data={"text/html": "<table><tr><td>90.46</td></tr></table>"}),
     ]
     nbformat.write(content, folder / f"{name}.ipynb")
@@ -239,10 +239,10 @@ class TestPage:
         assert "a line that is shown" in page and "90.46" in page
         assert "a progress bar" not in page
 
-    def test_nothing_is_loaded_from_elsewhere(self, page: str):
+    def test_the_page_is_self_contained(self, page: str):
         elements = Elements(page)
         assert elements.of("script") == []
-        for tag, attributes in elements.found:
+        for tag, attributes in elements.tags:
             for key in ("src", "srcset", "data", "poster", "action"):
                 assert attributes.get(key, "data:").startswith("data:"), (tag, attributes)
             if tag == "link":
@@ -252,10 +252,10 @@ class TestPage:
         policy = next(meta for meta in elements.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
         assert policy["content"].startswith("default-src 'none'")
 
-    def test_pictures_are_embedded_and_described(self, page: str):
-        (picture,) = Elements(page).of("img")
-        assert picture["src"].startswith("data:image/png;base64,")
-        assert picture["alt"] == "Curves of the loss"
+    def test_images_are_embedded_and_described(self, page: str):
+        (image,) = Elements(page).of("img")
+        assert image["src"].startswith("data:image/png;base64,")
+        assert image["alt"] == "Curves of the loss"
 
     def test_links_reach_the_other_pages(self, page: str):
         links = Elements(page).of("a")
@@ -271,7 +271,7 @@ class TestPage:
         links = Elements(html.read_text(encoding="utf-8")).of("a")
         assert {"index.html", "html/01_dataset.html"} <= {link["href"] for link in links}
 
-    def test_page_of_a_training_is_named_for_its_model(self, profile, tmp_path):
+    def test_page_of_a_training_run_is_titled_with_its_model(self, profile, tmp_path):
         html = tmp_path / "page.html"
         write_page(executed(tmp_path, "03_train_unet_vgg16_seed2"), html, profile=profile, notebook="03_train")
         assert "<title>unet_vgg16, seed 2 · " in html.read_text(encoding="utf-8")

@@ -63,8 +63,8 @@ def test_geometry_does_not_depend_on_size(index):
     assert intersection_over_union(small.mask, shrunk).mean() > 0.9
     assert small.mm_per_pixel == pytest.approx([2 * mm for mm in large.mm_per_pixel])
     assert small.thickness_mm == pytest.approx(large.thickness_mm)
-    likeness = cv2.resize(large.image, (128, 128), interpolation=cv2.INTER_AREA).astype(float) - small.image
-    assert np.abs(likeness).mean() < 16  # grey levels
+    difference = cv2.resize(large.image, (128, 128), interpolation=cv2.INTER_AREA).astype(float) - small.image
+    assert np.abs(difference).mean() < 16  # grey levels
 
 
 def test_types_and_shares(scenes):
@@ -95,7 +95,7 @@ def test_thickness_agrees_with_the_mask():
         errors.append(area / width * scene.mm_per_pixel[0] / scene.thickness_mm[0] - 1)
     assert len(errors) >= 5
     assert np.abs(np.median(errors)) < 0.04
-    assert np.quantile(np.abs(errors), 0.8) < 0.12  # bands frayed by flakes, or half behind the ladle, lie above
+    assert np.quantile(np.abs(errors), 0.8) < 0.12  # bands frayed by flakes, or half behind the ladle, exceed this
 
 
 def test_annotators_differ_and_agree(scenes):
@@ -114,7 +114,7 @@ def test_annotators_differ_and_agree(scenes):
 
 
 @pytest.mark.parametrize(("columns", "bound"), [((0, 1, 2), 0.60), ((0, 1, 2, 3, 4), 0.70)])
-def test_colour_and_place_alone_do_not_find_the_slag(scenes, columns, bound):
+def test_colour_and_position_alone_do_not_segment_the_slag(scenes, columns, bound):
     y, x = np.indices((SIZE, SIZE))
     table = np.stack([np.dstack((scene.image, x, y)).reshape(-1, 5) for scene in scenes])[..., columns]
     truth = np.stack([scene.mask.ravel() for scene in scenes])
@@ -153,7 +153,7 @@ def test_the_number_of_workers_changes_nothing(folder, tmp_path):
     assert_same_tree(folder, tmp_path)
 
 
-def test_what_a_kill_left_undone_is_done(folder, tmp_path):
+def test_a_killed_run_resumes(folder, tmp_path):
     killed = shutil.copytree(folder, tmp_path / "killed")
     for name in ("truth.parquet", "truth/scene_0003.png", "scene_0004.jpg", "second/scene_0004.json"):
         (killed / name).unlink()

@@ -1,4 +1,4 @@
-"""The speed ladder: each rung adds one switch; figures hang together. How fast anything is, no test says."""
+"""The speed ladder: each step adds one option; the numbers are consistent. Speed itself is not tested."""
 
 from itertools import pairwise
 
@@ -11,24 +11,24 @@ from rhseg_lib.profile import Recipe
 from rhseg_lib.training import speed
 
 
-def test_each_rung_adds_one_switch(monkeypatch):
+def test_each_step_adds_one_option(monkeypatch):
     monkeypatch.setattr(speed, "device", lambda: torch.device("cuda"))
-    rungs = list(speed.ladder(Recipe(optimizer="adamw", dice_weight=1, channels_last=True)))
-    names = [name for name, _ in rungs]
+    steps = list(speed.ladder(Recipe(optimizer="adamw", dice_weight=1, channels_last=True)))
+    names = [name for name, _ in steps]
     assert names == [speed.PLAIN, *speed.SWITCHES]
-    plain = rungs[0][1]
+    plain = steps[0][1]
     assert (plain.optimizer, plain.precision, plain.compile) == ("sgd", "32", "off")
     assert not plain.channels_last and not plain.dataset_on_device and not plain.dice_weight
-    for (_, before), (name, after) in pairwise(rungs):
+    for (_, before), (name, after) in pairwise(steps):
         changed = {key for key, value in after.model_dump().items() if value != getattr(before, key)}
         assert changed == set(speed.SWITCHES[name])
 
 
-def test_a_cpu_leaves_out_what_it_would_emulate():
+def test_a_cpu_skips_options_it_would_emulate():
     assert [name for name, _ in speed.ladder(Recipe())] == [speed.PLAIN, *speed.ON_CPU]
 
 
-def test_every_rung_trains_and_is_set_against_the_plain_loop(profile):
+def test_every_step_trains_and_is_compared_with_the_plain_loop(profile):
     model = profile.models[0]
     table = speed.training_speed(profile, [model], steps=1, repeats=2)
     assert list(table.index) == [(model, name) for name in (speed.PLAIN, *speed.ON_CPU)]
@@ -41,12 +41,12 @@ def test_every_rung_trains_and_is_set_against_the_plain_loop(profile):
 def test_work_grows_with_the_pixels():
     rows = pd.MultiIndex.from_tuples([("light", "plain loop")], names=["model", "step"])
     measured = pd.DataFrame({"samples_per_second": [100.0]}, index=rows)
-    found = speed.with_work(measured, pd.Series({"light": 20.0}), image_size=256, peak=1e13)
-    assert found["tflops"].tolist() == pytest.approx([3.0])  # 100/s x 20 GMAC / 4 x 2 x 3
-    assert found["share_of_peak"].tolist() == pytest.approx([0.3])
+    result = speed.with_work(measured, pd.Series({"light": 20.0}), image_size=256, peak=1e13)
+    assert result["tflops"].tolist() == pytest.approx([3.0])  # 100/s x 20 GMAC / 4 x 2 x 3
+    assert result["share_of_peak"].tolist() == pytest.approx([0.3])
 
 
-def test_the_fast_way_predicts_the_same(profile):
+def test_the_fast_model_predicts_the_same(profile):
     network = build_model(profile.models[0]).eval()
     images = torch.rand(2, 3, 64, 64)
     ways = speed.inference_ways(network)

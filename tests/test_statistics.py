@@ -1,4 +1,4 @@
-"""Intervals and tests that count images and seeds: what they promise, on simulated studies of identical models."""
+"""Intervals and tests over images and seeds: their error rates, on simulated studies of identical models."""
 
 import math
 
@@ -10,22 +10,22 @@ from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.metrics import mean_iou
 from rhseg_lib.evaluation.statistics import Estimate, difference, holm, influence, mean_of, optimism, units_showing
 
-SEED_SPREAD = 0.045  # of the log-odds of an error; moves mIoU by 0.7 points, as seeds of one small network do
-CLASS_ERROR = np.array([-3.6, -2.0, -1.2])  # log-odds of losing a pixel of background, tube, slag: mIoU about 76 %
+SEED_SPREAD = 0.045  # of the log-odds of an error; changes mIoU by 0.7 points, like the seeds of a small network
+CLASS_ERROR = np.array([-3.6, -2.0, -1.2])  # log-odds of an error on background, tube, slag: mIoU about 76 %
 LOST_TO = np.array([[0, 0.6, 0.4], [0.6, 0, 0.4], [0.5, 0.5, 0]])
 
 
 class Scenes:
-    """Images on which models are simulated: how much each shows of each class, and how hard it is."""
+    """Simulated images: their number of pixels of each class, and their difficulty."""
 
     def __init__(self, count: int, random: np.random.Generator) -> None:
         self.pixels = random.dirichlet([14, 4, 2], count) * 16384  # (N, 3)
-        self.hardness = 0.4 * random.standard_normal((count, 3)) + 0.7 * random.standard_normal((count, 1))
+        self.difficulty = 0.4 * random.standard_normal((count, 3)) + 0.7 * random.standard_normal((count, 1))
 
     def trained(self, seeds: np.ndarray, random: np.random.Generator, better: float = 0.0) -> np.ndarray:
-        """Matrices (R, N, 3, 3) of runs whose seeds shift the log-odds of an error; each run has its own whims."""
-        whims = 0.35 * random.standard_normal((len(seeds), *self.hardness.shape))
-        odds = CLASS_ERROR + self.hardness + whims + seeds[:, None, None] - better
+        """Matrices (R, N, 3, 3) of runs whose seeds shift the log-odds of an error; each run also has its own noise."""
+        noise = 0.35 * random.standard_normal((len(seeds), *self.difficulty.shape))
+        odds = CLASS_ERROR + self.difficulty + noise + seeds[:, None, None] - better
         lost = self.pixels / (1 + np.exp(-odds))  # (R, N, 3)
         matrices = lost[..., None] * LOST_TO
         matrices[..., range(3), range(3)] = self.pixels - lost
@@ -47,42 +47,42 @@ def population() -> float:
 
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("images", [50, 500])
-def test_identical_models_are_told_apart_as_seldom_as_promised(population: float, seeds: int, images: int) -> None:
+def test_identical_models_differ_significantly_at_the_nominal_rate(population: float, seeds: int, images: int) -> None:
     random = np.random.default_rng([seeds, images])
-    told, covered, between = [], [], []
+    significant, covered, contains_zero = [], [], []
     for _ in range(500):
         scenes = Scenes(images, random)
         first, second = (scenes.trained(draw_seeds(seeds, random), random) for _ in range(2))
-        found = difference(first, second)
-        told.append(found.p_value < 0.05)
-        between.append(found.interval[0] <= 0 <= found.interval[1])
+        estimate = difference(first, second)
+        significant.append(estimate.p_value < 0.05)
+        contains_zero.append(estimate.interval[0] <= 0 <= estimate.interval[1])
         low, high = mean_of(first).interval
         covered.append(low <= population <= high)
-    assert 0.02 <= np.mean(told) <= 0.08
-    assert np.mean(between) == 1 - np.mean(told)  # the interval and the test say the same
+    assert 0.02 <= np.mean(significant) <= 0.08
+    assert np.mean(contains_zero) == 1 - np.mean(significant)  # interval and test agree
     assert 0.92 <= np.mean(covered) <= 0.99
 
 
 def test_these_weights_alone_would_call_identical_models_different() -> None:
-    """Why the seeds are counted: without them, three seeds and 500 images tell half the equal pairs apart."""
+    """Why seeds count: without them, with three seeds and 500 images, half the equal pairs differ significantly."""
     random = np.random.default_rng(1)
-    told = []
+    significant = []
     for _ in range(100):
         scenes = Scenes(500, random)
         pair = (scenes.trained(draw_seeds(3, random), random) for _ in range(2))
-        told.append(difference(*pair, these_weights=True).p_value < 0.05)
-    assert np.mean(told) > 0.4
+        significant.append(difference(*pair, these_weights=True).p_value < 0.05)
+    assert np.mean(significant) > 0.4
 
 
 @pytest.mark.parametrize("images", [50, 500])
-def test_two_points_are_found_with_five_seeds(images: int) -> None:
+def test_two_points_are_detected_with_five_seeds(images: int) -> None:
     random = np.random.default_rng(images)
-    found = []
+    detected = []
     for _ in range(100):
         scenes = Scenes(images, random)
         better, worse = (scenes.trained(draw_seeds(5, random), random, better=b) for b in (0.137, 0.0))
-        found.append(difference(better, worse).p_value < 0.05)
-    assert np.mean(found) > 0.75
+        detected.append(difference(better, worse).p_value < 0.05)
+    assert np.mean(detected) > 0.75
 
 
 def random_matrices(runs: int, images: int, seed: int = 0) -> np.ndarray:
@@ -90,14 +90,14 @@ def random_matrices(runs: int, images: int, seed: int = 0) -> np.ndarray:
     return Scenes(images, random).trained(draw_seeds(runs, random), random)
 
 
-def test_influence_is_the_change_that_one_image_makes() -> None:
+def test_influence_is_the_change_by_one_image() -> None:
     matrices = random_matrices(2, 30)
     step = 1e-6
     for image in (0, 7):
         weights = np.ones(30)
         weights[image] += step
-        moved = mean_iou((matrices * weights[:, None, None]).sum(1))
-        change = (moved - mean_iou(matrices.sum(1))) / step
+        changed = mean_iou((matrices * weights[:, None, None]).sum(1))
+        change = (changed - mean_iou(matrices.sum(1))) / step
         assert influence(matrices)[:, image] == pytest.approx(change, rel=1e-4)
     assert influence(matrices).sum(1) == pytest.approx(0, abs=1e-12)
 
@@ -120,39 +120,39 @@ def test_variances_add_with_satterthwaites_degrees_of_freedom() -> None:
 
 
 @pytest.mark.parametrize(("seeds", "tests"), [(2, 1), (3, 1), (3, 28), (5, 28)])
-def test_a_detectable_difference_is_found_four_times_in_five(seeds: int, tests: int) -> None:
-    """Drawn: normal means of as many seeds of two models, tested at the level that Holm begins with."""
+def test_a_detectable_difference_is_detected_four_times_in_five(seeds: int, tests: int) -> None:
+    """Simulated: normal means over the seeds of two models, tested at the first level of Holm's method."""
     random = np.random.default_rng([seeds, tests])
     estimate = Estimate(0, 1e-12, 10**6, (49e-6, 49e-6), (0, 0), (seeds, seeds))
     runs = 7e-3 * random.standard_normal((2, 20_000, seeds))
     runs[0] += estimate.detectable(tests=tests)
     error, df = np.sqrt(runs.var(-1, ddof=1).sum(0) / seeds), 2 * (seeds - 1)
-    found = np.abs(runs[0].mean(-1) - runs[1].mean(-1)) / error > stats.t.ppf(1 - 0.025 / tests, df)
-    assert found.mean() == pytest.approx(0.8, abs=0.01)
+    detected = np.abs(runs[0].mean(-1) - runs[1].mean(-1)) / error > stats.t.ppf(1 - 0.025 / tests, df)
+    assert detected.mean() == pytest.approx(0.8, abs=0.01)
 
 
-def test_what_seeds_and_images_share_is_counted_once() -> None:
-    """Of the runs' 1e-4, 0.4e-4 are images that suit a seed: (1e-4 - 0.4e-4) / 2 is added, never less than nothing."""
+def test_variance_shared_by_seeds_and_images_is_counted_once() -> None:
+    """Of the runs' 1e-4, 0.4e-4 is from images that suit a seed: (1e-4 - 0.4e-4) / 2 is added, at least 0."""
     assert Estimate(0, 4e-4, 50, (1e-4,), (0.4e-4,), (2,)).spread()[0] == pytest.approx(math.sqrt(4.3e-4))
     assert Estimate(0, 4e-4, 50, (1e-4,), (2e-4,), (2,)).spread()[0] == pytest.approx(math.sqrt(4e-4))
     runs = random_matrices(4, 60)
-    apart = [influence(runs)[i] - influence(runs).mean(0) for i in range(4)]
-    expected = sum((row**2).sum() * 60 / 59 for row in apart) / 3
-    assert mean_of(runs).interplay == pytest.approx([expected])
+    deviations = [influence(runs)[i] - influence(runs).mean(0) for i in range(4)]
+    expected = sum((row**2).sum() * 60 / 59 for row in deviations) / 3
+    assert mean_of(runs).interaction == pytest.approx([expected])
 
 
-def test_the_interplay_of_seeds_and_images_shrinks_with_more_seeds() -> None:
-    """By hand: of the images' 4e-4, 2 x 3e-4 / 3 is interplay; with six seeds 2e-4 + 2 x 3e-4 / 6 are left of both."""
+def test_the_interaction_of_seeds_and_images_shrinks_with_more_seeds() -> None:
+    """By hand: of the images' 4e-4, 2 x 3e-4 / 3 is interaction; with six seeds 2e-4 + 2 x 3e-4 / 6 remain of both."""
     estimate = Estimate(0.01, 4e-4, 50, (2e-4, 3e-4), (3e-4, 3e-4), (3, 3))
     assert estimate.spread(6)[0] == pytest.approx(math.sqrt(3e-4))
 
 
-def test_degrees_of_freedom_are_at_least_those_of_the_fewest() -> None:
-    """Satterthwaite's formula may give less where the seeds spread less than their interplay: 16 / (16/49 + 40.5)."""
+def test_degrees_of_freedom_are_at_least_those_of_the_smallest_sample() -> None:
+    """Satterthwaite's formula may give less if the seeds spread less than their interaction: 16 / (16/49 + 40.5)."""
     assert Estimate(0, 4e-4, 50, (27e-4, 27e-4), (30e-4, 30e-4), (3, 3)).spread()[1] == 2
 
 
-def test_one_false_pixel_of_a_class_that_no_image_shows_decides_nothing() -> None:
+def test_a_false_positive_of_a_class_in_no_image_gives_no_verdict() -> None:
     first, second = random_matrices(3, 100), random_matrices(3, 100, seed=1)
     wide = [np.pad(matrices, ((0, 0), (0, 0), (0, 1), (0, 1))) for matrices in (first, second)]
     assert difference(*wide).p_value == pytest.approx(difference(first, second).p_value)
@@ -160,7 +160,7 @@ def test_one_false_pixel_of_a_class_that_no_image_shows_decides_nothing() -> Non
     assert not difference(*wide).known and math.isnan(difference(*wide).p_value)
 
 
-def test_a_class_in_one_set_alone_makes_no_optimism() -> None:
+def test_a_class_in_only_one_set_gives_no_optimism() -> None:
     test, holdout = random_matrices(3, 50), random_matrices(3, 90)
     holdout[:, :, 2] = 0
     holdout[..., 2] = 0
@@ -169,17 +169,17 @@ def test_a_class_in_one_set_alone_makes_no_optimism() -> None:
         optimism(test, holdout[:1])
 
 
-def test_rounding_is_no_difference() -> None:
+def test_rounding_is_not_a_difference() -> None:
     one = random_matrices(1, 30)
     assert difference(np.tile(one, (3, 1, 1, 1)), np.tile(one, (7, 1, 1, 1))).p_value == 1
 
 
-def test_more_tests_ask_for_larger_differences() -> None:
+def test_more_tests_require_larger_differences() -> None:
     estimate = Estimate(0.08, 4e-4, 11, (2e-4, 3e-4), (0, 0), (2, 3))
     assert estimate.detectable(tests=28) > estimate.detectable()
 
 
-def test_one_seed_says_nothing_of_a_model() -> None:
+def test_one_seed_gives_no_estimate_for_a_model() -> None:
     one, three = random_matrices(1, 100), random_matrices(3, 100)
     for estimate in (
         mean_of(one),
@@ -195,53 +195,54 @@ def test_one_seed_says_nothing_of_a_model() -> None:
 
 @pytest.mark.parametrize(("images", "known"), [(1, False), (5, False), (6, True)])
 def test_few_units_give_no_interval(images: int, known: bool) -> None:
-    found = difference(random_matrices(3, images), random_matrices(3, images, seed=1))
-    assert found.units == images and found.known is known
-    assert math.isnan(found.p_value) is not known
+    estimate = difference(random_matrices(3, images), random_matrices(3, images, seed=1))
+    assert estimate.units == images and estimate.known is known
+    assert math.isnan(estimate.p_value) is not known
 
 
 def test_a_rare_class_counts_by_the_units_that_show_it() -> None:
     matrices = random_matrices(2, 50)
-    matrices[:, 3:, 2] = 0  # three images show the slag
+    matrices[:, 3:, 2] = 0  # three images show slag
     assert units_showing(matrices) == 3 and not mean_of(matrices).known
-    matrices[:, :, 2], matrices[..., 2] = 0, 0  # none shows it, none is given it: it is no class of these images
+    matrices[:, :, 2], matrices[..., 2] = 0, 0  # neither in truth nor predicted: no class of these images
     assert units_showing(matrices) == 50 and mean_of(matrices).known
 
 
-def test_equal_runs_and_images_leave_no_doubt() -> None:
+def test_equal_runs_and_images_have_no_variance() -> None:
     same = np.tile([[30.0, 10], [0, 60]], (3, 20, 1, 1))
     assert mean_of(same).interval == pytest.approx([(30 / 40 + 60 / 70) / 2] * 2)
     assert difference(same, same).p_value == 1
     assert difference(same, same + np.diag([10.0, 0])).p_value < 1e-30
 
 
-def test_exchanging_the_models_changes_the_sign_alone() -> None:
+def test_swapping_the_models_changes_only_the_sign() -> None:
     first, second = random_matrices(3, 80), random_matrices(5, 80, seed=1)
     there, back = difference(first, second), difference(second, first)
     assert there.value == -back.value and there.p_value == back.p_value
     assert there.interval == pytest.approx([-end for end in reversed(back.interval)])
 
 
-def test_seeds_needed_are_those_that_would_find_it() -> None:
-    found = difference(random_matrices(3, 500), random_matrices(3, 500, seed=1))
+def test_seeds_needed_are_the_fewest_that_detect_it() -> None:
+    estimate = difference(random_matrices(3, 500), random_matrices(3, 500, seed=1))
     wide = Estimate(0.01, 1e-6, 500, (49e-6, 49e-6), (0, 0), (3, 3))
     needed = wide.seeds_needed()
     assert wide.detectable(seeds=needed) <= 0.01 < wide.detectable(seeds=needed - 1)
     assert Estimate(1e-5, 1e-4, 50, (49e-6, 49e-6), (0, 0), (3, 3)).seeds_needed() is None
-    assert found.seeds_needed(tests=28) is None or found.seeds_needed(tests=28) >= found.seeds_needed()
+    assert estimate.seeds_needed(tests=28) is None or estimate.seeds_needed(tests=28) >= estimate.seeds_needed()
 
 
-def test_optimism_sets_two_independent_sets_of_images_apart() -> None:
+def test_optimism_compares_two_independent_sets_of_images() -> None:
     test, holdout = random_matrices(3, 50), random_matrices(3, 400, seed=1)
-    found = optimism(test, holdout)
+    estimate = optimism(test, holdout)
     each = mean_iou(test.sum(1)) - mean_iou(holdout.sum(1))
-    parts = [mean_of(matrices, these_weights=True).image_variance for matrices in (test, holdout)]
-    assert found.value == pytest.approx(each.mean())
-    assert found.image_variance == pytest.approx(sum(parts))
-    assert found.seed_variances == pytest.approx([each.var(ddof=1)]) and found.seeds == (3,) and found.units == 50
+    variances = [mean_of(matrices, these_weights=True).image_variance for matrices in (test, holdout)]
+    assert estimate.value == pytest.approx(each.mean())
+    assert estimate.image_variance == pytest.approx(sum(variances))
+    assert estimate.seed_variances == pytest.approx([each.var(ddof=1)])
+    assert estimate.seeds == (3,) and estimate.units == 50
 
 
-def test_other_images_are_refused() -> None:
+def test_different_images_are_refused() -> None:
     with pytest.raises(ValueError, match="different units"):
         difference(random_matrices(2, 10), random_matrices(2, 11))
 

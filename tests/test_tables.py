@@ -1,4 +1,4 @@
-"""Tables as pages show them, and what single pixels tell."""
+"""Tables and sentences of the report, overlays, and pixel-classifier features."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +13,7 @@ from rhseg_lib.profile import Profile
 from rhseg_lib.report import claims, findings, overlays, sheets, tables
 
 
-def test_text_of_a_table_is_shown_as_text() -> None:
+def test_text_in_a_table_is_escaped() -> None:
     shown = tables.show(pd.DataFrame({"label": ["<script>alert(1)</script>"], "<b>": [1.5]}), caption="a < b").data
     assert "<script>" not in shown
     assert "<b>" not in shown
@@ -21,11 +21,11 @@ def test_text_of_a_table_is_shown_as_text() -> None:
     assert "1.50" in shown
 
 
-def test_sentences_hold_names_as_text() -> None:
+def test_text_in_sentences_is_escaped() -> None:
     assert tables.sentences(["<b>$x$</b>", "two"]).data == "<p>&lt;b&gt;$x$&lt;/b&gt;</p><p>two</p>"
 
 
-def test_a_picture_may_be_titled_with_any_name() -> None:
+def test_an_image_title_may_be_any_name() -> None:
     sheet = sheets.contact_sheet([np.zeros((4, 4, 3), np.uint8)], columns=1, titles=["$\\frac{ $"])
     sheet.canvas.draw()
     plt.close(sheet)
@@ -37,7 +37,7 @@ def test_a_missing_value_is_a_dash_and_a_large_count_is_grouped() -> None:
     assert ">5,813,523<" in shown
 
 
-def test_a_table_that_no_notebook_kept_is_a_clear_error(profile: Profile) -> None:
+def test_a_table_that_no_notebook_saved_is_a_clear_error(profile: Profile) -> None:
     with pytest.raises(StudyError, match="the table 'absent' is missing"):
         tables.read(profile, "absent")
 
@@ -49,7 +49,7 @@ def test_pixel_features_hold_colour_then_place() -> None:
     assert baselines.pixel_features(image, place=False).shape == (4, 3)
 
 
-def test_blend_paints_classes_and_leaves_background() -> None:
+def test_blend_paints_classes_and_not_background() -> None:
     image = np.full((1, 3, 3), 100, np.uint8)
     painted = overlays.blend(image, np.array([[0, 1, 255]], np.uint8), opacity=1)
     assert painted[0, 0].tolist() == [100, 100, 100]
@@ -57,34 +57,34 @@ def test_blend_paints_classes_and_leaves_background() -> None:
     assert painted[0, 2].tolist() == [100, 100, 100]
 
 
-def test_error_map_marks_wrong_pixels_and_leaves_ignored_ones_white() -> None:
-    found = overlays.error_map(np.array([[0, 1, 255]], np.uint8), np.array([[0, 2, 1]], np.uint8))
-    assert found[0, 1].tolist() == [0xD1, 0x24, 0x2F]
-    assert found[0, 2].tolist() == [255, 255, 255]
-    assert found[0, 0].tolist() == [0xE6, 0xE9, 0xED]
+def test_error_map_marks_wrong_pixels_and_keeps_ignored_ones_white() -> None:
+    errors = overlays.error_map(np.array([[0, 1, 255]], np.uint8), np.array([[0, 2, 1]], np.uint8))
+    assert errors[0, 1].tolist() == [0xD1, 0x24, 0x2F]
+    assert errors[0, 2].tolist() == [255, 255, 255]
+    assert errors[0, 0].tolist() == [0xE6, 0xE9, 0xED]
 
 
-def test_what_leakage_is_worth_comes_from_the_leaky_profiles_own_page(profile, tmp_path, monkeypatch):
+def test_the_effect_of_leakage_is_read_from_the_leaky_profiles_tables(profile, tmp_path, monkeypatch):
     columns = ["seeds", "test", "holdout", "difference", "low", "high", "weights_low", "weights_high"]
     measured = pd.DataFrame([[3, 80.0, 79.0, 1.0, -1.0, 3.0, 0.0, 2.0]], index=["unet_vgg16"], columns=columns)
     monkeypatch.setattr(tables, "generalisation", lambda _: measured)
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles/leaky.yaml").write_text((profile.root / "profiles/tiny.yaml").read_text())
-    study = profile.model_copy(update={"leaky": "leaky", "root": tmp_path})
-    assert tables.promises(study)["split"].tolist() == ["grouped"]
-    kept = tables.promises(study).assign(split="as described")
-    tables.keep(kept, tmp_path / "reports/leaky/tables/generalisation.csv")
-    found = tables.promises(study)
-    assert found["split"].tolist() == ["grouped", "as described"]
-    assert found["test − holdout"].tolist() == [1.0, 1.0]
-    (sentence,) = findings.leakage_in_words(found)
-    assert "80.0 % on test images of which it saw copies, 79.0 % on fresh ones: +1.0 points [-1.0" in sentence
+    own = profile.model_copy(update={"leaky": "leaky", "root": tmp_path})
+    assert tables.generalisation_table(own)["split"].tolist() == ["grouped"]
+    leaky = tables.generalisation_table(own).assign(split="as described")
+    tables.keep(leaky, tmp_path / "reports/leaky/tables/generalisation.csv")
+    table = tables.generalisation_table(own)
+    assert table["split"].tolist() == ["grouped", "as described"]
+    assert table["test − holdout"].tolist() == [1.0, 1.0]
+    (sentence,) = findings.leakage_summary(table)
+    assert "80.0 % on test images of which it saw copies, 79.0 % on the holdout: +1.0 points [-1.0" in sentence
 
 
 @pytest.mark.parametrize(
     ("images", "seeds", "p_holm", "baseline"), [(5, 3, np.nan, 55.0), (40, 3, 0.01, 45.0), (40, 1, np.nan, 75.0)]
 )
-def test_pages_say_what_seeds_and_images_cannot_tell(profile, images, seeds, p_holm, baseline):
+def test_the_report_states_the_limits_of_seeds_and_images(profile, images, seeds, p_holm, baseline):
     names, models = tuple(map(str, range(images))), (catalogue.DESCRIBED, catalogue.SEPARABLE)
     metrics = {"images_seen": 10, "recipe": profile.recipe.model_dump()}
     ones = np.ones((images, 3, 3), int)
@@ -96,18 +96,18 @@ def test_pages_say_what_seeds_and_images_cannot_tell(profile, images, seeds, p_h
     pairs = pd.DataFrame([pair | {"detectable": 1.0, "detectable_holm": 1.5}])
     baselines = pd.DataFrame({"miou": [baseline]}, index=["pixel classifier: colour"])
     ledger = pd.DataFrame({"verdict": [claims.REPRODUCED]})
-    compared = findings.comparison_in_words(summary, pairs, runs, profile).data
-    effects = findings.effects_in_words(tables.ablation_effects(pairs), runs, profile).data
-    found = findings.findings(summary, baselines, ledger, runs, profile).data
-    for text in (compared, effects, found):
+    compared = findings.comparison_summary(summary, pairs, runs, profile).data
+    effects = findings.effects_summary(tables.ablation_effects(pairs), runs, profile).data
+    results = findings.findings(summary, baselines, ledger, runs, profile).data
+    for text in (compared, effects, results):
         assert ("Few independent images, 5" in text) == (images == 5)
-        assert ("One seed cannot tell which model is better" in text) == (seeds == 1)
+        assert ("One seed cannot show which model is better" in text) == (seeds == 1)
     assert ("Of 1 pairs, 1 differ significantly" in compared) == ("is significant" in effects) == (p_holm < 0.05)
-    assert ("which lies in that interval" in found) == (baseline == 55.0)
-    assert "no accuracy, as this is a demonstration" in found
+    assert ("inside that interval" in results) == (baseline == 55.0)
+    assert "no accuracy, as this is a demonstration" in results
 
 
-def test_an_interval_names_what_it_holds_for():
+def test_an_interval_is_labelled_with_its_scope():
     row = {"low": 50.04, "high": 60.0, "weights_low": 51.0, "weights_high": 59.0}
     unknown = {"low": np.nan, "high": np.nan}
     assert tables.interval(row) == "[50.0,\N{NO-BREAK SPACE}60.0]"

@@ -1,4 +1,4 @@
-"""Training repeats to the bit, also after SIGKILL; what cannot go on says so."""
+"""Training is bit-reproducible, also after SIGKILL; what cannot be resumed is reported."""
 
 import io
 import json
@@ -25,14 +25,14 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.runs import read_run
 from rhseg_lib.profile import Profile, Recipe, load_profile
 from rhseg_lib.training.__main__ import main
-from rhseg_lib.training.fit import continues, fit
+from rhseg_lib.training.fit import can_resume, fit
 from rhseg_lib.training.task import SegmentationTask
 
 EPOCHS = 4
 RECIPE = Recipe(
     epochs=EPOCHS,
     batch_size=4,
-    epoch_images=8,  # of nine pictures: two steps an epoch, and a pass ends within an epoch
+    epoch_images=8,  # of nine images: two steps per epoch, and a pass ends within an epoch
     dice_weight=0.5,
     learning_rate=1e-2,
     min_learning_rate=1e-4,
@@ -67,7 +67,7 @@ def changed(**values) -> Recipe:
 
 
 def same_weights(one: SegmentationTask, other: SegmentationTask) -> bool:
-    """Whether all weights and running statistics are equal to the bit."""
+    """Whether all weights and running statistics are equal bit for bit."""
     first, second = one.model.state_dict(), other.model.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
@@ -81,37 +81,37 @@ def copy_study(profile: Profile, folder: Path) -> Path:
 
 
 @pytest.fixture
-def own_study(profile, tmp_path) -> Profile:
+def own_profile(profile, tmp_path) -> Profile:
     """A copy of the study that a test may write to."""
     return load_profile("tiny", root=copy_study(profile, tmp_path))
 
 
 @pytest.fixture(scope="module")
-def unbroken(profile, tmp_path_factory) -> tuple[SegmentationTask, Path]:
-    """A run that was never interrupted and wrote no checkpoint."""
-    folder = tmp_path_factory.mktemp("unbroken")
+def uninterrupted(profile, tmp_path_factory) -> tuple[SegmentationTask, Path]:
+    """An uninterrupted run that wrote no checkpoint."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     return train(profile, folder), folder
 
 
 @pytest.fixture(scope="module")
 def checkpointed(profile, tmp_path_factory) -> tuple[SegmentationTask, Path]:
-    """The same run with a checkpoint after every epoch, which stays: nothing evaluated the run."""
+    """The same run with a checkpoint after every epoch, kept because the run was not evaluated."""
     folder = tmp_path_factory.mktemp("checkpointed")
     return train(profile, folder, checkpoint_seconds=0), folder
 
 
 class TestRepeats:
-    def test_same_seed_same_weights(self, unbroken, checkpointed):
-        assert same_weights(unbroken[0], checkpointed[0])
-        assert untimed(unbroken[0].history) == untimed(checkpointed[0].history)
+    def test_same_seed_same_weights(self, uninterrupted, checkpointed):
+        assert same_weights(uninterrupted[0], checkpointed[0])
+        assert untimed(uninterrupted[0].history) == untimed(checkpointed[0].history)
 
-    def test_another_seed_other_weights(self, profile, unbroken, tmp_path):
+    def test_another_seed_other_weights(self, profile, uninterrupted, tmp_path):
         other = train(profile, tmp_path, seed=1)
-        assert not same_weights(unbroken[0], other)
-        assert untimed(unbroken[0].history) != untimed(other.history)
+        assert not same_weights(uninterrupted[0], other)
+        assert untimed(uninterrupted[0].history) != untimed(other.history)
 
-    def test_history(self, unbroken):
-        task, folder = unbroken
+    def test_history(self, uninterrupted):
+        task, folder = uninterrupted
         table = pd.read_csv(folder / "history.csv")
         assert list(table.columns) == ["epoch", "loss", "train_miou", "learning_rate", "seconds"]
         assert table["epoch"].tolist() == [1, 2, 3, 4]
@@ -120,8 +120,8 @@ class TestRepeats:
         assert table["train_miou"].between(0, 1).all()
         assert table["learning_rate"].iloc[-1] == pytest.approx(RECIPE.min_learning_rate)
 
-    def test_ready_for_evaluation_and_nothing_left_over(self, unbroken):
-        task, folder = unbroken
+    def test_ready_for_evaluation_and_nothing_left_over(self, uninterrupted):
+        task, folder = uninterrupted
         assert not task.model.training
         assert [path.name for path in folder.iterdir()] == ["history.csv"]
 
@@ -131,7 +131,7 @@ class TestRepeats:
         assert {parameter.dtype for parameter in task.parameters()} == {torch.float32}
 
 
-# Runs as a process of its own and stops for ever in the middle of its third epoch: there it is killed.
+# Runs in its own process and stalls in the middle of its third epoch, where it is killed.
 STALLED = """
 import sys, time
 from pathlib import Path
@@ -155,16 +155,16 @@ train(load_profile("tiny", root=root), folder, checkpoint_seconds=0)
 
 
 class TestResume:
-    def test_killed_run_goes_on_to_the_same_weights(self, profile, unbroken, tmp_path):
+    def test_killed_run_resumes_to_the_same_weights(self, profile, uninterrupted, tmp_path):
         here = Path(__file__).parent
         script = STALLED.format(paths=[str(here), str(here.parent)])
         process = subprocess.Popen(
             [sys.executable, "-c", script, profile.root, tmp_path], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
         )
         try:
-            patience = time.monotonic() + 240
+            deadline = time.monotonic() + 240
             while not (tmp_path / "stalled").exists():
-                assert process.poll() is None and time.monotonic() < patience, process.communicate()[1].decode()
+                assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1].decode()
                 time.sleep(0.02)
         finally:
             process.send_signal(signal.SIGKILL)
@@ -174,20 +174,20 @@ class TestResume:
         assert len(kept) == 2 and not (tmp_path / "history.csv").exists()
 
         resumed = train(profile, tmp_path)
-        assert resumed.history[:2] == kept  # their seconds, too: they were not trained again
+        assert resumed.history[:2] == kept  # including seconds: they were not trained again
         assert len(resumed.history) == EPOCHS
-        assert untimed(resumed.history) == untimed(unbroken[0].history)
-        assert same_weights(resumed, unbroken[0])
+        assert untimed(resumed.history) == untimed(uninterrupted[0].history)
+        assert same_weights(resumed, uninterrupted[0])
 
     def test_killed_after_the_last_epoch(self, profile, checkpointed):
-        """Between the last checkpoint and the evaluation: nothing is trained again, and nothing differs."""
+        """Between the last checkpoint and the evaluation: nothing is trained again, and the result is the same."""
         task, folder = checkpointed
         resumed = train(profile, folder)
         assert resumed.history == task.history
         assert same_weights(resumed, task)
 
     def test_killed_while_saving(self, profile, checkpointed, tmp_path, monkeypatch):
-        """A checkpoint half written leaves the one before it whole."""
+        """A half-written checkpoint leaves the previous one intact."""
         before = (checkpointed[1] / "last.ckpt").read_bytes()
         (tmp_path / "last.ckpt").write_bytes(before)
 
@@ -208,7 +208,7 @@ class TestResume:
             ("", changed(epochs=1, warmup_epochs=0.0), 5),
         ],
     )
-    def test_checkpoint_of_another_run_is_not_continued(
+    def test_checkpoint_of_another_run_is_not_resumed(
         self, profile, checkpointed, tmp_path, capsys, dataset_hash, recipe, seed
     ):
         (tmp_path / "last.ckpt").write_bytes((checkpointed[1] / "last.ckpt").read_bytes())
@@ -216,11 +216,11 @@ class TestResume:
         assert [row["epoch"] for row in task.history] == [1]
         assert "starting from the first epoch" in capsys.readouterr().out
 
-    def test_data_alone_decide_too(self, checkpointed):
+    def test_the_signature_decides(self, checkpointed):
         path = checkpointed[1] / "last.ckpt"
-        assert continues(path, torch.load(path, weights_only=True)["signature"])
-        assert not continues(path, "0123456789abcdef")
-        assert not continues(path.with_name("absent.ckpt"), "0123456789abcdef")
+        assert can_resume(path, torch.load(path, weights_only=True)["signature"])
+        assert not can_resume(path, "0123456789abcdef")
+        assert not can_resume(path.with_name("absent.ckpt"), "0123456789abcdef")
 
 
 def zipped(content: object) -> bytes:
@@ -242,12 +242,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_checkpoint_is_named_and_runs_no_code(profile, checkpointed, tmp_path, damage):
+def test_damaged_checkpoint_is_reported_and_runs_no_code(profile, checkpointed, tmp_path, damage):
     path = tmp_path / "last.ckpt"
     path.write_bytes(damage((checkpointed[1] / "last.ckpt").read_bytes(), tmp_path))
-    with pytest.raises(StudyError, match="checkpoint cannot be read") as fault:
+    with pytest.raises(StudyError, match="checkpoint cannot be read") as caught:
         train(profile, tmp_path)
-    assert str(path) in str(fault.value) and "delete it" in fault.value.fix
+    assert str(path) in str(caught.value) and "delete it" in caught.value.fix
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -256,15 +256,15 @@ def test_the_trap_works(tmp_path):
     assert (tmp_path / "sprung").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(profile, tmp_path):
-    with pytest.raises(StudyError) as fault:
+def test_a_non_finite_loss_stops_the_run(profile, tmp_path):
+    with pytest.raises(StudyError) as caught:
         train(profile, tmp_path, recipe=changed(learning_rate=1e30, warmup_epochs=0.0), checkpoint_seconds=0)
     for words in (MODEL, "is nan in epoch 1", "learning_rate 1e+30, sgd", f"recipe_for: {{{MODEL}: {{learning_rate"):
-        assert words in str(fault.value)
-    assert list(tmp_path.iterdir()) == []  # no checkpoint that would go on from it
+        assert words in str(caught.value)
+    assert list(tmp_path.iterdir()) == []  # no checkpoint to resume from it
 
 
-def test_too_few_pictures(profile, tmp_path):
+def test_too_few_images(profile, tmp_path):
     with pytest.raises(StudyError, match="9 training images do not fill one batch of 10"):
         train(profile, tmp_path, recipe=changed(batch_size=10, epoch_images=None))
 
@@ -285,7 +285,7 @@ def test_loss_by_hand(dice_weight):
     assert task.matrix.tolist() == [[2, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
-def test_memory_layout_changes_rounding_alone(profile, tmp_path):
+def test_memory_layout_changes_only_rounding(profile, tmp_path):
     short = {"epochs": 1, "warmup_epochs": 0.0, "recompute_batchnorm": False}
     plain = train(profile, tmp_path / "plain", recipe=changed(**short))
     last = train(profile, tmp_path / "last", recipe=changed(channels_last=True, **short))
@@ -294,17 +294,17 @@ def test_memory_layout_changes_rounding_alone(profile, tmp_path):
 
 class TestSchedule:
     def rates(self, recipe: Recipe, steps: int) -> list[float]:
-        """Learning rate of each step, and that after the last."""
+        """Learning rate of each step and after the last."""
         task = SegmentationTask(MODEL, num_classes=3, recipe=recipe, seed=0)
         task.trainer = SimpleNamespace(estimated_stepping_batches=steps)
         configured = task.configure_optimizers()
         optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-        found = [optimizer.param_groups[0]["lr"]]
+        rates = [optimizer.param_groups[0]["lr"]]
         for _ in range(steps):
             optimizer.step()
             schedule.step()
-            found.append(optimizer.param_groups[0]["lr"])
-        return found
+            rates.append(optimizer.param_groups[0]["lr"])
+        return rates
 
     @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
     def test_warm_up_then_cosine(self, optimizer):
@@ -317,7 +317,7 @@ class TestSchedule:
         assert rates[20] == pytest.approx(0.1)
         assert all(a > b for a, b in pairwise(rates[4:]))
 
-    def test_without_warm_up_it_starts_at_the_top(self):
+    def test_without_warm_up_it_starts_at_the_maximum(self):
         recipe = Recipe(epochs=2, learning_rate=7e-3, min_learning_rate=0, warmup_epochs=0)
         rates = self.rates(recipe, steps=4)
         assert rates == pytest.approx([7e-3 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(5)])
@@ -328,9 +328,9 @@ class TestSchedule:
         rates = self.rates(recipe, steps=150)
         assert (rates[0], rates[-1]) == pytest.approx((1.75e-3, 1.75e-5))  # of 7e-3 and 7e-5
 
-    def test_training_follows_it(self, unbroken):
+    def test_training_follows_the_schedule(self, uninterrupted):
         expected = self.rates(RECIPE, steps=2 * EPOCHS)
-        assert [row["learning_rate"] for row in unbroken[0].history] == pytest.approx(expected[2::2])
+        assert [row["learning_rate"] for row in uninterrupted[0].history] == pytest.approx(expected[2::2])
 
     def test_recipe_reaches_the_optimizer(self):
         task = SegmentationTask(MODEL, num_classes=3, recipe=changed(momentum=0.8, weight_decay=0.02), seed=0)
@@ -359,11 +359,11 @@ def test_recomputed_statistics_change_and_weights_do_not(profile, tmp_path):
 
 
 class TestSwitches:
-    def test_batches_decoded_anew_give_the_same_weights(self, profile, unbroken, tmp_path):
+    def test_batches_decoded_every_epoch_give_the_same_weights(self, profile, uninterrupted, tmp_path):
         run = train(profile, tmp_path / "run", recipe=changed(dataset_on_device=False))
-        assert same_weights(run, unbroken[0])
+        assert same_weights(run, uninterrupted[0])
 
-    def test_compiled_steps_give_the_same_weights(self, profile, unbroken, tmp_path, monkeypatch):
+    def test_compiled_steps_give_the_same_weights(self, profile, uninterrupted, tmp_path, monkeypatch):
         compiled = []
 
         def trace(function, *, mode, fullgraph, compile=torch.compile):  # the C++ compiler would take a minute
@@ -373,14 +373,14 @@ class TestSwitches:
         monkeypatch.setattr(torch, "compile", trace)
         run = train(profile, tmp_path / "run", recipe=changed(compile="cuda_graphs"))
         assert compiled == ["reduce-overhead"]
-        assert same_weights(run, unbroken[0])
+        assert same_weights(run, uninterrupted[0])
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_a_step_is_one_graph_that_reaches_every_parameter(name):
-    """What CUDA graphs and several processes need: no break in the step, no parameter without a gradient."""
+    """Required for CUDA graphs and several processes: no graph break, no parameter without a gradient."""
     task = SegmentationTask(name, num_classes=3, recipe=changed(precision="bf16", dice_weight=0), seed=0).train()
-    torch._dynamo.reset()  # it gives up after eight models in one process
+    torch._dynamo.reset()  # it stops compiling after eight models in one process
     step = torch.compile(task.forward_pass, backend="eager", fullgraph=True)
     with torch.autocast("cpu", torch.bfloat16):
         loss, predicted = step(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(2, 64, 64, dtype=torch.uint8))
@@ -389,35 +389,35 @@ def test_a_step_is_one_graph_that_reaches_every_parameter(name):
     assert [key for key, value in task.named_parameters() if value.grad is None] == []
 
 
-def test_the_command_line_makes_a_finished_run(own_study, monkeypatch):
-    monkeypatch.chdir(own_study.root)
+def test_the_command_line_writes_a_finished_run(own_profile, monkeypatch):
+    monkeypatch.chdir(own_profile.root)
     main(["--profile", "tiny", "--model", MODEL, "--seed", "5"])
-    assert read_run(own_study, MODEL, 5).metrics["test"]["images"] == 3
+    assert read_run(own_profile, MODEL, 5).metrics["test"]["images"] == 3
 
 
-def test_a_finished_run_is_left_alone_and_another_recipe_must_overwrite_it(own_study, monkeypatch):
-    monkeypatch.chdir(own_study.root)
+def test_a_finished_run_is_kept_unless_overwritten_with_another_recipe(own_profile, monkeypatch):
+    monkeypatch.chdir(own_profile.root)
     command = ["--profile", "tiny", "--model", MODEL, "--seed", "6"]
     main(command)
-    path = own_study.run_folder(MODEL, 6) / "metrics.json"
+    path = own_profile.run_folder(MODEL, 6) / "metrics.json"
     before = path.read_text()
     main(command)
-    assert path.read_text() == before  # the seconds of another training would differ
-    profile = own_study.root / "profiles/tiny.yaml"
-    profile.write_text(profile.read_text().replace("epochs: 8", "epochs: 2"))
-    with pytest.raises(StudyError, match="a finished run of another recipe is there") as caught:
+    assert path.read_text() == before  # the seconds of another run would differ
+    settings = own_profile.root / "profiles/tiny.yaml"
+    settings.write_text(settings.read_text().replace("epochs: 8", "epochs: 2"))
+    with pytest.raises(StudyError, match="a finished run of another recipe exists") as caught:
         main(command)
     assert "--overwrite" in caught.value.fix and path.read_text() == before
     main([*command, "--overwrite"])
     assert json.loads(path.read_text())["recipe"]["epochs"] == 2
-    dataset = own_study.voc / "dataset.json"
-    dataset.write_text(dataset.read_text().replace(voc_tree.read_dataset(own_study.voc)["hash"], "0" * 64))
+    dataset = own_profile.voc / "dataset.json"
+    dataset.write_text(dataset.read_text().replace(voc_tree.read_dataset(own_profile.voc)["hash"], "0" * 64))
     with pytest.raises(StudyError, match="of another data set"):
         main(command)
 
 
 def test_two_processes_train_as_one(profile, tmp_path):
-    """U-Net has no batch norm: each process's share of a batch gives its share of the very same gradient."""
+    """U-Net has no batch norm: each process's share of a batch gives its share of the same gradient."""
     study = copy_study(profile, tmp_path)
     recipe = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_epochs": 0}
     (study / "profiles/two.yaml").write_text(

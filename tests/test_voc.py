@@ -1,4 +1,4 @@
-"""VOC tree: what is in it, how it is split, what verification finds; only whole trees, and what is finished is kept."""
+"""VOC tree: content, split, verification; only whole trees are written, and finished images are kept."""
 
 import errno
 import hashlib
@@ -17,11 +17,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import data_settings
 from PIL import Image
 
-from rhseg_lib.dataset import build as build_module
-from rhseg_lib.dataset import voc_tree
-from rhseg_lib.dataset.build import _write_image, build_voc
+from rhseg_lib.dataset import convert, voc_tree
+from rhseg_lib.dataset.build import build_voc
+from rhseg_lib.dataset.convert import _write_image
 from rhseg_lib.dataset.leakage import leakage
 from rhseg_lib.dataset.split import OPERATIONS
 from rhseg_lib.errors import StudyError
@@ -37,15 +38,13 @@ SETTINGS = {
     "image_size": 32,
     "split": "grouped",
     "test_fraction": 0.1,
-    "copies": 1,
+    "augmented_copies": 1,
     "seed": 3,
-    "workers": 1,
-    "settings": {"source": "test"},
 }
 
 
 def write_scenes(folder: Path, count: int, width: int = 64, height: int = 80) -> Path:
-    """Scenes no two of which look alike, each with a tube and a band of slag on it."""
+    """Scenes, no two alike, each with a tube and a band of slag on it."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     for index in range(count):
@@ -60,7 +59,9 @@ def write_scenes(folder: Path, count: int, width: int = 64, height: int = 80) ->
 
 def build(raw: Path, tree: Path, **changes) -> dict:
     drawn = {key: changes.pop(key, value) for key, value in DRAWN.items()}
-    return build_voc(labelme_folder.LabelmeFolder(raw, **drawn), tree, **{**SETTINGS, **changes})
+    workers = changes.pop("workers", 1)
+    source = labelme_folder.LabelmeFolder(raw, **drawn)
+    return build_voc(source, tree, data_settings(**{**SETTINGS, **changes}), workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def grouped(raw, tmp_path_factory):
 
 @pytest.fixture
 def own(grouped, tmp_path):
-    """A copy of the tree that a test may spoil."""
+    """A copy of the tree that a test may damage."""
     shutil.copytree(grouped[0], tmp_path / "voc")
     return tmp_path / "voc"
 
@@ -114,7 +115,7 @@ def test_tree_and_its_record(grouped):
     assert dataset["absent_classes"] == {"train": [], "test": [], "trainval": []}
     assert dataset["notes"] == []
     assert dataset["overwritten_pixels"] == [{"class": "immersion_tube", "by": "slag_layer", "pixels": 20 * 20 * 10}]
-    assert dataset["settings"] == {"source": "test"}
+    assert dataset["settings"]["image_size"] == 32
     images, masks = voc_tree.load_arrays(tree, voc_tree.read_split(tree, "test"))
     assert (images.shape, images.dtype) == ((2, 32, 32, 3), np.uint8)
     assert (masks.shape, masks.dtype) == ((2, 32, 32), np.uint8)
@@ -122,7 +123,7 @@ def test_tree_and_its_record(grouped):
     assert not tree.with_name("voc.unfinished").exists()
 
 
-def test_picture_keeps_its_aspect_and_the_margin_is_ignored(grouped):
+def test_image_keeps_its_aspect_and_the_margin_is_ignored(grouped):
     tree, dataset = grouped
     names = voc_tree.read_split(tree, "test")
     images, masks = voc_tree.load_arrays(tree, names)
@@ -154,7 +155,7 @@ def test_grouped_split_keeps_an_original_on_one_side(grouped):
 
 
 def test_as_described_leaks_and_the_report_finds_it(raw, tmp_path):
-    dataset = build(raw, tmp_path / "voc", split="as_described", copies=4)
+    dataset = build(raw, tmp_path / "voc", split="as_described", augmented_copies=4)
     assert dataset["counts"] == {"train": 90, "test": 10, "trainval": 90}
     pairs = leakage(tmp_path / "voc").pairs
     assert set(pairs.kind) == {"same original"}
@@ -170,7 +171,7 @@ def test_near_duplicates_across_the_split_are_found(raw, tmp_path):
     Image.open(own_raw / f"{copied}.png").resize((60, 75)).resize((64, 80)).save(own_raw / "again.png")
     document = json.loads((own_raw / f"{copied}.json").read_text())
     (own_raw / "again.json").write_text(json.dumps({**document, "imagePath": "again.png"}))
-    build(own_raw, tmp_path / "second", test_fraction=0.05, copies=0)
+    build(own_raw, tmp_path / "second", test_fraction=0.05, augmented_copies=0)
     pairs = leakage(tmp_path / "second").pairs
     assert pairs[["kind", "original", "train", "test"]].values.tolist() == [["near duplicate", copied, "again", copied]]
 
@@ -186,19 +187,19 @@ def test_hash_follows_the_seed_and_the_content(grouped, raw, tmp_path):
     assert build(raw, tmp_path / "voc", seed=4)["hash"] != grouped[1]["hash"]
 
 
-def test_annotations_in_subfolders_are_input_unless_told(raw, tmp_path):
+def test_annotations_in_subfolders_are_input_by_default(raw, tmp_path):
     own_raw = tmp_path / "raw"
     shutil.copytree(raw, own_raw)
     (own_raw / "second").mkdir()
     (own_raw / "second" / "scene_0000.json").write_text("{}")
     source = labelme_folder.LabelmeFolder(own_raw, **DRAWN, subfolders=False)
-    dataset = build_voc(source, tmp_path / "voc", **SETTINGS)
+    dataset = build_voc(source, tmp_path / "voc", data_settings(**SETTINGS), workers=1)
     assert dataset["originals"] == {"train": 18, "test": 2, "trainval": 18}
     with pytest.raises(StudyError, match=r"second/scene_0000\.json"):
         build(own_raw, tmp_path / "voc")
 
 
-def test_skipped_pictures_leave_the_others_where_they_are(raw, grouped, tmp_path):
+def test_skipped_images_leave_the_others_in_their_subset(raw, grouped, tmp_path):
     own_raw = tmp_path / "raw"
     shutil.copytree(raw, own_raw)
     (tested, _), (trained, *_) = voc_tree.read_split(grouped[0], "test"), voc_tree.read_split(grouped[0], "train")
@@ -211,18 +212,18 @@ def test_skipped_pictures_leave_the_others_where_they_are(raw, grouped, tmp_path
         assert voc_tree.read_split(tmp_path / "voc", part) == expected
     assert dataset["originals"] == {"train": 17, "test": 1, "trainval": 17}
     voc_tree.verify_voc(tmp_path / "voc")
-    build(raw, tmp_path / "voc", split="as_described", copies=0)
+    build(raw, tmp_path / "voc", split="as_described", augmented_copies=0)
     for name in voc_tree.read_split(tmp_path / "voc", "test"):
         (own_raw / f"{name}.json").write_text("{}")
-    with pytest.raises(StudyError, match="every picture of the part 'test' has faults"):
-        build(own_raw, tmp_path / "voc", on_fault="skip", split="as_described", copies=0)
+    with pytest.raises(StudyError, match="every image of the part 'test' has errors"):
+        build(own_raw, tmp_path / "voc", on_fault="skip", split="as_described", augmented_copies=0)
     for path in own_raw.glob("*.json"):
         path.write_text("{}")
-    with pytest.raises(StudyError, match=r"20 fault\(s\) in 20 file\(s\)"):
+    with pytest.raises(StudyError, match=r"20 annotation error\(s\) in 20 file\(s\)"):
         build(own_raw, tmp_path / "voc", on_fault="skip")
 
 
-def test_class_absent_from_the_test_part_is_said(tmp_path):
+def test_class_absent_from_the_test_set_is_noted(tmp_path):
     raw = write_scenes(tmp_path / "raw", 3)
     for path in raw.glob("*.json"):
         labelme.write_annotation(
@@ -230,12 +231,12 @@ def test_class_absent_from_the_test_part_is_said(tmp_path):
         )
     dataset = build(raw, tmp_path / "voc")
     assert dataset["absent_classes"]["test"] == dataset["absent_classes"]["train"] == ["slag_layer"]
-    assert dataset["notes"] == ["No picture shows the class slag_layer: nothing can be said of it."]
+    assert dataset["notes"] == ["No image shows the class slag_layer: it cannot be evaluated."]
 
 
 def test_a_holdout_is_set_aside_and_never_copied(tmp_path):
     raw, tree = write_scenes(tmp_path / "raw", 14), tmp_path / "voc"
-    dataset = build(raw, tree, holdout=4)
+    dataset = build(raw, tree, holdout_scenes=4)
     held = [f"scene_{index:04}" for index in range(10, 14)]
     assert voc_tree.read_split(tree, "holdout") == held
     assert dataset["counts"] == {"train": 18, "test": 1, "trainval": 18, "holdout": 4}
@@ -245,9 +246,9 @@ def test_a_holdout_is_set_aside_and_never_copied(tmp_path):
     voc_tree.verify_voc(tree)
 
 
-def test_a_holdout_leaves_the_other_parts_as_they_are_without(tmp_path):
+def test_a_holdout_does_not_change_the_other_subsets(tmp_path):
     raw = write_scenes(tmp_path / "raw", 14)
-    build(raw, tmp_path / "with", holdout=4)
+    build(raw, tmp_path / "with", holdout_scenes=4)
     for path in sorted(raw.glob("scene_001[0-3].*")):
         path.unlink()
     build(raw, tmp_path / "without")
@@ -272,8 +273,8 @@ def test_halving_neither_thins_nor_thickens_a_band():
     assert covered / 8 == 4.5
 
 
-def photograph(folder: Path, orientation: int = 1) -> Path:
-    """A smooth JPEG of 512x384 stored pixels with one annotation; turned by its EXIF if asked for."""
+def smooth_jpeg(folder: Path, orientation: int = 1) -> Path:
+    """A smooth JPEG of 512x384 stored pixels with one annotation; rotated by its EXIF if requested."""
     cells = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -287,30 +288,30 @@ def photograph(folder: Path, orientation: int = 1) -> Path:
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize(("least_side", "decoded"), [(0, 512), (257, 512), (256, 256), (100, 128), (10, 64)])
-def test_a_jpeg_decoded_reduced_gives_the_same_picture(tmp_path, orientation, least_side, decoded):
-    path = photograph(tmp_path / "raw", orientation=orientation)
+def test_a_jpeg_decoded_reduced_gives_the_same_image(tmp_path, orientation, least_side, decoded):
+    path = smooth_jpeg(tmp_path / "raw", orientation=orientation)
     full, reduced = (
         labelme_folder.LabelmeFolder(path.parent, **DRAWN, least_side=side).examine(path)[0] for side in (0, least_side)
     )
     assert max(reduced.image.shape) == decoded
     assert np.array_equal(reduced.mask, full.mask)
-    images, masks = zip(*(fit(picture.image, picture.mask, 40) for picture in (full, reduced)), strict=True)
+    images, masks = zip(*(fit(sample.image, sample.mask, 40) for sample in (full, reduced)), strict=True)
     assert images[0].shape == images[1].shape == ((30, 40, 3) if orientation == 1 else (40, 30, 3))
     assert np.abs(images[0].astype(int) - images[1]).max() <= 4
     assert np.array_equal(*masks)
 
 
 @pytest.mark.parametrize("least_side", [0, 64])
-def test_a_truncated_jpeg_is_found_reduced_or_not(tmp_path, least_side):
-    path = photograph(tmp_path / "raw")
-    picture = path.with_suffix(".jpg")
-    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size * 9 // 10])
+def test_a_truncated_jpeg_is_detected_reduced_or_not(tmp_path, least_side):
+    path = smooth_jpeg(tmp_path / "raw")
+    jpeg = path.with_suffix(".jpg")
+    jpeg.write_bytes(jpeg.read_bytes()[: jpeg.stat().st_size * 9 // 10])
     (fault,) = labelme_folder.LabelmeFolder(path.parent, **DRAWN, least_side=least_side).examine(path)[1]
     assert "truncated" in fault.what
 
 
 def covered_areas(mask, row, column, target):
-    """Of each value, the area of it under one pixel of a mask scaled to a width and height, as a fraction."""
+    """Area of each value under one pixel of a mask scaled to a width and height, as a fraction."""
     spans, areas = [], Counter()
     for place, side, length in ((row, target[1], mask.shape[0]), (column, target[0], mask.shape[1])):
         first, last = Fraction(place * length, side), Fraction((place + 1) * length, side)
@@ -346,7 +347,7 @@ def test_at_a_tie_the_nearest_value_is_taken():
         assert images.fit_mask(mask, (3, 1)).tolist() == [[left, left, right]]
 
 
-def test_enlarged_picture(raw, tmp_path):
+def test_enlarged_image(raw, tmp_path):
     build(raw, tmp_path / "voc", image_size=100)
     voc_tree.verify_voc(tmp_path / "voc")
 
@@ -431,7 +432,7 @@ def spoil_format(tree):
         (spoil_content, "files changed since the build"),
         (spoil_list, "images instead of"),
         (spoil_both, "an image is listed twice"),
-        (spoil_missing_list, "no list of the part 'test'"),
+        (spoil_missing_list, "no list of the subset 'test'"),
         (spoil_record, "no finished data set"),
         (spoil_format, "another format"),
         (spoil_json, "not JSON"),
@@ -452,11 +453,11 @@ def test_windows_line_ends_are_read(own):
     voc_tree.verify_voc(own)
 
 
-def test_all_faults_are_told_and_no_tree_is_written(tmp_path):
+def test_all_errors_are_reported_and_no_tree_is_written(tmp_path):
     raw = write_scenes(tmp_path / "raw", 4)
     (raw / "scene_0001.json").write_text("{")
     (raw / "scene_0002.json").write_text("{}")
-    with pytest.raises(StudyError, match=r"2 fault\(s\)") as raised:
+    with pytest.raises(StudyError, match=r"2 annotation error\(s\)") as raised:
         build(raw, tmp_path / "voc")
     assert "scene_0001.json" in raised.value.what
     assert "scene_0002.json" in raised.value.what
@@ -518,7 +519,7 @@ def stop_after(monkeypatch, count: int, raw: Path, tree: Path, **changes) -> Non
 
 
 def finished(tree: Path) -> dict[str, str]:
-    """Images that the unfinished folder's journal names, with the time each one's picture was written."""
+    """Images that the unfinished folder's journal names, with the time each image file was written."""
     draft = tree.with_name(f"{tree.name}.unfinished")
     lines = (draft / "finished.jsonl").read_text().splitlines()[1:]
     return {
@@ -536,7 +537,7 @@ def written(monkeypatch):
         names.append(name)
         return write(tree, name, *others)
 
-    monkeypatch.setattr(build_module, "_write_image", noted)
+    monkeypatch.setattr(convert, "_write_image", noted)
     return names
 
 
@@ -564,7 +565,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 @pytest.mark.parametrize(("count", "workers"), [(7, 1), (7, 2), (25, 1)])  # among the originals; among the copies
-def test_killed_build_goes_on_and_ends_as_an_unbroken_one(grouped, raw, tmp_path, written, capsys, count, workers):
+def test_killed_build_resumes_and_ends_as_an_uninterrupted_one(grouped, raw, tmp_path, written, capsys, count, workers):
     script, tree = tmp_path / "killed.py", tmp_path / "voc"
     script.write_text(KILLED)
     arguments = [script, Path(__file__).parent, raw, tree, count, workers]
@@ -607,16 +608,16 @@ def nothing(raw, tree):
     ("change", "again"),
     [(nothing, 0), (change_label, 1), (change_time, 1), (tear_image, 1), (lose_mask, 1)],
 )
-def test_what_is_stale_is_made_again(raw, tmp_path, monkeypatch, written, change, again):
+def test_stale_images_are_rebuilt(raw, tmp_path, monkeypatch, written, change, again):
     own_raw, tree = tmp_path / "raw", tmp_path / "voc"
     shutil.copytree(raw, own_raw)
-    stop_after(monkeypatch, 6, own_raw, tree, copies=0)
+    stop_after(monkeypatch, 6, own_raw, tree, augmented_copies=0)
     change(own_raw, tree)
     written.clear()
-    build(own_raw, tree, copies=0)
+    build(own_raw, tree, augmented_copies=0)
     assert len(written) == 14 + again
     assert ("scene_0001" in written) == bool(again)
-    build(own_raw, tmp_path / "unbroken", copies=0)
+    build(own_raw, tmp_path / "unbroken", augmented_copies=0)
     assert files(tree) == files(tmp_path / "unbroken")
 
 
@@ -626,8 +627,8 @@ def test_what_is_stale_is_made_again(raw, tmp_path, monkeypatch, written, change
         ({"image_size": 48}, 0),
         ({"seed": 4}, 0),
         ({"classes": CLASSES[::-1]}, 0),
-        ({"copies": 2}, 25),
-        ({"copies": 0}, 20),
+        ({"augmented_copies": 2}, 25),
+        ({"augmented_copies": 0}, 20),
         ({"test_fraction": 0.5}, None),
     ],
 )
@@ -642,22 +643,22 @@ def test_other_settings(raw, tmp_path, monkeypatch, written, changes, kept):
     assert files(tree) == files(tmp_path / "unbroken")
 
 
-def test_a_fixed_fault_costs_one_picture(raw, tmp_path, written):
+def test_a_fixed_error_costs_one_image(raw, tmp_path, written):
     own_raw, tree = tmp_path / "raw", tmp_path / "voc"
     shutil.copytree(raw, own_raw)
     path = own_raw / "scene_0003.json"
     content = path.read_text()
     path.write_text("{")
-    with pytest.raises(StudyError, match="1 fault"):
-        build(own_raw, tree, copies=0)
+    with pytest.raises(StudyError, match="1 annotation error"):
+        build(own_raw, tree, augmented_copies=0)
     assert len(written) == 19
     written.clear()
     path.write_text(content)
-    build(own_raw, tree, copies=0)
+    build(own_raw, tree, augmented_copies=0)
     assert written == ["scene_0003"]
 
 
-def test_a_picture_that_is_gone_is_no_longer_in_the_tree(raw, tmp_path, monkeypatch):
+def test_an_image_that_was_removed_is_no_longer_in_the_tree(raw, tmp_path, monkeypatch):
     own_raw, tree = tmp_path / "raw", tmp_path / "voc"
     shutil.copytree(raw, own_raw)
     stop_after(monkeypatch, 6, own_raw, tree)
@@ -670,11 +671,11 @@ def test_a_picture_that_is_gone_is_no_longer_in_the_tree(raw, tmp_path, monkeypa
 @pytest.mark.parametrize("torn", ['{"name": "scene_00', '{"name": "sc\xc3', "\n"])
 def test_torn_journal(raw, tmp_path, monkeypatch, written, torn):
     tree = tmp_path / "voc"
-    stop_after(monkeypatch, 6, raw, tree, copies=0)
+    stop_after(monkeypatch, 6, raw, tree, augmented_copies=0)
     with (tmp_path / "voc.unfinished" / "finished.jsonl").open("ab") as journal:
         journal.write(torn.encode("latin-1"))
     written.clear()
-    build(raw, tree, copies=0)
+    build(raw, tree, augmented_copies=0)
     assert len(written) == 14
     voc_tree.verify_voc(tree)
 
@@ -740,8 +741,7 @@ def test_folder_not_made_here_is_not_replaced(raw, tmp_path):
     [
         (0, None, {}, "no Labelme JSON"),
         (1, None, {}, "one image cannot be split"),
-        (2, "scene_0000_flip", {"copies": 4, "split": "as_described"}, "two images would be named"),
-        (2, None, {"copies": 5}, "5 copies"),
+        (2, "scene_0000_flip", {"augmented_copies": 4, "split": "as_described"}, "two images would be named"),
         (2, None, {"classes": ("background", "slag_layer")}, "do not fit"),
     ],
 )
@@ -767,6 +767,6 @@ def test_a_tree_whose_record_was_removed_is_built_again(own, raw):
     voc_tree.verify_voc(own)
 
 
-def test_pictures_of_one_group_are_one_unit(raw, tmp_path):
+def test_images_of_one_group_are_one_unit(raw, tmp_path):
     dataset = build(raw, tmp_path / "voc", group=r"scene_00(\d)")
     assert dataset["group_of"] == {f"scene_{i:04}": f"group/{i // 10}" for i in range(20)}

@@ -1,4 +1,4 @@
-"""A VOC tree as a source: every fault by its file, lists as people write them, masks of every kind."""
+"""A VOC tree as a source: every error by its file, lists as people write them, masks of every kind."""
 
 import pickle
 from pathlib import Path
@@ -25,7 +25,7 @@ recipe: {{}}
 """
 
 
-def picture(index: int) -> Image.Image:
+def random_image(index: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(index).integers(0, 255, (24, 32, 3), dtype=np.uint8))
 
 
@@ -43,11 +43,11 @@ def write_lists(tree: Path, **lists: str | bytes) -> None:
 
 @pytest.fixture
 def tree(tmp_path):
-    """Six pictures a to f with masks and no lists."""
+    """Six images a to f with masks and no lists."""
     folder = tmp_path / "tree"
     (folder / "JPEGImages").mkdir(parents=True)
     for index, name in enumerate("abcdef"):
-        picture(index).save(folder / "JPEGImages" / f"{name}.jpg")
+        random_image(index).save(folder / "JPEGImages" / f"{name}.jpg")
         write_mask(folder / "SegmentationClass" / f"{name}.png")
     return folder
 
@@ -57,13 +57,13 @@ def source(tree: Path, own_split: bool = True) -> VocTree:
 
 
 def mask_of(tree: Path) -> tuple[np.ndarray | None, list[str]]:
-    """The mask of picture a, and its faults as lines."""
+    """The mask of image a, and its errors as lines."""
     found, faults = source(tree).examine(tree / "JPEGImages" / "a.jpg")
     assert (found is None) == bool(faults)
     return found and found.mask, [f"{fault.file}: {fault.what} -> {fault.fix}" for fault in faults]
 
 
-def test_pictures_with_masks(tree):
+def test_images_with_masks(tree):
     names = source(tree).names()
     assert list(names) == list("abcdef")
     found, faults = source(tree).examine(names["b"])
@@ -72,20 +72,20 @@ def test_pictures_with_masks(tree):
     assert pickle.loads(pickle.dumps(source(tree))) == source(tree)
 
 
-def test_a_fingerprint_follows_picture_and_mask(tree):
+def test_a_fingerprint_depends_on_image_and_mask(tree):
     path = tree / "JPEGImages" / "a.jpg"
     first = source(tree).fingerprint(path)
     assert source(tree).fingerprint(path) == first
     spoil_bytes(tree / "SegmentationClass" / "a.png")
     second = source(tree).fingerprint(path)
-    spoil_picture(tree / "SegmentationClass" / "a.png")
+    spoil_image(tree / "SegmentationClass" / "a.png")
     assert len({first, second, source(tree).fingerprint(path)}) == 3
 
 
 def test_images_of_any_suffix_and_case(tree):
     for name, suffix in zip("abc", (".JPG", ".png", ".BMP"), strict=True):
         (tree / "JPEGImages" / f"{name}.jpg").unlink()
-        picture(0).save(tree / "JPEGImages" / f"{name}{suffix}")
+        random_image(0).save(tree / "JPEGImages" / f"{name}{suffix}")
     (tree / "JPEGImages" / ".DS_Store").write_bytes(b"")
     (tree / "JPEGImages" / "Thumbs.db").write_bytes(b"")
     assert [path.name for path in source(tree).names().values()][:4] == ["a.JPG", "b.png", "c.BMP", "d.jpg"]
@@ -116,7 +116,7 @@ def as_another_palette(path):
 
 
 @pytest.mark.parametrize("write", [as_grey, as_colours, as_opaque, as_four_bits, as_another_palette])
-def test_kinds_of_masks_that_are_taken(tree, write):
+def test_kinds_of_masks_that_are_accepted(tree, write):
     write(tree / "SegmentationClass" / "a.png")
     mask, faults = mask_of(tree)
     assert faults == []
@@ -194,13 +194,13 @@ def spoil_bytes(path):
     path.write_bytes(path.read_bytes()[:-30])
 
 
-def spoil_picture(path):
+def spoil_image(path):
     image = path.parents[1] / "JPEGImages" / "a.jpg"
     image.write_bytes(image.read_bytes()[:-200])
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (spoil_outside, "SegmentationClass/a.png: mask values that belong to no class: 7; the classes are 1 to 2"),
         (spoil_binary, f"SegmentationClass/a.png: {BINARY}"),
@@ -212,23 +212,23 @@ def spoil_picture(path):
         ),
         (spoil_jpeg, "SegmentationClass/a.jpg: a mask in JPEG format, which changes class ids"),
         (spoil_jpeg_in_disguise, "SegmentationClass/a.png: a mask in JPEG format, which changes class ids"),
-        (spoil_depth, "SegmentationClass/a.png: a mask of kind I;16, of 16 bits or more"),
-        (spoil_alpha, "SegmentationClass/a.png: a mask of kind RGBA"),
+        (spoil_depth, "SegmentationClass/a.png: a mask of mode I;16, of 16 bits or more"),
+        (spoil_alpha, "SegmentationClass/a.png: a mask of mode RGBA"),
         (spoil_palette, "SegmentationClass/a.png: the palette paints value 1 in VOC's colour of class 2"),
-        (spoil_size, "SegmentationClass/a.png: a mask of 31x24 pixels for a picture of 32x24"),
+        (spoil_size, "SegmentationClass/a.png: a mask of 31x24 pixels for an image of 32x24"),
         (spoil_bytes, "SegmentationClass/a.png: cannot be read"),
-        (spoil_picture, "JPEGImages/a.jpg: cannot be read"),
+        (spoil_image, "JPEGImages/a.jpg: cannot be read"),
     ],
 )
-def test_faults_of_a_picture(tree, spoil, said):
+def test_errors_in_one_image(tree, spoil, message):
     spoil(tree / "SegmentationClass" / "a.png")
     (fault,) = mask_of(tree)[1]
-    assert fault.startswith(said)
+    assert fault.startswith(message)
     assert len(fault.split(" -> ")[1]) > 10
 
 
-def test_both_files_of_a_picture_may_be_at_fault(tree):
-    spoil_picture(tree / "SegmentationClass" / "a.png")
+def test_both_files_of_an_image_may_have_errors(tree):
+    spoil_image(tree / "SegmentationClass" / "a.png")
     spoil_outside(tree / "SegmentationClass" / "a.png")
     assert [line.split(":")[0] for line in mask_of(tree)[1]] == ["JPEGImages/a.jpg", "SegmentationClass/a.png"]
 
@@ -236,27 +236,27 @@ def test_both_files_of_a_picture_may_be_at_fault(tree):
 @pytest.mark.parametrize(
     ("lists", "test", "notes"),
     [
-        ({}, None, ["The tree has no lists"]),
-        ({"train": "", "val": "\n"}, None, ["The tree has no lists"]),
+        ({}, None, ["The tree has no train and test lists"]),
+        ({"train": "", "val": "\n"}, None, ["The tree has no train and test lists"]),
         ({"train": "a\nb\nc\nd\n", "test": "e\nf\n"}, "ef", []),
         ({"train": "a\nb\nc\nd", "test": "e\nf"}, "ef", []),
         ({"train": "a\r\nb\r\nc\r\nd\r\n", "test": "e\r\nf"}, "ef", []),
         ({"train": "\ufeffa\nb\nc\nd", "test": "\ufeffe\nf"}, "ef", []),
         ({"train": "a  \n\n\tb\nc\nd\n\n", "test": " e\nf\n  \n"}, "ef", []),
         ({"train": "a\na\nb\nc\nd", "test": "f\ne\nf"}, "fe", []),
-        ({"train": "a\nb\nc\nd", "val": "e\nf"}, "ef", ["There is no test.txt"]),
-        ({"train": "a\nb\nc\nd", "val": "e\nf", "test": ""}, "ef", ["There is no test.txt"]),
-        ({"train": "a\nb\nc", "val": "d", "test": "e\nf", "trainval": "a\nb\nc\nd"}, "ef", ["1 pictures"]),
-        ({"trainval": "a\nb\nc\nd", "test": "e\nf"}, "ef", ["There is no train.txt"]),
-        ({"trainval": "a\nb\nc\nd\ne\nf", "val": "e\nf"}, "ef", ["There is no train.txt", "There is no test.txt"]),
-        ({"train": "a\nb", "test": "c"}, "c", ["3 pictures of JPEGImages are in neither list"]),
+        ({"train": "a\nb\nc\nd", "val": "e\nf"}, "ef", ["test.txt is missing"]),
+        ({"train": "a\nb\nc\nd", "val": "e\nf", "test": ""}, "ef", ["test.txt is missing"]),
+        ({"train": "a\nb\nc", "val": "d", "test": "e\nf", "trainval": "a\nb\nc\nd"}, "ef", ["1 images"]),
+        ({"trainval": "a\nb\nc\nd", "test": "e\nf"}, "ef", ["train.txt is missing"]),
+        ({"trainval": "a\nb\nc\nd\ne\nf", "val": "e\nf"}, "ef", ["train.txt is missing", "test.txt is missing"]),
+        ({"train": "a\nb", "test": "c"}, "c", ["3 images in JPEGImages are in neither list"]),
     ],
 )
 def test_lists_as_people_write_them(tree, lists, test, notes):
     write_lists(tree, **lists)
-    found, said = source(tree).given_split()
+    found, given_notes = source(tree).given_split()
     assert found == (None if test is None else list(test))
-    assert [line[: len(note)] for line, note in zip(said, notes, strict=True)] == notes
+    assert [line[: len(note)] for line, note in zip(given_notes, notes, strict=True)] == notes
     assert source(tree, own_split=False).given_split() == (None, [])
     assert len(source(tree, own_split=False).names()) == 6
 
@@ -265,47 +265,47 @@ LIST = "ImageSets/Segmentation/"
 
 
 @pytest.mark.parametrize(
-    ("lists", "removed", "said"),
+    ("lists", "removed", "message"),
     [
-        ({}, "JPEGImages/a.jpg", "SegmentationClass/a.png: no picture for this mask -> add it to JPEGImages"),
-        ({}, "SegmentationClass/a.png", "JPEGImages/a.jpg: no mask for this picture -> add SegmentationClass/a.png"),
+        ({}, "JPEGImages/a.jpg", "SegmentationClass/a.png: no image for this mask -> add it to JPEGImages"),
+        ({}, "SegmentationClass/a.png", "JPEGImages/a.jpg: no mask for this image -> add SegmentationClass/a.png"),
         (
             {"train": "a", "test": "b"},
             "SegmentationClass/b.png",
-            "JPEGImages/b.jpg: no mask for this picture -> add SegmentationClass/b.png",
+            "JPEGImages/b.jpg: no mask for this image -> add SegmentationClass/b.png",
         ),
-        ({"train": "a", "test": "b"}, "JPEGImages/b.jpg", f"{LIST}test.txt: no picture is named 'b' -> add it"),
-        ({"train": "a", "test": "b.jpg"}, None, f"{LIST}test.txt: 'b.jpg' is named with its suffix -> list names"),
-        ({"train": "a\n../x", "test": "b"}, None, f"{LIST}train.txt: '../x' is a path -> list names alone"),
-        ({"train": "a\nx\\b", "test": "b"}, None, f"{LIST}train.txt: 'x\\b' is a path -> list names alone"),
+        ({"train": "a", "test": "b"}, "JPEGImages/b.jpg", f"{LIST}test.txt: no image is named 'b' -> add it"),
+        ({"train": "a", "test": "b.jpg"}, None, f"{LIST}test.txt: 'b.jpg' has a suffix -> list names"),
+        ({"train": "a\n../x", "test": "b"}, None, f"{LIST}train.txt: '../x' is a path -> list names without folders"),
+        ({"train": "a\nx\\b", "test": "b"}, None, f"{LIST}train.txt: 'x\\b' is a path -> list names without folders"),
         ({"train": "/etc/passwd\na", "test": "b"}, None, f"{LIST}train.txt: '/etc/passwd' is a path"),
-        ({"train": "a\nb", "test": "b"}, None, f"{LIST}test.txt: 'b' is in train.txt, too -> a picture either"),
-        ({"train": "a\nb", "val": "b"}, None, f"{LIST}val.txt: 'b' is in train.txt, too"),
-        ({"train": "a"}, None, f"{LIST}test.txt: not there, or without names"),
-        ({"test": "a"}, None, f"{LIST}train.txt: not there, or without names"),
+        ({"train": "a\nb", "test": "b"}, None, f"{LIST}test.txt: 'b' is also in train.txt -> an image is in either"),
+        ({"train": "a\nb", "val": "b"}, None, f"{LIST}val.txt: 'b' is also in train.txt"),
+        ({"train": "a"}, None, f"{LIST}test.txt: missing or empty"),
+        ({"test": "a"}, None, f"{LIST}train.txt: missing or empty"),
         ({"train": "a\nb".encode("utf-16"), "test": "b", "trainval": "a"}, None, f"{LIST}train.txt: not text in UTF-8"),
     ],
 )
-def test_faults_of_the_tree(tree, lists, removed, said):
+def test_errors_in_the_tree(tree, lists, removed, message):
     write_lists(tree, **lists)
     if removed:
         (tree / removed).unlink()
-    with pytest.raises(StudyError, match=r"1 fault\(s\)") as raised:
+    with pytest.raises(StudyError, match=r"1 annotation error\(s\)") as raised:
         source(tree).names()
     (fault,) = raised.value.faults
-    assert said in f"{fault.file}: {fault.what} -> {fault.fix}"
+    assert message in f"{fault.file}: {fault.what} -> {fault.fix}"
 
 
-def test_faults_of_the_tree_are_told_together(tree):
+def test_errors_in_the_tree_are_reported_together(tree):
     for name in ("JPEGImages/a.jpg", "SegmentationClass/b.png"):
         (tree / name).unlink()
-    picture(9).save(tree / "JPEGImages" / "c.png")
+    random_image(9).save(tree / "JPEGImages" / "c.png")
     write_mask(tree / "SegmentationClass" / " d.png")
-    picture(9).save(tree / "JPEGImages" / " d.png")
-    with pytest.raises(StudyError, match=r"4 fault\(s\)") as raised:
+    random_image(9).save(tree / "JPEGImages" / " d.png")
+    with pytest.raises(StudyError, match=r"4 annotation error\(s\)") as raised:
         source(tree).names()
-    for said in ("c.png: c.jpg has the same name", "' d': a name that no list can hold"):
-        assert any(said in f"{fault.file}: {fault.what}" for fault in raised.value.faults)
+    for message in ("c.png: c.jpg has the same name", "' d': a name that no list can hold"):
+        assert any(message in f"{fault.file}: {fault.what}" for fault in raised.value.faults)
 
 
 def test_folders_missing_or_empty(tmp_path):
@@ -314,7 +314,7 @@ def test_folders_missing_or_empty(tmp_path):
     assert raised.value.where == tmp_path
     for inner in ("JPEGImages", "SegmentationClass"):
         (tmp_path / inner).mkdir()
-    with pytest.raises(StudyError, match="no pictures in the tree"):
+    with pytest.raises(StudyError, match="no images in the tree"):
         source(tmp_path).names()
 
 
@@ -335,8 +335,8 @@ def test_a_study_on_the_split_of_the_tree(tree, tmp_path):
     assert voc_tree.read_split(own, "train") == ["a", "a_flip", "b", "b_contrast", "c", "c_brightness"]
     assert dataset["split"] == "given"
     assert dataset["notes"] == [
-        "There is no test.txt with names: val.txt is the test part.",
-        "1 pictures of JPEGImages are in neither list and left out.",
+        "test.txt is missing or empty: val.txt is the test list.",
+        "1 images in JPEGImages are in neither list and were left out.",
     ]
     assert len(voc_tree.read_split(own, "train")) == 6
     dataset = make(tmp_path, ", split: grouped")
@@ -348,30 +348,30 @@ def test_a_study_on_a_tree_without_lists(tree, tmp_path):
     dataset = make(tmp_path, ', group: "[ab]"')
     assert (dataset["split"], dataset["originals"]) == ("grouped", {"train": 5, "test": 1, "trainval": 5})
     assert dataset["notes"] == [
-        "The tree has no lists of train and test: the study split it.",
-        "2 pictures stand in 2 groups that the split keeps whole.",
-        "In 4 names the pattern of 'group' finds nothing: each is a group of its own.",
+        "The tree has no train and test lists: the study split it.",
+        "2 images are in 2 groups that the split keeps together.",
+        "The pattern of 'group' finds nothing in 4 names: each is a group of its own.",
     ]
     assert dataset["absent_classes"] == {"train": [], "test": [], "trainval": []}
 
 
-def test_a_class_that_one_picture_shows_is_said(tree, tmp_path):
+def test_a_class_that_one_image_shows_is_noted(tree, tmp_path):
     for name in "abcde":
         write_mask(tree / "SegmentationClass" / f"{name}.png", np.where(MASK == 2, 1, MASK).astype(np.uint8))
     dataset = make(tmp_path, ", split: grouped")
-    (part,) = (part for part in ("train", "test") if "slag_layer" in dataset["absent_classes"][part])
-    assert f"slag_layer is absent from the {part} part, as only one picture shows it" in dataset["notes"][0]
+    (subset,) = (name for name in ("train", "test") if "slag_layer" in dataset["absent_classes"][name])
+    assert f"slag_layer is absent from the {subset} subset, as only one image shows it" in dataset["notes"][0]
 
 
-def test_faults_of_all_pictures_stop_the_study(tree, tmp_path):
+def test_errors_in_all_images_stop_the_study(tree, tmp_path):
     for name in "ab":
         spoil_binary(tree / "SegmentationClass" / f"{name}.png")
-    with pytest.raises(StudyError, match=r"2 fault\(s\)"):
+    with pytest.raises(StudyError, match=r"2 annotation error\(s\)"):
         make(tmp_path)
     assert not list(tmp_path.rglob("dataset.json"))
 
 
-def test_the_study_does_not_take_what_it_wrote(tree, tmp_path):
+def test_the_study_does_not_read_what_it_wrote(tree, tmp_path):
     make(tmp_path)
     with pytest.raises(StudyError, match="where the study writes"):
         make(tmp_path, folder="data/own/voc")

@@ -1,4 +1,4 @@
-"""The paper's four augmentations (section 3.1); albumentations stays behind this file."""
+"""The paper's four augmentations (section 3.1); only this file uses albumentations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 def augment(image: np.ndarray, mask: np.ndarray, operation: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """One operation of the paper's section 3.1, whose strength follows from `key` alone."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for its newest version
-    import albumentations as A  # seconds to import, and reading a finished tree needs none of it
+    """One operation of the paper's section 3.1, whose strength depends on `key` alone."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it checks online for a newer version
+    import albumentations as A  # takes seconds to import; not needed to read a finished tree
 
-    none, spans = (0, 0), ((-0.3, -0.1), (0.1, 0.3))  # less than 0.1 would make a copy that is none
+    none, spans = (0, 0), ((-0.3, -0.1), (0.1, 0.3))  # below 0.1, the copy would hardly differ
     transform = {
         "flip": A.HorizontalFlip(p=1),
         "contrast": A.OneOf([A.RandomBrightnessContrast(none, span, p=1) for span in spans], p=1),

@@ -1,4 +1,4 @@
-"""The VOC tree in memory as uint8, and batches formed from it where it lies (CPU or GPU)."""
+"""The VOC tree in memory as uint8, and batches taken from it on its device (CPU or GPU)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
-    """uint8 RGB (B, 3, H, W) -> float32 with ImageNet's mean and deviation, as the encoders expect."""
+    """uint8 RGB (B, 3, H, W) -> float32, normalized by ImageNet's mean and deviation, as the encoders expect."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1) * 255
     return (images.float() - mean) / std
@@ -31,22 +31,22 @@ def load_tensors(folder: Path, names: list[str]) -> tuple[torch.Tensor, torch.Te
 
 
 class Batches:
-    """Shuffled batches of a set; the order of an epoch follows from (seed, epoch) alone.
+    """Shuffled batches; the order of an epoch depends on (seed, epoch) alone.
 
-    An epoch is one pass over the set or, with `epoch_images`, the next so many images of an endless row of passes.
-    Of several processes, each takes its share of every batch, so that together they see each sample once.
-    A last incomplete batch is left out: every step has the same shape.
+    An epoch is one pass over the images or, with `epoch_images`, the next n images of an endless sequence of passes.
+    With several processes, each takes its share of every batch, so that together they see each sample once.
+    The last incomplete batch is dropped: every step has the same shape.
 
     Parameters
     ----------
     images, masks : Tensor
-        uint8 (N, 3, H, W) and (N, H, W), on the device where the batches are to be.
+        uint8 (N, 3, H, W) and (N, H, W), on the device that needs the batches.
     batch_size : int
-        Of all processes together.
+        Total over all processes.
     seed : int
     epoch_images : int or None
     rank, world_size : int
-        Which process this is, of how many.
+        Index of this process, and number of processes.
     """
 
     def __init__(
@@ -96,23 +96,23 @@ class Batches:
             yield batch[self.rank :: self.world_size]
 
     def _order(self) -> torch.Tensor:
-        """Indices of this epoch's images, cut from the passes that it touches."""
+        """Indices of this epoch's images, taken from the passes that it spans."""
         start, total = self.epoch * self.epoch_images, len(self.images)
         passes = range(start // total, (start + self.epoch_images - 1) // total + 1)
         seeds = (torch.Generator().manual_seed(epoch_seed(self.seed, number)) for number in passes)
-        row = torch.cat([torch.randperm(total, generator=generator) for generator in seeds])
-        return row[start - passes[0] * total :][: self.epoch_images]
+        sequence = torch.cat([torch.randperm(total, generator=generator) for generator in seeds])
+        return sequence[start - passes[0] * total :][: self.epoch_images]
 
 
 class DecodedBatches(Batches):
-    """The same batches, decoded anew every epoch by worker processes: the usual loop, for sets beyond memory.
+    """The same batches, decoded again every epoch by worker processes: the usual loop, for data larger than memory.
 
     Parameters
     ----------
     folder, names : Path, list of str
         A VOC tree and its images.
     device : torch.device
-        Where the batches are to be.
+        Where the batches are needed.
     workers : int
         Processes that decode.
     options
@@ -132,7 +132,7 @@ class DecodedBatches(Batches):
             batch_sampler=shares,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # the workers' seed must not be drawn from what dropout draws from
+            generator=torch.Generator(),  # the workers' seed must not come from dropout's generator
         )
         for images, masks in loader:
             yield images.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
@@ -153,5 +153,5 @@ class _Decoded(Dataset):
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """One number per (seed, epoch), so that a resumed run draws what an unbroken one would have drawn."""
+    """One number per (seed, epoch), so that a resumed run draws the same numbers as an uninterrupted one."""
     return seed * 1_000_003 + epoch

@@ -1,4 +1,4 @@
-"""Which originals are augmented and which images train, test or are held out; by name, group and classes alone."""
+"""Which originals are augmented and which images are for train, test or holdout; by name, group and classes alone."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 
 from rhseg_lib.errors import StudyError
 
-GROUP = "group/"  # before the key of a group: no name of a picture begins so
+GROUP = "group/"  # prefix of a group's key: no image name begins with it
 OPERATIONS = ("flip", "contrast", "brightness", "blur")
 
 
 class Plan(NamedTuple):
-    """What becomes of each original."""
+    """How each original is used."""
 
     operations: dict[str, list[str]]  # those that copy each original, in the order of the names
-    parts: dict[str, list[str]]  # names of the images in train, test, trainval and, if asked for, holdout
+    parts: dict[str, list[str]]  # names of the images in train, test, trainval and, if requested, holdout
     group_of: dict[str, str]  # the group of each original that is in one
-    holders: Counter  # how many groups show each class; without `group` every picture is a group
-    notes: list[str]  # what the user should know of the split, in sentences
+    holders: Counter  # how many groups show each class; without `group` every image is a group
+    notes: list[str]  # what the user should know about the split, in sentences
 
 
 def plan(
@@ -37,30 +37,30 @@ def plan(
     group: str | None = None,
     given_test: list[str] | None = None,
 ) -> Plan:
-    """Decide what becomes of each original.
+    """Decide how each original is used.
 
     Parameters
     ----------
     shown : dict of str to set of str
         The classes that each original shows; its names are sorted.
     split : {"given", "grouped", "as_described"}
-        See `voc.build_voc`.
+        See `build.build_voc`.
     test_fraction : float
     copies : int
-        Augmented copies of each original that may train.
+        Augmented copies of each original that may be trained on.
     seed : int
     holdout : int
-        The last so many originals are set aside: never copied, never trained on, in neither train nor test.
+        Number of originals, the last by name, to set aside: never copied, in neither train nor test.
     group : str or None
-        Regular expression. Originals in whose names its first group (without one: all of it) finds the same are
-        one group, which no split but "as_described" takes apart; any other original is a group of its own.
+        Regular expression. Originals in whose names its first group (or else the whole match) is the same form one
+        group, which only the split "as_described" separates; any other original is a group of its own.
     given_test : list of str or None
-        For split "given", the originals to test on; all others train.
+        For split "given", the originals of the test set; all others are for training.
 
     Raises
     ------
     StudyError
-        For names that collide, fewer than two groups, or a given split that takes a group apart.
+        For names that collide, fewer than two groups, or a given split that separates a group.
     """
     names = list(shown)
     used, held = names[: len(names) - holdout], names[len(names) - holdout :]
@@ -70,17 +70,17 @@ def plan(
     test = []
     if split == "given":
         test = given_test
-        _refuse_torn(groups, set(test))
+        _refuse_separated(groups, set(test))
     elif split == "grouped":
         order, sizes = _shuffled(groups, seed), {key: len(members) for key, members in groups.items()}
-        keys = _cure_absence(_draw_test(order, sizes, test_fraction), order, presence, sizes)
+        keys = _fix_absence(_draw_test(order, sizes, test_fraction), order, presence, sizes)
         test = [name for key in keys for name in groups[key]]
     operations |= {name: [] for name in test}
     everything = sorted([*used, *(f"{name}_{operation}" for name in used for operation in operations[name])])
-    twice = [name for name, count in Counter(map(str.casefold, [*everything, *held])).items() if count > 1]
-    if twice:
+    repeated = [name for name, count in Counter(map(str.casefold, [*everything, *held])).items() if count > 1]
+    if repeated:
         fix = "rename the original that is named like a copy, or take no augmented copies"
-        raise StudyError(f"two images would be named {twice[0]}", where="names of the pictures", fix=fix)
+        raise StudyError(f"two images would be named {repeated[0]}", where="names of the images", fix=fix)
     if split == "as_described":
         order = _shuffled(everything, seed)
         test = _draw_test(order, dict.fromkeys(order, 1), test_fraction)
@@ -94,30 +94,32 @@ def plan(
 
 
 def absence_in_words(absent: dict[str, list[str]], holders: Counter, *, grouped: bool) -> list[str]:
-    """A sentence for each class that the training or the test part lacks.
+    """A sentence for each class that is absent from the train or test set.
 
     Parameters
     ----------
     absent : dict of str to list of str
-        The classes that no image of ``train`` and ``test`` shows.
+        The classes that no image of ``train`` or of ``test`` shows.
     holders : Counter
         How many groups show each class, as `plan` counts them.
     grouped : bool
-        Whether pictures are split by groups, or each by itself.
+        Whether images are split by group or individually.
     """
-    unit, sentences = "group" if grouped else "picture", []
+    unit, sentences = "group" if grouped else "image", []
     for name in dict.fromkeys(absent["train"] + absent["test"]):
         if name in absent["train"] and name in absent["test"]:
-            sentences.append(f"No picture shows the class {name}: nothing can be said of it.")
+            sentences.append(f"No image shows the class {name}: it cannot be evaluated.")
             continue
-        part, so = ("train", "no model can learn it") if name in absent["train"] else ("test", "its score says nothing")
+        subset, so = (
+            ("train", "no model can learn it") if name in absent["train"] else ("test", "its score is meaningless")
+        )
         why = f", as only one {unit} shows it" if holders[name] == 1 else ""
-        sentences.append(f"The class {name} is absent from the {part} part{why}: {so}.")
+        sentences.append(f"The class {name} is absent from the {subset} subset{why}: {so}.")
     return sentences
 
 
 def _groups(names: list[str], pattern: str | None) -> tuple[dict[str, list[str]], list[str]]:
-    """The names by group, and what to say of those that are in none."""
+    """The names by group, and notes on those in no group."""
     if pattern is None:
         return {name: [name] for name in names}, []
     groups, single = {}, 0
@@ -126,29 +128,29 @@ def _groups(names: list[str], pattern: str | None) -> tuple[dict[str, list[str]]
         key = found and (found.group(1) if found.re.groups and found.group(1) is not None else found.group())
         single += not key
         groups.setdefault(f"{GROUP}{key}" if key else name, []).append(name)  # no name of a file holds a slash
-    notes = [f"{len(names) - single} pictures stand in {len(groups) - single} groups that the split keeps whole."]
+    notes = [f"{len(names) - single} images are in {len(groups) - single} groups that the split keeps together."]
     if single:
-        notes.append(f"In {single} names the pattern of 'group' finds nothing: each is a group of its own.")
+        notes.append(f"The pattern of 'group' finds nothing in {single} names: each is a group of its own.")
     return groups, notes
 
 
-def _refuse_torn(groups: dict[str, list[str]], test: set[str]) -> None:
-    torn = [members[0] for members in groups.values() if 0 < len(test.intersection(members)) < len(members)]
-    if torn:
-        what = f"the given split takes {len(torn)} group(s) apart, such as that of {torn[0]}"
+def _refuse_separated(groups: dict[str, list[str]], test: set[str]) -> None:
+    separated = [members[0] for members in groups.values() if 0 < len(test.intersection(members)) < len(members)]
+    if separated:
+        what = f"the given split separates {len(separated)} group(s), such as that of {separated[0]}"
         raise StudyError(what, where="data.group", fix="set 'split: grouped', or correct the lists or 'group'")
 
 
 def _shuffled(names: Iterable[str], seed: int) -> list[str]:
-    """A random order by hash, not by a generator: the same in any version, and a new picture moves few others."""
+    """A random order by hash, not by a generator: the same in any version, and a new image moves few others."""
     return sorted(names, key=lambda name: sha256(f"{seed}/{name}".encode()).digest())
 
 
 def _draw_test(order: list[str], sizes: dict[str, int], fraction: float) -> list[str]:
-    """Take groups in their order, each if it brings the test part nearer to its size; one at least stays behind."""
+    """Take groups in order, each if it brings the test set closer to its size; at least one stays for training."""
     total = sum(sizes.values())
     if len(order) < 2:
-        fix = "annotate at least two pictures" if total == 1 else "choose a 'group' that finds more than one"
+        fix = "annotate at least two images" if total == 1 else "choose a 'group' that finds more than one"
         raise StudyError(f"one {'image' if total == 1 else 'group'} cannot be split", where=order[0], fix=fix)
     missing, test = min(max(round(total * fraction), 1), total - 1), []
     for key in order:
@@ -158,10 +160,10 @@ def _draw_test(order: list[str], sizes: dict[str, int], fraction: float) -> list
     return test or [min(order, key=sizes.get)]
 
 
-def _cure_absence(test: list[str], order: list[str], presence: dict[str, set[str]], sizes: dict[str, int]) -> list[str]:
-    """Swap groups between the parts as long as that cures the absence of a class, the swap that cures most first.
+def _fix_absence(test: list[str], order: list[str], presence: dict[str, set[str]], sizes: dict[str, int]) -> list[str]:
+    """Swap groups between train and test while that fixes the absence of a class, the swap that fixes most first.
 
-    Among equals the one that changes the size of the test part least, then the one of the groups drawn last.
+    Among equals, take the one that changes the size of the test set least, then the one of the groups drawn last.
     """
     classes = sorted(set().union(*presence.values()))
     shows = {key: np.array([name in presence[key] for name in classes], dtype=int) for key in order}
@@ -169,10 +171,10 @@ def _cure_absence(test: list[str], order: list[str], presence: dict[str, set[str
     while True:
         train = [key for key in order if key not in set(test)]
         offered, weights = np.array([shows[key] for key in train]), np.array([sizes[key] for key in train])
-        held = sum(shows[key] for key in test)  # (K,) groups of the test part that show each class
+        held = sum(shows[key] for key in test)  # (K,) groups of the test set that show each class
         least, swap = ((held == 0) | (held == everywhere)).sum(), None
         for key in reversed(test):
-            then = held - shows[key] + offered  # (N, K), were each group of the training part to take its place
+            then = held - shows[key] + offered  # (N, K), if each group of the training set took its place
             score = ((then == 0) | (then == everywhere)).sum(1) + abs(weights - sizes[key]) / (1 + all_images)
             if score.min() < least:
                 least, swap = score.min(), (key, train[score.argmin()])

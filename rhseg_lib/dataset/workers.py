@@ -1,4 +1,4 @@
-"""A `map` over processes, for rendering nothing but images and masks."""
+"""A `map` over processes, for work on images and masks alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import cv2
 
 @contextmanager
 def processes(workers: int) -> Iterator[Callable]:
-    """`map`, here or over processes. They are spawned: forking a notebook's threads may lock up."""
+    """`map`, in this process or over several. They are spawned: forking a notebook's threads may deadlock."""
     if workers == 1:
         yield map
         return
@@ -28,13 +28,13 @@ def processes(workers: int) -> Iterator[Callable]:
 
 
 def _start_worker() -> None:
-    """One thread per process, and no torch: albumentations would load it, for seconds and not for pictures."""
+    """One thread per process, and no torch: albumentations would load it, which takes seconds for no use."""
     Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     sys.modules.setdefault("torch", None)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would otherwise wait for work for ever."""
+    """End with the parent: a worker whose parent was killed would wait for work forever."""
     parent_process().join()
     os._exit(1)

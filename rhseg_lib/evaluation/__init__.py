@@ -1,1 +1,1 @@
-"""What models are worth: metrics and statistics, predictions (inference), run folders (runs), comparisons (compare)."""
+"""Evaluation of models: metrics, statistics, predictions (inference), run folders (runs), comparisons (compare)."""

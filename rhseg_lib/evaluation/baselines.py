@@ -1,4 +1,4 @@
-"""What the networks are measured against: per-pixel classifiers below, two simulated annotators above."""
+"""References for the networks: pixel-classifier baselines (lower), agreement of simulated annotators (upper)."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def pixel_features(images: np.ndarray, *, place: bool) -> np.ndarray:
 
 
 def pixel_classifier(profile: Profile, *, place: bool, pixels_per_image: int = 400, seed: int = 0) -> Scores:
-    """Score boosted trees that see one pixel at a time: what colour alone, or colour and place, can tell.
+    """Score boosted trees that see one pixel at a time: its colour alone, or its colour and position.
 
-    Trained on pixels drawn uniformly from the training originals, scored on every pixel of the test part.
+    Trained on pixels drawn uniformly from the training originals, scored on every pixel of the test set.
 
     Parameters
     ----------
     profile : Profile
         Its VOC tree must be on disk.
     place : bool
-        Whether the classifier also sees where in the frame the pixel stands.
+        Whether the classifier also sees the pixel's position in the frame.
     pixels_per_image : int
         Training pixels drawn from each original.
     """
@@ -48,8 +48,8 @@ def pixel_classifier(profile: Profile, *, place: bool, pixels_per_image: int = 4
     images, masks = voc_tree.load_arrays(profile.voc, originals)
     features, labels = pixel_features(images, place=place), masks.ravel()
     pixels = masks[0].size
-    draw = np.random.default_rng(seed)
-    rows = [i * pixels + draw.choice(pixels, min(pixels_per_image, pixels), replace=False) for i in range(len(images))]
+    rng = np.random.default_rng(seed)
+    rows = [i * pixels + rng.choice(pixels, min(pixels_per_image, pixels), replace=False) for i in range(len(images))]
     rows = np.concatenate(rows)
     rows = rows[labels[rows] != IGNORE_INDEX]
     model = HistGradientBoostingClassifier(random_state=seed).fit(features[rows], labels[rows])
@@ -60,30 +60,30 @@ def pixel_classifier(profile: Profile, *, place: bool, pixels_per_image: int = 4
 
 
 def annotator_agreement(profile: Profile, names: list[str]) -> dict[str, Scores]:
-    """How far two simulated annotators agree, and each with the exact mask, at the study's image size.
+    """Agreement of two simulated annotators, and of each with the exact mask, at the study's image size.
 
-    It is the level at which a model errs no more than a second person would. What both annotators have in common,
-    such as passing over thin cables, a model can learn too.
+    A model at this level errs no more than a second person would. What both annotators have in common, such as
+    passing over thin cables, a model can also learn.
 
     Parameters
     ----------
     profile : Profile
-        With synthetic data on disk.
+        Its synthetic data must be on disk.
     names : list of str
         Scenes to compare.
     """
-    one = np.stack([drawn_mask(profile, profile.raw / f"{name}.json") for name in names])
-    two = np.stack([drawn_mask(profile, profile.raw / "second" / f"{name}.json") for name in names])
+    first = np.stack([drawn_mask(profile, profile.raw / f"{name}.json") for name in names])
+    second = np.stack([drawn_mask(profile, profile.raw / "second" / f"{name}.json") for name in names])
     exact = np.stack([_to_size(profile, Image.open(profile.raw / "truth" / f"{name}.png")) for name in names])
     return {
-        "two simulated annotators": _scores(one, two, profile),
-        "annotator one and exact mask": _scores(exact, one, profile),
-        "annotator two and exact mask": _scores(exact, two, profile),
+        "two simulated annotators": _scores(first, second, profile),
+        "annotator one and exact mask": _scores(exact, first, profile),
+        "annotator two and exact mask": _scores(exact, second, profile),
     }
 
 
 def drawn_mask(profile: Profile, path: Path) -> np.ndarray:
-    """The mask that a Labelme file of the raw folder describes, (S, S) uint8 at the study's image size."""
+    """The mask described by a Labelme file of the raw folder, (S, S) uint8 at the study's image size."""
     labels = label_ids(profile.data.classes, profile.data.ignore_labels, profile.data.background_labels)
     annotation = read_annotation(path, root=profile.raw, labels=labels)
     height, width, _ = annotation.image.shape
@@ -93,8 +93,8 @@ def drawn_mask(profile: Profile, path: Path) -> np.ndarray:
 
 def _to_size(profile: Profile, mask: Image.Image | np.ndarray) -> np.ndarray:
     mask = np.asarray(mask)
-    picture = np.zeros((*mask.shape, 3), np.uint8)  # brought to size together, as the training masks were
-    return images.fit(picture, mask, profile.data.image_size)[1]
+    image = np.zeros((*mask.shape, 3), np.uint8)  # resized with an image, as the training masks were
+    return images.fit(image, mask, profile.data.image_size)[1]
 
 
 def _scores(truth: np.ndarray, prediction: np.ndarray, profile: Profile) -> Scores:

@@ -1,6 +1,6 @@
-"""What the finished runs say of the models: scores with intervals, differences with tests, and their words.
+"""Compare models by their finished runs: scores with intervals, differences with tests.
 
-Everything that a page states of a model or of a pair of models comes from `summarise` and `compare_models`.
+Every statement in the report about a model or a pair of models comes from `summarise` and `compare_models`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rhseg_lib.profile import Profile, Recipe
 
 
 def by_unit(matrices: np.ndarray, units: Sequence[str]) -> np.ndarray:
-    """Sum the matrices of one unit, (N, K, K) -> (M, K, K): copies, and pictures of one group, are not independent."""
+    """Sum the matrices of each unit, (N, K, K) -> (M, K, K): copies and images of one group are not independent."""
     _, place = np.unique(units, return_inverse=True)
     summed = np.zeros((place.max() + 1, *matrices.shape[1:]), matrices.dtype)
     np.add.at(summed, place, matrices)
@@ -27,13 +27,13 @@ def by_unit(matrices: np.ndarray, units: Sequence[str]) -> np.ndarray:
 
 
 def points(estimate: Estimate) -> tuple[float, float]:
-    """Both ends of an interval in points, NaN where there is none."""
+    """Both ends of an interval in points, NaN if there is none."""
     low, high = estimate.interval
     return 100 * low, 100 * high
 
 
 def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
-    """Matrices of each model by unit, its seeds stacked: model -> (R, M, K, K)."""
+    """Matrices of each model by unit, stacked over its seeds: model -> (R, M, K, K)."""
     models = dict.fromkeys(run.model for run in runs)
     return {
         model: np.stack([by_unit(run.matrices, run.units) for run in runs if run.model == model]) for model in models
@@ -43,7 +43,7 @@ def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
 def summarise(runs: list[Run]) -> pd.DataFrame:
     """One row per model: mean over its seeds of mIoU, mPA and each class's IoU, all in per cent.
 
-    ``low`` and ``high`` bound the model's mIoU, images and seeds counted (NaN with one seed); ``weights_low`` and
+    ``low`` and ``high`` bound the model's mIoU, with images and seeds counted (NaN for one seed); ``weights_low`` and
     ``weights_high`` that of these weights, images alone. ``seed_deviation`` is the standard deviation between seeds.
     """
     rows = {}
@@ -68,11 +68,11 @@ def summarise(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
-def trained_alike(runs: list[Run], first: str, second: str) -> bool:
-    """Whether all runs of two models followed one recipe; each model may have a learning rate of its own."""
-    of_own = {"learning_rate", "min_learning_rate"}
+def same_recipe(runs: list[Run], first: str, second: str) -> bool:
+    """Whether all runs of two models have the same training recipe, apart from the learning rates."""
+    rates = {"learning_rate", "min_learning_rate"}
     recipes = [
-        Recipe.model_validate(run.metrics["recipe"]).model_dump(exclude=of_own)  # a key of later date has its default
+        Recipe.model_validate(run.metrics["recipe"]).model_dump(exclude=rates)  # with defaults for newer keys
         for run in runs
         if run.model in (first, second)
     ]
@@ -80,27 +80,27 @@ def trained_alike(runs: list[Run], first: str, second: str) -> bool:
 
 
 def compare_models(runs: list[Run]) -> pd.DataFrame:
-    """Every pair of models trained alike, in points of mIoU: this one table decides what every page says of a pair.
+    """Every pair of models with the same training recipe, in points of mIoU: the source of all statements on a pair.
 
     Returns
     -------
     DataFrame
         first, second, seeds (of both, "3, 5"), units, difference, low, high, p_value, p_holm (adjusted for all pairs);
-        NaN where a model has one seed or there are too few units. weights_low, weights_high: interval of these weights,
-        images alone. detectable, detectable_holm: the smallest difference found four times in five, tested alone and
-        first of all pairs. needed: seeds with which a difference of this size would be found; NaN: not with fifty.
+        NaN if a model has one seed or there are too few units. weights_low, weights_high: interval of these weights,
+        images alone. detectable, detectable_holm: the smallest difference detected four times in five, tested alone and
+        first of all pairs. needed: seeds needed to detect a difference of this size; NaN: more than fifty.
     """
     models = stacked(runs)
-    pairs = [pair for pair in combinations(models, 2) if trained_alike(runs, *pair)]
-    found = [statistics.difference(models[a], models[b]) for a, b in pairs]
-    tests = sum(estimate.known for estimate in found)
+    pairs = [pair for pair in combinations(models, 2) if same_recipe(runs, *pair)]
+    estimates = [statistics.difference(models[a], models[b]) for a, b in pairs]
+    tests = sum(estimate.known for estimate in estimates)
     rows = []
-    for (first, second), estimate in zip(pairs, found, strict=True):
-        given = statistics.difference(models[first], models[second], these_weights=True)
+    for (first, second), estimate in zip(pairs, estimates, strict=True):
+        of_weights = statistics.difference(models[first], models[second], these_weights=True)
         row = {"first": first, "second": second, "seeds": ", ".join(map(str, estimate.seeds)), "units": estimate.units}
         row["difference"] = 100 * estimate.value
         row["low"], row["high"] = points(estimate)
-        row["weights_low"], row["weights_high"] = points(given)
+        row["weights_low"], row["weights_high"] = points(of_weights)
         row["p_value"] = estimate.p_value
         row["detectable"] = 100 * estimate.detectable()
         row["detectable_holm"] = 100 * estimate.detectable(tests=max(tests, 1))
@@ -114,42 +114,42 @@ def compare_models(runs: list[Run]) -> pd.DataFrame:
 
 
 def pair(compared: pd.DataFrame, first: str, second: str) -> dict | None:
-    """The row of two models in a table of `compare_models`, as first minus second; None if it has none."""
+    """The row of two models in a table of `compare_models`, as first minus second; None if there is none."""
     for row in compared.to_dict("records"):
         if (row["first"], row["second"]) == (first, second):
             return row
         if (row["first"], row["second"]) == (second, first):
-            turned = {"first": first, "second": second, "seeds": ", ".join(reversed(row["seeds"].split(", ")))}
+            swapped = {"first": first, "second": second, "seeds": ", ".join(reversed(row["seeds"].split(", ")))}
             for low, high in (("low", "high"), ("weights_low", "weights_high")):
-                turned |= {low: -row[high], high: -row[low]}
-            return row | turned | {"difference": -row["difference"]}
+                swapped |= {low: -row[high], high: -row[low]}
+            return row | swapped | {"difference": -row["difference"]}
     return None
 
 
 def tells(row: dict) -> bool:
-    """Whether a difference is significant: the one rule for every word and mark that a page gives a pair of models."""
+    """Whether a difference is significant: the one rule for every sentence and mark in the report."""
     return bool(row["p_holm"] < statistics.LEVEL)
 
 
 def generalisation(profile: Profile) -> pd.DataFrame:
-    """What the test part promises against what fresh pictures give, by model, in per cent.
+    """Scores on the test set against those on the holdout, by model, in per cent.
 
-    Under a leaky split the difference is what memory of the training pictures is worth; its interval counts the images
-    of both sets, which are independent, and the seeds.
+    Under a leaky split the difference is the gain from memorised training images; its interval counts the images of
+    both sets, which are independent, and the seeds.
 
     Returns
     -------
     DataFrame
-        Indexed by model: seeds, test, holdout, difference, low, high (NaN with one seed), weights_low, weights_high;
-        empty where the profile has no holdout.
+        Indexed by model: seeds, test, holdout, difference, low, high (NaN for one seed), weights_low, weights_high;
+        empty if the profile has no holdout.
     """
     rows = {}
     if len(parts(profile)) > 1:
-        test, fresh = (stacked(finished_runs(profile, part=part)) for part in parts(profile))
+        test, holdout = (stacked(finished_runs(profile, part=part)) for part in parts(profile))
         for model in test:
-            shown = [100 * mean_iou(of[model].sum(1)).mean() for of in (test, fresh)]
-            found = statistics.optimism(test[model], fresh[model])
-            given = statistics.optimism(test[model], fresh[model], these_weights=True)
-            rows[model] = (len(test[model]), *shown, 100 * found.value, *points(found), *points(given))
+            means = [100 * mean_iou(subset[model].sum(1)).mean() for subset in (test, holdout)]
+            estimate = statistics.optimism(test[model], holdout[model])
+            of_weights = statistics.optimism(test[model], holdout[model], these_weights=True)
+            rows[model] = (len(test[model]), *means, 100 * estimate.value, *points(estimate), *points(of_weights))
     columns = ["seeds", "test", "holdout", "difference", "low", "high", "weights_low", "weights_high"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")

@@ -1,4 +1,4 @@
-"""What a trained model predicts, and how sure it is."""
+"""Predictions of a trained model, and their confidence."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from rhseg_lib.sources.images import IGNORE_INDEX
 def predict(model: nn.Module, images: torch.Tensor, *, batch_size: int = 8) -> torch.Tensor:
     """Most probable class of every pixel: uint8 (N, 3, H, W) -> uint8 (N, H, W), on the model's device."""
     device = next(model.parameters()).device
-    parts = [model(normalize(part.to(device))).argmax(1).to(torch.uint8) for part in images.split(batch_size)]
-    return torch.cat(parts)
+    predictions = [model(normalize(batch.to(device))).argmax(1).to(torch.uint8) for batch in images.split(batch_size)]
+    return torch.cat(predictions)
 
 
 def confusions(masks: torch.Tensor, predictions: torch.Tensor, num_classes: int) -> np.ndarray:
-    """Confusion matrix of every image, counted on the device of the predictions: (N, K, K) int64."""
+    """Confusion matrix of each image, counted on the device of the predictions: (N, K, K) int64."""
     pairs = zip(masks.split(8), predictions.split(8), strict=True)
-    parts = [confusion_matrices(true.to(found.device), found, num_classes) for true, found in pairs]
-    return torch.cat(parts).cpu().numpy()
+    matrices = [confusion_matrices(truth.to(prediction.device), prediction, num_classes) for truth, prediction in pairs]
+    return torch.cat(matrices).cpu().numpy()
 
 
 @torch.inference_mode()
 def confidences(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> np.ndarray:
-    """The `confidence` of every image outside what its mask ignores, margins above all: (N,) float64."""
+    """The `confidence` of each image on the pixels that its mask does not ignore: (N,) float64."""
     device = next(model.parameters()).device
-    logits = (part for images in images.split(8) for part in model(normalize(images.to(device))).cpu().numpy())
+    logits = (image for batch in images.split(8) for image in model(normalize(batch.to(device))).cpu().numpy())
     pairs = zip(logits, masks.numpy() != IGNORE_INDEX, strict=True)
-    return np.array([confidence(part[:, inside]) for part, inside in pairs])
+    return np.array([confidence(image[:, inside]) for image, inside in pairs])
 
 
 def abstention_bound(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> float:
-    """The confidence that 99 of 100 pictures exceed, of those in which a class besides background is drawn."""
+    """1st percentile of the confidence of the images whose mask shows a class other than background."""
     shown = ((masks > 0) & (masks != IGNORE_INDEX)).flatten(1).any(1)
     return float(np.quantile(confidences(model, images[shown], masks[shown]), 0.01)) if shown.any() else 0.0
 
 
 def confidence(logits: np.ndarray) -> float:
-    """Mean over the classes but background of the mean probability where the class was given; 0 where nowhere.
+    """Mean, over the classes other than background, of the mean probability on the pixels predicted as that class.
 
-    A heuristic, not a calibrated probability; `logits` is (K, ...), of the pixels of the picture without its margin.
+    A class with no pixel counts as 0. A heuristic, not a calibrated probability; `logits` is (K, ...), of the image's
+    pixels without its margin.
     """
     exponents = np.exp(logits - logits.max(0))
     best, greatest = logits.argmax(0), 1 / exponents.sum(0)

@@ -1,9 +1,9 @@
 """Scores from one integer confusion matrix (paper, Eqs. 3 and 4).
 
 Rows of a matrix are the truth, columns the prediction: ``matrix[i, j]`` is the paper's P_ij. A class in neither truth
-nor prediction has no score: it is NaN, left out of both means, and listed as absent. A class that is predicted and not
-in the truth scores 0 in both means: Eq. 4 then reads 0/0, and leaving the class out would hide a false alarm.
-torchmetrics and scikit-learn count 0 too.
+nor prediction has no score: it is NaN, excluded from both means, and listed as absent. A class that is predicted but
+not in the truth scores 0 in both means: Eq. 4 is then 0/0, and excluding the class would hide a false positive.
+torchmetrics and scikit-learn also use 0.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Scores:
 
 
 def confusion_matrices(truth: torch.Tensor, prediction: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Count pixels by true and predicted class, image by image, on the tensors' own device.
+    """Count pixels by true and predicted class, per image, on the tensors' device.
 
     Parameters
     ----------
     truth, prediction : Tensor, (B, H, W), integer
-        Class ids. Only pixels are counted whose truth and prediction are both one of the classes; any other value, as
-        ``IGNORE_INDEX``, is passed over (a data set is checked for stray values when it is built).
+        Class ids. Only pixels whose truth and prediction are both one of the classes are counted; any other value, such
+        as ``IGNORE_INDEX``, is skipped (a data set is checked for stray values when it is built).
     num_classes : int
 
     Returns
@@ -42,8 +42,8 @@ def confusion_matrices(truth: torch.Tensor, prediction: torch.Tensor, num_classe
     """
     if truth.is_cuda:  # bincount would make the host wait for the GPU
         classes = torch.arange(num_classes, device=truth.device)[:, None, None]
-        found = prediction[:, None] == classes  # (B, K, H, W)
-        return torch.stack([(found & (truth == i)[:, None]).sum((2, 3)) for i in range(num_classes)], dim=1)
+        predicted = prediction[:, None] == classes  # (B, K, H, W)
+        return torch.stack([(predicted & (truth == i)[:, None]).sum((2, 3)) for i in range(num_classes)], dim=1)
     cells = num_classes * num_classes
     image = torch.arange(len(truth), device=truth.device)[:, None, None]  # (B, 1, 1)
     cell = image * cells + truth.long() * num_classes + prediction.long()  # (B, H, W)

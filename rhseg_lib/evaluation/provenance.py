@@ -1,4 +1,4 @@
-"""What made a result: device, versions, commit and lock."""
+"""Origin of a result: device, versions, commit and lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def provenance(root: Path, device: torch.device) -> dict[str, str]:
-    """What made a result: device, versions, commit and the digest of the lock."""
+    """Origin of a result: device, versions, commit and the digest of the lock."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     git, commit = which("git"), ""
     if git:  # a container may have none
@@ -33,7 +33,7 @@ def provenance(root: Path, device: torch.device) -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor as Linux names it, elsewhere its architecture."""
+    """The processor's name on Linux, elsewhere its architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

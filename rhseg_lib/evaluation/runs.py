@@ -1,4 +1,4 @@
-"""The folder that says everything about a run: written whole, read back, refused where it does not fit."""
+"""The complete record of a run in its folder: written atomically, read back, refused if it does not match."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Run(NamedTuple):
     metrics: dict
     matrices: np.ndarray  # (N, K, K) int64, in the order of ``names``
     names: tuple[str, ...]
-    units: tuple[str, ...]  # what images have in common that are not independent: their original, its group
+    units: tuple[str, ...]  # original or group of each image: images of one unit are not independent
 
 
 def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int, history: list[dict]) -> dict:
-    """Evaluate a trained model on what it was not trained on and write its run folder; ``metrics.json`` comes last.
+    """Evaluate a trained model on the test set and holdout and write its run folder, ``metrics.json`` last.
 
-    The kernels are rounded to half precision first: what is kept is what was evaluated.
+    The kernels are rounded to half precision first, so that the stored weights are the evaluated ones.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     dataset = voc_tree.read_dataset(profile.voc)
     recipe = profile.recipe_of(model_name)
     folder = profile.run_folder(model_name, seed)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not vouch for these weights
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it would mark these weights as complete
     weights.round_to_half(model)
     num_classes = len(profile.data.class_names)
     epoch = recipe.epoch_images or dataset["counts"]["train"]
@@ -64,24 +64,24 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         tables.append(table.assign(part=part, unit=units))
         results[part] = {**asdict(scores(matrices.sum(0))), "images": len(names)}
         if part == "test":
-            floor = abstention_bound(model, images, masks)
+            bound = abstention_bound(model, images, masks)
             (folder / "predictions").mkdir(exist_ok=True)
             for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
                 write_palette_png(folder / "predictions" / f"{name}.png", prediction)
     write_atomically(folder / "per_image.parquet", pd.concat(tables).to_parquet())
-    made = provenance(profile.root, next(model.parameters()).device)
+    origin = provenance(profile.root, next(model.parameters()).device)
     card = weights.Card(
         model=model_name,
         class_names=profile.data.class_names,
         image_size=profile.data.image_size,
         profile=profile.name,
         kind=profile.kind,
-        data=profile.data.in_words,
+        data=profile.data.description,
         dataset_hash=dataset["hash"],
         seed=seed,
         miou=results["test"]["miou"],
-        abstain_below=floor,
-        versions={name: made[name] for name in ("python", "torch", "segmentation_models_pytorch")},
+        abstain_below=bound,
+        versions={name: origin[name] for name in ("python", "torch", "segmentation_models_pytorch")},
     )
     weights.write_weights(folder / "weights.safetensors", model, card)
     metrics = {
@@ -96,7 +96,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         "recipe": recipe.model_dump(),
         "image_size": profile.data.image_size,
         "dataset_hash": dataset["hash"],
-        **made,
+        **origin,
     }
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
     for checkpoint in folder.glob("last.ckpt*"):
@@ -105,12 +105,12 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
 
 
 def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, overwrite: bool) -> bool:
-    """Whether a run of this recipe and of the data set on disk is finished.
+    """Whether a run with this recipe and the data set on disk is finished.
 
     Raises
     ------
     StudyError
-        A finished run of another recipe or data set is there, which only `overwrite` may replace.
+        A finished run of another recipe or data set exists, and `overwrite` is not set.
     """
     path = profile.run_folder(model, seed) / "metrics.json"
     if not path.exists():
@@ -121,7 +121,7 @@ def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, over
         return True
     if not overwrite:
         raise StudyError(
-            f"a finished run of another {'recipe' if same_data else 'data set'} is there",
+            f"a finished run of another {'recipe' if same_data else 'data set'} exists",
             where=path,
             fix="set overwrite to replace it (-p overwrite true, or --overwrite), or train another seed",
         )
@@ -129,7 +129,7 @@ def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, over
 
 
 def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> Run:
-    """Read a finished run's matrices of one part, "test" or "holdout"; it must be of the data set on disk.
+    """Read a finished run's matrices of one subset, "test" or "holdout"; its data set must be the one on disk.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> 
     on_disk = voc_tree.read_dataset(profile.voc)["hash"]
     if metrics["dataset_hash"] != on_disk:
         raise StudyError(
-            f"the run was made with data set {metrics['dataset_hash'][:12]}, on disk is {on_disk[:12]}",
+            f"the run used data set {metrics['dataset_hash'][:12]}, but {on_disk[:12]} is on disk",
             where=path,
             fix=f"train it again: {again}",
         )
@@ -159,36 +159,36 @@ def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> 
 def finished_runs(profile: Profile, *, part: str | None = None) -> list[Run]:
     """Every finished run of the profile's models and seeds, in the profile's order; at least one.
 
-    `part` is "test" or "holdout"; by default the holdout where there is one: it has more images.
+    `part` is "test" or "holdout"; by default the holdout if there is one, as it has more images.
     """
     part = part or parts(profile)[-1]
     pairs = [(m, s) for m in profile.models for s in profile.seeds]
-    done = [
+    finished = [
         read_run(profile, m, s, part=part) for m, s in pairs if (profile.run_folder(m, s) / "metrics.json").exists()
     ]
-    if not done:
+    if not finished:
         fix = f"make study PROFILE={profile.name}"
         raise StudyError("no finished run", where=profile.reports / "runs", fix=fix)
-    if any(run.names != done[0].names for run in done):
+    if any(run.names != finished[0].names for run in finished):
         fix = "delete the folder of the run that differs, and run the study again"
         raise StudyError("runs were evaluated on different images", where=profile.reports / "runs", fix=fix)
-    return done
+    return finished
 
 
 def parts(profile: Profile) -> list[str]:
-    """The parts that runs are evaluated on, the one with most images last."""
+    """The subsets that runs are evaluated on, the one with most images last."""
     return ["test", "holdout"] if profile.data.holdout_scenes else ["test"]
 
 
 def image_scores(run: Run) -> np.ndarray:
-    """mIoU of each test image over the classes in its annotation or prediction, (N,), 0 to 1."""
+    """mIoU of each image over the classes in its annotation or prediction, (N,), 0 to 1."""
     return mean_iou(run.matrices)
 
 
 def choose_pictures(reference: Run, others: list[Run]) -> dict[str, str]:
-    """Pick test pictures by rule: title -> name.
+    """Choose test images by rule: title -> name.
 
-    The reference's best, middle and worst picture, and the one on which the runs differ most.
+    The reference's best, median and worst image, and the one on which the runs differ most.
     """
     order = np.argsort(image_scores(reference), kind="stable")
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
@@ -196,27 +196,27 @@ def choose_pictures(reference: Run, others: list[Run]) -> dict[str, str]:
         spread = np.ptp([image_scores(run) for run in others], axis=0)
         spread[list(chosen.values())] = -1
         chosen["models differ"] = int(np.argmax(spread))
-    return {title: reference.names[place] for title, place in chosen.items()}
+    return {title: reference.names[index] for title, index in chosen.items()}
 
 
 def read_predictions(profile: Profile, model: str, seed: int, names: list[str]) -> np.ndarray:
-    """Masks (N, H, W) uint8 that a finished run predicted for images of the test part."""
+    """Masks (N, H, W) uint8 predicted by a finished run for images of the test set."""
     folder = profile.run_folder(model, seed) / "predictions"
     return np.stack([np.asarray(Image.open(folder / f"{name}.png")) for name in names])
 
 
 def has_predictions(profile: Profile, run: Run) -> bool:
-    """Whether a run's predictions are there; a clone of the repository has those of the first seed only."""
+    """Whether a run's predictions are on disk; a clone of the repository has those of the first seed only."""
     return (profile.run_folder(run.model, run.seed) / "predictions").is_dir()
 
 
 def has_weights(profile: Profile, run: Run) -> bool:
-    """Whether a run's weights are there; a clone of the repository has those of small models only."""
+    """Whether a run's weights are on disk; a clone of the repository has those of small models only."""
     return (profile.run_folder(run.model, run.seed) / "weights.safetensors").exists()
 
 
 def load_model(profile: Profile, model: str, seed: int) -> nn.Module:
-    """A finished run's network with its weights, in evaluation mode on the CPU."""
+    """The trained network of a finished run, in evaluation mode on the CPU."""
     path = profile.run_folder(model, seed) / "weights.safetensors"
     network, card = weights.read_weights(path)
     if (card.model, card.class_names) != (model, profile.data.class_names):

@@ -1,13 +1,13 @@
-"""What images and seeds allow one to say of a model: one rule for every interval, test and verdict of the study.
+"""Intervals and tests that account for images and seeds: one rule for every verdict of the study.
 
-A mean IoU would be another on other images, and another again after a training with another seed. A statement about a
-*model* counts both. The images' share of the variance comes from the influence of each unit (an image, or the images of
-one group) on the summed confusion matrix; the seeds' share from the spread of the runs, less what the images already
-explain of it: a seed that happens to suit some images stands in both. A t distribution with Satterthwaite's degrees of
+A mean IoU changes with the images, and with the seed of the training run. A statement about a *model* accounts for
+both. The images' share of the variance is estimated from the influence of each unit (an image, or the images of one
+group) on the summed confusion matrix; the seeds' share from the spread of the runs, minus the part that the images
+already explain: a seed that happens to suit some images is in both. A t distribution with Satterthwaite's degrees of
 freedom gives interval and p. The seeds of two models are independent; their images are the same, so an image that is
-hard for both does not count. Where the seeds differ little or the units are few, the test errs on the side of caution.
+hard for both does not count. If the seeds differ little or the units are few, the test is conservative.
 
-With one seed nothing is known of the seeds' share: no interval and no test speaks of the model, only of these weights.
+With one seed the seeds' share is unknown: intervals and tests then hold for these weights, not for the model.
 """
 
 from __future__ import annotations
@@ -21,64 +21,64 @@ from scipy import optimize, stats
 
 from rhseg_lib.evaluation.metrics import mean_iou
 
-FEWEST_UNITS = 6  # with fewer that show some class there is no interval
-FEW_UNITS = 20  # with fewer the pages warn
+FEWEST_UNITS = 6  # if fewer show the rarest class, no interval is given
+FEW_UNITS = 20  # with fewer, the report warns
 LEVEL = 0.05
 POWER = 0.8
-ROUNDING = 1e-12  # what sums of equal figures may differ by
+ROUNDING = 1e-12  # largest difference between sums of equal numbers
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean IoU, or a difference between two, as a fraction of 1, with what makes it uncertain."""
+    """A mean IoU, or a difference between two, as a fraction of 1, with its variances."""
 
     value: float
-    image_variance: float  # of `value`, as other images would be drawn
-    units: int  # independent images or groups that show the rarest class; 0: one is predicted that none shows
-    seed_variances: tuple[float, ...] = ()  # between runs, for each model; empty: these weights, whatever the seed
-    interplay: tuple[float, ...] = ()  # share of each that is in `image_variance` too: seeds that suit some images
+    image_variance: float  # of `value`, over samples of images
+    units: int  # independent images or groups that show the rarest class; 0: a predicted class is in none
+    seed_variances: tuple[float, ...] = ()  # between runs, for each model; empty: these weights only
+    interaction: tuple[float, ...] = ()  # share of each also in `image_variance`: seeds that suit some images
     seeds: tuple[int, ...] = ()  # runs of each model
 
     @property
     def known(self) -> bool:
-        """Whether there are seeds and units enough for an interval."""
+        """Whether there are enough seeds and units for an interval."""
         return self.units >= FEWEST_UNITS and all(count > 1 for count in self.seeds)
 
     def spread(self, seeds: int | None = None) -> tuple[float, float]:
-        """Standard error and Satterthwaite's degrees of freedom; with `seeds`, of as many runs of each model."""
+        """Standard error and Satterthwaite's degrees of freedom; with `seeds`, for that many runs of each model."""
         if not self.known:
             return math.nan, math.nan
-        between, doubled, counts = (np.array(each) for each in (self.seed_variances, self.interplay, self.seeds))
+        between, shared, counts = (np.array(each) for each in (self.seed_variances, self.interaction, self.seeds))
         images = self.image_variance
         if seeds is None:
-            total = images + max(((between - doubled) / counts).sum(), 0)
+            total = images + max(((between - shared) / counts).sum(), 0)
         else:
-            images = max(images - (doubled / counts).sum(), 0)  # the interplay shrinks with more seeds
-            between, counts = np.maximum(between, doubled), np.full(len(counts), seeds)
+            images = max(images - (shared / counts).sum(), 0)  # the interaction shrinks with more seeds
+            between, counts = np.maximum(between, shared), np.full(len(counts), seeds)
             total = images + (between / counts).sum()
-        parts = images**2 / (self.units - 1) + ((between / counts) ** 2 / (counts - 1)).sum()
+        scaled = images**2 / (self.units - 1) + ((between / counts) ** 2 / (counts - 1)).sum()
         least = min(self.units, *counts) - 1 if len(counts) else self.units - 1
-        return math.sqrt(total), max(float(total**2 / parts), least) if parts > 0 else math.inf
+        return math.sqrt(total), max(float(total**2 / scaled), least) if scaled > 0 else math.inf
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Low and high end of the 95 % interval; NaN where nothing is known."""
+        """Lower and upper end of the 95 % interval; NaN if not `known`."""
         error, df = self.spread()
         half = stats.t.ppf(1 - LEVEL / 2, df) * error
         return float(self.value - half), float(self.value + half)
 
     @property
     def p_value(self) -> float:
-        """Two-sided p of a true value of zero; NaN where nothing is known."""
+        """Two-sided p for a true value of zero; NaN if not `known`."""
         error, df = self.spread()
         if error < ROUNDING:
             return float(abs(self.value) < ROUNDING)
         return float(2 * stats.t.sf(abs(self.value) / error, df))
 
     def detectable(self, *, tests: int = 1, seeds: int | None = None) -> float:
-        """Smallest true difference found in 80 of 100 such studies, tested first of `tests` by Holm's method.
+        """Smallest true difference detected in 80 of 100 such studies, tested first of `tests` by Holm's method.
 
-        An estimate: the spread of a few seeds is known roughly, and so is this.
+        A rough estimate, as the spread of a few seeds is.
         """
         error, df = self.spread(seeds)
         if math.isnan(error) or error < ROUNDING:
@@ -87,7 +87,7 @@ class Estimate:
         return float(error * optimize.brentq(lambda far: stats.nct.sf(critical, df, far) - POWER, 0, 10 * critical))
 
     def seeds_needed(self, *, tests: int = 1, most: int = 50) -> int | None:
-        """Seeds of each model with which a true difference of this size would be found; None: more than `most`."""
+        """Seeds of each model needed to detect a true difference of this size; None: more than `most`."""
         counts = range(2, most + 1)
         enough = bisect_left(counts, True, key=lambda n: self.detectable(tests=tests, seeds=n) <= abs(self.value))
         return counts[enough] if enough < len(counts) else None
@@ -101,18 +101,18 @@ def mean_of(matrices: np.ndarray, *, these_weights: bool = False) -> Estimate:
     matrices : (R, M, K, K) integer array
         Confusion matrices of R runs (seeds) on the same M units.
     these_weights : bool
-        Speak of the trained weights alone, as if every seed gave them.
+        Estimate for the trained weights alone, as if every seed gave them.
     """
     return _estimate([matrices], [1], these_weights=these_weights)
 
 
 def difference(first: np.ndarray, second: np.ndarray, *, these_weights: bool = False) -> Estimate:
-    """How much the mean IoU of one model exceeds another's on the same units.
+    """Difference between the mean IoUs of two models on the same units, first minus second.
 
     Parameters
     ----------
     first, second : (R, M, K, K) and (S, M, K, K) integer arrays
-        The units in the same order; the seeds need not be the same.
+        Units in the same order; the seeds may differ.
     these_weights : bool
     """
     if first.shape[1:] != second.shape[1:]:
@@ -121,7 +121,7 @@ def difference(first: np.ndarray, second: np.ndarray, *, these_weights: bool = F
 
 
 def optimism(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = False) -> Estimate:
-    """How much the mean IoU of one model's runs is higher on one set of units than on another, independent one.
+    """How much higher the mean IoU of one model's runs is on one set of units than on another, independent one.
 
     Parameters
     ----------
@@ -133,44 +133,44 @@ def optimism(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = Fal
         raise ValueError(f"{len(test)} runs on one set of units and {len(holdout)} on the other")
     each = mean_iou(test.sum(1)) - mean_iou(holdout.sum(1))  # (R,)
     influences = [influence(subset) for subset in (test, holdout)]
-    images = sum(_variance(part.mean(0)) for part in influences)
-    same = np.array_equal(test.sum((0, 1, 3)) > 0, holdout.sum((0, 1, 3)) > 0)  # else two means of different classes
+    images = sum(_variance(of_set.mean(0)) for of_set in influences)
+    same = np.array_equal(test.sum((0, 1, 3)) > 0, holdout.sum((0, 1, 3)) > 0)  # else the means' classes differ
     units = min(units_showing(test), units_showing(holdout)) if same else 0
     if these_weights:
         return Estimate(float(each.mean()), images, units)
-    interplay = sum(_interplay(part) for part in influences)
-    return Estimate(float(each.mean()), images, units, (_spread(each),), (interplay,), (len(each),))
+    interaction = sum(_interaction(of_set) for of_set in influences)
+    return Estimate(float(each.mean()), images, units, (_spread(each),), (interaction,), (len(each),))
 
 
 def _estimate(models: list[np.ndarray], signs: list[int], *, these_weights: bool) -> Estimate:
-    """A sum of models' mean IoUs with these signs, on the same units."""
+    """Sum of models' mean IoUs with these signs, on the same units."""
     each = [mean_iou(matrices.sum(1)) for matrices in models]  # (R,) of each model
     influences = [influence(matrices) for matrices in models]  # (R, M) of each model
     value = sum(sign * float(scores.mean()) for sign, scores in zip(signs, each, strict=True))
-    images = _variance(sum(sign * part.mean(0) for sign, part in zip(signs, influences, strict=True)))
+    images = _variance(sum(sign * of_model.mean(0) for sign, of_model in zip(signs, influences, strict=True)))
     units = min(units_showing(matrices) for matrices in models)
     if these_weights:
         return Estimate(value, images, units)
-    spreads, interplay = tuple(map(_spread, each)), tuple(map(_interplay, influences))
-    return Estimate(value, images, units, spreads, interplay, tuple(map(len, each)))
+    spreads, interaction = tuple(map(_spread, each)), tuple(map(_interaction, influences))
+    return Estimate(value, images, units, spreads, interaction, tuple(map(len, each)))
 
 
 def _spread(scores: np.ndarray) -> float:
-    """Variance between runs (R,); NaN with one."""
+    """Variance between runs (R,); NaN for one run."""
     return float(scores.var(ddof=1)) if len(scores) > 1 else math.nan
 
 
 def _variance(influences: np.ndarray) -> float:
-    """Variance of a figure, from the influence (M,) of each unit on it; their sum is zero."""
+    """Variance of a score, from the influence (M,) of each unit on it; they sum to zero."""
     count = len(influences)
     return float((influences**2).sum() * count / (count - 1)) if count > 1 else math.nan
 
 
-def _interplay(influences: np.ndarray) -> float:
-    """Variance of one run from units that suit its seed, from (R, M) influences; NaN with one run."""
+def _interaction(influences: np.ndarray) -> float:
+    """Variance of one run from units that suit its seed, from (R, M) influences; NaN for one run."""
     runs = len(influences)
-    apart = influences - influences.mean(0)
-    return sum(map(_variance, apart)) / (runs - 1) if runs > 1 else math.nan
+    deviations = influences - influences.mean(0)
+    return sum(map(_variance, deviations)) / (runs - 1) if runs > 1 else math.nan
 
 
 def influence(matrices: np.ndarray) -> np.ndarray:
@@ -184,18 +184,18 @@ def influence(matrices: np.ndarray) -> np.ndarray:
 
 
 def units_showing(matrices: np.ndarray) -> int:
-    """How many units show the rarest class that is in the truth or predicted: (R, M, K, K) -> count.
+    """Number of units that show the rarest class in the truth or the predictions: (R, M, K, K) -> count.
 
-    A class that is predicted in no unit's truth scores 0 on the strength of a single pixel: no unit vouches for that.
+    A class that is predicted but in no unit's truth counts as 0 units: a single pixel sets its score to 0.
     """
     matrices = np.asarray(matrices)
-    shown = (matrices[0].sum(-1) > 0).sum(0)  # (K,): units whose truth holds the class
-    counted = (matrices.sum((0, 1, 2)) > 0) | (shown > 0)  # (K,): classes that the mean is over
+    shown = (matrices[0].sum(-1) > 0).sum(0)  # (K,): units whose truth contains the class
+    counted = (matrices.sum((0, 1, 2)) > 0) | (shown > 0)  # (K,): classes in the mean
     return int(shown[counted].min()) if counted.any() else 0
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment of a family of p-values, in their order; NaN is no test, and not counted."""
+    """Holm's step-down adjustment of a family of p-values, in their order; NaN is not a test and not counted."""
     p_values = np.asarray(p_values, dtype=np.float64)
     tested = np.flatnonzero(~np.isnan(p_values))
     order = tested[np.argsort(p_values[tested], kind="stable")]

@@ -1,4 +1,4 @@
-"""A trained network in one safetensors file, with the card that says what it was made for and from what."""
+"""A trained network in one safetensors file, with a card that states its classes, its data and its score."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import ModelName, Strict
 
-FORMAT = 2  # of the card; raised when its meaning changes. 1: the networks resized without aligning corners
-RETRAIN = "take a weights.safetensors that this study wrote"
+FORMAT = 2  # of the card; raised when its meaning changes. In 1, networks resized without aligning corners
+RETRAIN = "use a weights.safetensors written by this study"
 
 
 class Card(Strict):
-    """What a weights file says of itself."""
+    """Description stored in a weights file."""
 
     format: Literal[2] = FORMAT
     model: ModelName
     class_names: tuple[str, ...]  # background first: the index is the mask value
     image_size: int  # pixels, side of the images it was trained on
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in 0..1, taken off before the network
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in 0..1, subtracted from the input
     std: tuple[float, float, float] = IMAGENET_STD
     profile: str
     kind: Literal["demonstration", "result"]
-    data: str  # what it was trained on, in words
+    data: str  # description of the training data
     dataset_hash: str
     seed: int
-    miou: float  # of the test part, 0 to 1
-    abstain_below: float  # confidence that 99 of 100 pictures of the test part exceed; see `evaluation.confidence`
+    miou: float  # on the test set, 0 to 1
+    abstain_below: float  # 1st percentile of the test images' confidence; see `inference.confidence`
     versions: dict[str, str]
 
     @property
     def in_words(self) -> str:
-        """Model, data, kind and score, for whoever reads what it predicts."""
+        """Summary of model, data, kind and score, shown with its predictions."""
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result"
         score = f"{100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
         return (
             f"{self.model}, trained on {self.data} (profile {self.profile}: {kind}). "
-            f"mIoU on its own test part, at {self.image_size}×{self.image_size} px: {score}"
+            f"mIoU on its own test set, at {self.image_size}×{self.image_size} px: {score}"
         )
 
 
 def round_to_half(model: nn.Module) -> None:
-    """Round kernels in place to what half precision can hold; vectors (biases, norms) keep single precision."""
+    """Round kernels to half precision in place; vectors (biases, norms) keep single precision."""
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point() and value.ndim > 1:
@@ -59,14 +59,14 @@ def round_to_half(model: nn.Module) -> None:
 
 
 def write_weights(path: Path, model: nn.Module, card: Card) -> None:
-    """Write kernels in half precision, everything else as it is, and the card as the file's metadata."""
+    """Write kernels in half precision, everything else unchanged, and the card as the file's metadata."""
     values = {name: value.detach().contiguous().cpu() for name, value in model.state_dict().items()}
     halved = {n: v.half() if v.is_floating_point() and v.ndim > 1 else v for n, v in values.items()}
     write_atomically(path, save(halved, metadata={"card": card.model_dump_json()}))
 
 
 def read_card(path: Path) -> Card:
-    """The card of a weights file; StudyError if it is no safetensors file, or none of this study."""
+    """The card of a weights file; StudyError if it is not a safetensors file of this study."""
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})["card"])
@@ -74,13 +74,13 @@ def read_card(path: Path) -> Card:
             what = "weights of an earlier version, whose networks resized differently: they would be less accurate here"
             raise StudyError(what, where=path, fix=RETRAIN)
         card = Card.model_validate_json(json.dumps(content))
-    except FileNotFoundError as fault:
-        raise StudyError("the weights are not there", where=path, fix="correct the path, or train first") from fault
-    except (SafetensorError, OSError) as fault:
+    except FileNotFoundError as error:
+        raise StudyError("the weights are not there", where=path, fix="correct the path, or train first") from error
+    except (SafetensorError, OSError) as error:
         fix = f"{RETRAIN}; pickled weights (.pt, .pth) can run any code when loaded, so they are never opened"
-        raise StudyError(f"not a safetensors file ({fault})", where=path, fix=fix) from fault
-    except (KeyError, ValidationError, ValueError) as fault:
-        raise StudyError("weights without a card of this study", where=path, fix=RETRAIN) from fault
+        raise StudyError(f"not a safetensors file ({error})", where=path, fix=fix) from error
+    except (KeyError, ValidationError, ValueError) as error:
+        raise StudyError("weights without a card of this study", where=path, fix=RETRAIN) from error
     if (card.mean, card.std) != (IMAGENET_MEAN, IMAGENET_STD):
         what = f"made for images normalised by {card.mean}, {card.std}"
         raise StudyError(what, where=path, fix=f"this study normalises by {IMAGENET_MEAN}, {IMAGENET_STD}: {RETRAIN}")
@@ -93,15 +93,15 @@ def read_weights(path: Path) -> tuple[nn.Module, Card]:
     Raises
     ------
     StudyError
-        Not a safetensors file, no card, or weights that do not fit the model that the card names.
+        Not a safetensors file, no card, or weights that do not fit the model named in the card.
     """
-    from rhseg_lib.models import build_model  # pages that only read results need not wait for the architectures
+    from rhseg_lib.models import build_model  # slow to import, and not needed to read results
 
     card = read_card(path)
     network = build_model(card.model, num_classes=len(card.class_names))
     try:
         network.load_state_dict(load_file(path))
-    except RuntimeError as fault:
+    except RuntimeError as error:
         what = f"the weights do not fit {card.model} with {len(card.class_names)} classes"
-        raise StudyError(what, where=path, fix=RETRAIN) from fault
+        raise StudyError(what, where=path, fix=RETRAIN) from error
     return network.eval(), card

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, bytes, multiply-accumulates, milliseconds."""
+"""Cost of a network: parameters, bytes, multiply-accumulates, milliseconds."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ WARM_UP_PASSES = 5
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of learned values."""
+    """Number of learned parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def model_mib(model: nn.Module) -> float:
-    """Size of the parameters as float32, in MiB (2^20 bytes): what the paper's tables call "Params/M"."""
+    """Size of the parameters as float32, in MiB (2^20 bytes): "Params/M" in the paper's tables."""
     return count_parameters(model) * 4 / 2**20
 
 
 def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-accumulates of one forward pass of one image; see `macs_by_module` for what is counted."""
+    """Multiply-accumulates of one forward pass of one image; `macs_by_module` lists what is counted."""
     return macs_by_module(model, height, width)[""]
 
 
 def macs_by_module(model: nn.Module, height: int, width: int) -> dict[str, int]:
-    """Multiply-accumulates of one image, for the model and for each module in it.
+    """Multiply-accumulates of one image, for the model and each of its modules.
 
-    Convolutions, linear layers and matrix products are counted, exactly; biases, norms, activations, pooling and
+    Convolutions, linear layers and matrix products are counted exactly; biases, norms, activations, pooling and
     resizing are not. Nothing is computed: the pass runs on tensors without storage.
 
     Parameters
@@ -49,32 +49,32 @@ def macs_by_module(model: nn.Module, height: int, width: int) -> dict[str, int]:
     Returns
     -------
     dict of str to int
-        Module path, as in `model.named_modules()` (`""` is the model itself), to multiply-accumulates; modules that
-        have none are absent.
+        Multiply-accumulates by module path, as in `model.named_modules()` (`""` is the model itself); modules without
+        any are absent.
     """
     return _dry_run(model, (1, 3, height, width))[0]
 
 
 def stages(model: nn.Module, height: int, width: int) -> pd.DataFrame:
-    """List the parts of a network in data-flow order.
+    """List the stages of a network in data-flow order.
 
     Returns
     -------
     DataFrame
-        One row per part: `stage`, `output_shape` (C, H, W; the deepest map of an encoder), `parameters`, `macs` of
+        One row per stage: `stage`, `output_shape` (C, H, W; the deepest map of an encoder), `parameters`, `macs` of
         one image, `share` of the model's macs (0 to 1).
     """
     macs, shapes = _dry_run(model, (1, 3, height, width))
     rows = [
-        (name, shapes[name], count_parameters(part), macs.get(name, 0), macs.get(name, 0) / macs[""])
-        for name, part in model.named_children()
-        if not isinstance(part, nn.Identity)
+        (name, shapes[name], count_parameters(module), macs.get(name, 0), macs.get(name, 0) / macs[""])
+        for name, module in model.named_children()
+        if not isinstance(module, nn.Identity)
     ]
     return pd.DataFrame(rows, columns=["stage", "output_shape", "parameters", "macs", "share"])
 
 
 def separable_ratio(in_channels: int, out_channels: int, kernel_size: int, side: int) -> Fraction:
-    """Cost of a separable over that of a standard convolution (Equation 1), counted on real layers.
+    """Cost of a separable relative to a standard convolution (Equation 1), counted on real layers.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def separable_ratio(in_channels: int, out_channels: int, kernel_size: int, side:
 
 
 class Latency(NamedTuple):
-    """Milliseconds per forward pass: the median and the quartiles around it."""
+    """Milliseconds per forward pass: median and quartiles."""
 
     median: float
     lower_quartile: float
@@ -105,13 +105,13 @@ def latency_ms(
     Parameters
     ----------
     model : nn.Module
-        Left where and as it is; a copy is timed.
+        Left unchanged on its device; a copy is timed.
     height, width, batch : int
         Shape of the input, `(batch, 3, height, width)`.
     repeats : int
         Timed passes.
     device : str
-        Such as `cpu` or `cuda`; on the latter each pass is timed until its result is there.
+        Such as `cpu` or `cuda`; on the latter each pass is timed until its result is ready.
     """
     model = copy.deepcopy(model).to(device).eval()
     images = torch.rand((batch, 3, height, width), generator=torch.Generator().manual_seed(0)).to(device)
@@ -128,17 +128,17 @@ def latency_ms(
 
 
 def _dry_run(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-    """Multiply-accumulates by module path, and output shapes (without the batch) of the model's direct parts."""
+    """Multiply-accumulates by module path, and output shapes (without the batch) of the model's direct children."""
     model = copy.deepcopy(model).to("meta").eval()
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, part in model.named_children():
-        part.register_forward_hook(
+    for name, module in model.named_children():
+        module.register_forward_hook(
             lambda _, inputs, output, name=name: shapes.update({name: tuple(_deepest(output).shape[1:])})
         )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.empty(shape, device="meta"))
 
-    # The counter puts the model's class before each path, and counts a multiplication and an addition as two.
+    # The counter prefixes each path with the model's class, and counts a multiply-accumulate as two operations.
     macs = {
         path.partition(".")[2]: sum(operations.values()) // 2
         for path, operations in counter.get_flop_counts().items()
@@ -148,7 +148,7 @@ def _dry_run(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], 
 
 
 def _deepest(output: Tensor | list[Tensor] | dict[str, Tensor]) -> Tensor:
-    """Of an encoder's features the last, coarsest map; of any other part its one map."""
+    """The last, coarsest feature map of an encoder; the only map of any other module."""
     if isinstance(output, dict):
         output = list(output.values())
     return output if isinstance(output, Tensor) else output[-1]

@@ -1,1 +1,1 @@
-"""New images and videos: where they come from (inputs), masks and overlays (segment), table and page (gallery)."""
+"""New images and videos: reading (inputs), masks and overlays (segment), tables and HTML page (gallery)."""

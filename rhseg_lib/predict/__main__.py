@@ -11,28 +11,28 @@ from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: 0 when every picture was segmented, 1 with the faults on standard error."""
+    """Command line: return 0 if every image was segmented, else 1 with the errors on standard error."""
     parser = argparse.ArgumentParser(prog="python -m rhseg_lib.predict", description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="a folder of pictures, a picture, or a video")
+    parser.add_argument("source", type=Path, help="a folder of images, an image, or a video")
     parser.add_argument("--weights", type=Path, default=Path(DEFAULT_WEIGHTS), metavar="FILE")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at once (8)")
-    parser.add_argument("--threshold", type=float, help="least confidence (the bound that the weights carry)")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="of a video, take each N-th frame (1)")
-    parser.add_argument("--subfolders", action="store_true", help="take the pictures in subfolders too")
-    given = vars(parser.parse_args(arguments))
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
+    parser.add_argument("--threshold", type=float, help="minimum confidence (stored in the weights)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame of a video (1)")
+    parser.add_argument("--subfolders", action="store_true", help="include images in subfolders")
+    options = vars(parser.parse_args(arguments))
     try:
-        table, faults, _ = predict_source(**given)
-    except StudyError as fault:
-        print(f"\nerror: {fault}\n", file=sys.stderr)
+        table, errors, _ = predict_source(**options)
+    except StudyError as error:
+        print(f"\nerror: {error}\n", file=sys.stderr)
         return 1
-    print(f"{len(table)} segmented, {table['abstain'].sum()} of them to be looked at: {given['output'] / 'index.html'}")
-    if len(faults):
-        lines = "".join(f"\n  {fault.file}: {fault.what} -> {fault.fix}" for fault in faults.head(50).itertuples())
-        more = "\n  and more" if len(faults) > 50 else ""
-        path = given["output"] / "faults.csv"
-        print(f"\nerror: {len(faults)} could not be read (all in {path}):{lines}{more}\n", file=sys.stderr)
-    return int(len(faults) > 0)
+    print(f"{len(table)} segmented, {table['abstain'].sum()} flagged for review: {options['output'] / 'index.html'}")
+    if len(errors):
+        lines = "".join(f"\n  {error.file}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples())
+        more = "\n  and more" if len(errors) > 50 else ""
+        path = options["output"] / "faults.csv"
+        print(f"\nerror: {len(errors)} could not be read (all in {path}):{lines}{more}\n", file=sys.stderr)
+    return int(len(errors) > 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table and the page of a run of predictions: the least confident images first."""
+"""Tables and HTML page of a prediction run, least confident images first."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
 from rhseg_lib.report import figures, overlays
 
-SHOWN = 500  # pictures in the gallery
+SHOWN = 500  # images in the gallery
 
 
 class Prediction(NamedTuple):
-    """What a run left in its output folder."""
+    """Results of a prediction run, as written to its output folder."""
 
     table: pd.DataFrame  # predictions.csv
-    faults: pd.DataFrame  # faults.csv
+    errors: pd.DataFrame  # faults.csv: images that could not be read
     card: Card
 
 
 def write_tables(folder: Path, batches: list[dict], card: Card, *, source: Path, threshold: float) -> Prediction:
-    """The two tables and the gallery, from the lines of progress."""
+    """Write the two tables and the gallery from the finished batches of progress.jsonl."""
     rows = [row for batch in batches for row in batch["rows"]]
     columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence"]
     table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
     pixels = np.array([row["pixels"] for row in rows]).reshape(len(rows), len(card.class_names))
-    counted = table.pop("pixels"), table.pop("confidence")
+    del table["pixels"]
+    confidence = table.pop("confidence")  # after the columns of the classes
     for index, name in enumerate(card.class_names):
         table[f"{name}_pixels"] = pixels[:, index]
         table[f"{name}_percent"] = (100 * pixels[:, index] / (table["width"] * table["height"])).round(4)
-    table["confidence"] = counted[1]
+    table["confidence"] = confidence
     table["abstain"] = table["confidence"] < threshold
-    faults = pd.DataFrame([f for batch in batches for f in batch["faults"]], columns=["file", "what", "fix"])
+    errors = pd.DataFrame([error for batch in batches for error in batch["faults"]], columns=["file", "what", "fix"])
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / "faults.csv", faults.to_csv(index=False).encode())
-    result = Prediction(table, faults, card)
+    write_atomically(folder / "faults.csv", errors.to_csv(index=False).encode())
+    result = Prediction(table, errors, card)
     write_atomically(folder / "index.html", gallery(result, title=source.resolve().name, threshold=threshold).encode())
     return result
 
 
 def gallery(result: Prediction, *, title: str, threshold: float) -> str:
-    """The page of a run: the most doubtful pictures first, at most `SHOWN`; it loads nothing but its own files."""
-    table, faults, card = result
+    """HTML page of a run: the least confident images first, at most `SHOWN`; it loads only its own files."""
+    table, errors, card = result
     classes = [
         {
             "name": name,
@@ -71,10 +72,10 @@ def gallery(result: Prediction, *, title: str, threshold: float) -> str:
         card=card,
         classes=classes,
         shown=shown,
-        pictures=len(table),
+        images=len(table),
         abstained=int(table["abstain"].sum()),
-        faults=faults.head(SHOWN).to_dict("records"),
-        unread=len(faults),
+        errors=errors.head(SHOWN).to_dict("records"),
+        unread=len(errors),
         threshold=threshold,
         chart=figures.data_uri(figures.shares_over_time(table, card.class_names))
         if table["seconds"].count() > 1
@@ -82,8 +83,8 @@ def gallery(result: Prediction, *, title: str, threshold: float) -> str:
     )
 
 
-def most_doubtful(table: pd.DataFrame, folder: Path, count: int) -> tuple[list[np.ndarray], list[str]]:
-    """The pictures with least confidence, each beside its overlay, and a title for each."""
+def least_confident(table: pd.DataFrame, folder: Path, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """Thumbnails and titles of the least confident images; each thumbnail shows an image and its overlay."""
     rows = table.sort_values(["confidence", "name"]).head(count)
-    pictures = [np.asarray(Image.open(folder / f"thumbnails/{name}.webp").convert("RGB")) for name in rows["name"]]
-    return pictures, [f"{row.name[-40:]}: {row.confidence:.2f}" for row in rows.itertuples(index=False)]
+    thumbnails = [np.asarray(Image.open(folder / f"thumbnails/{name}.webp").convert("RGB")) for name in rows["name"]]
+    return thumbnails, [f"{row.name[-40:]}: {row.confidence:.2f}" for row in rows.itertuples(index=False)]

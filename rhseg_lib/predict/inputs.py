@@ -1,4 +1,4 @@
-"""Where new images come from: a folder, an image, a video."""
+"""Sources of new images: a folder, an image, a video."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ COPY_AGAIN = "copy it again from its source"
 
 
 class Frame(NamedTuple):
-    """One picture of a source, or why it cannot be had."""
+    """One image of a source, or the error that prevented reading it."""
 
-    name: str  # of the files made from it
+    name: str  # of the files written for it
     source: str
     seconds: float | None  # from the start of a video
     image: np.ndarray | StudyError  # (H, W, 3) uint8 RGB
 
 
 @dataclass(frozen=True)
-class PictureFiles:
-    """Pictures in files; their names are their paths in `folder`, without suffix where those differ without."""
+class ImageFiles:
+    """Image files, named by their path in `folder`; the suffix is dropped if the names stay unique without it."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -40,24 +40,24 @@ class PictureFiles:
         return len(self.files)
 
     def read(self, start: int) -> Iterator[Frame]:
-        """Every picture from number `start` on."""
+        """Yield every image from number `start` on."""
         paths = [path.relative_to(self.folder) for path in self.files]
-        bare = Counter(path.with_suffix("").as_posix().casefold() for path in paths)
-        alike = max(bare.values()) > 1
+        stems = Counter(path.with_suffix("").as_posix().casefold() for path in paths)
+        ambiguous = max(stems.values()) > 1
         for file, path in islice(zip(self.files, paths, strict=True), start, None):
-            name = path.as_posix() if alike else path.with_suffix("").as_posix()
+            name = path.as_posix() if ambiguous else path.with_suffix("").as_posix()
             source = path.as_posix().encode(errors="surrogateescape").decode(errors="replace")
             try:
                 if source != path.as_posix() or max(len(part.encode()) for part in path.parts) > 200:
-                    raise StudyError("its name is too long or not UTF-8", where=file, fix="rename it")
+                    raise StudyError("the file name is too long or not UTF-8", where=file, fix="rename it")
                 yield Frame(name, source, None, images.read_picture(file))
-            except StudyError as fault:
-                yield Frame(name, source, None, fault)
+            except StudyError as error:
+                yield Frame(name, source, None, error)
 
 
 @dataclass(frozen=True)
 class Video:
-    """Every so many frames of a video, as OpenCV decodes them in order; frames it cannot decode are not numbered."""
+    """Every n-th frame of a video, decoded in order by OpenCV; frames it cannot decode are not numbered."""
 
     path: Path
     every: int
@@ -73,40 +73,40 @@ class Video:
     def open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise StudyError("not a video, or broken or cut off", where=self.path, fix=COPY_AGAIN)
+            raise StudyError("not a video, or damaged or truncated", where=self.path, fix=COPY_AGAIN)
         return capture
 
     def frames(self) -> int:
-        """How many frames the file announces; 0 if it does not say."""
+        """Number of frames that the file header states; 0 if it states none."""
         return max(0, int(self.open().get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __len__(self) -> int:
         return -(-self.frames() // self.every)
 
     def read(self, start: int) -> Iterator[Frame]:
-        """Every chosen frame from number `start` on; those before are passed by, as seeking is not exact."""
+        """Yield every selected frame from number `start` on; earlier ones are decoded past, as seeking is not exact."""
         capture, source, number = self.open(), self.path.name, 0
         while capture.grab():
             if number % self.every == 0 and number // self.every >= start:
-                whole, image = capture.retrieve()
-                fault = StudyError("the frame cannot be decoded", where=self.path, fix=COPY_AGAIN)
+                decoded, image = capture.retrieve()
+                error = StudyError("the frame cannot be decoded", where=self.path, fix=COPY_AGAIN)
                 seconds = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 3)
-                yield Frame(f"frame_{number:06}", source, seconds, image[..., ::-1] if whole else fault)
+                yield Frame(f"frame_{number:06}", source, seconds, image[..., ::-1] if decoded else error)
             number += 1
         if number < self.frames() and -(-number // self.every) >= start:
-            what = f"the file announces {self.frames()} frames, {number} could be read"
+            what = f"the file states {self.frames()} frames, {number} could be read"
             yield Frame("", source, None, StudyError(what, where=self.path, fix=COPY_AGAIN))
 
 
 def open_source(
     source: Path, *, every: int = 1, subfolders: bool = False, leave_out: tuple[Path, ...] = ()
-) -> PictureFiles | Video:
-    """A picture, a folder of pictures or a video; files below the folders `leave_out` are no sources.
+) -> ImageFiles | Video:
+    """Open an image, a folder of images or a video; files below the folders `leave_out` are ignored.
 
     Raises
     ------
     StudyError
-        Nothing there, nothing that can be read, or a video that cannot be opened.
+        The source does not exist, holds no image, or is a video that cannot be opened.
     """
     kind = source.suffix.lower()
     if source.is_file() and kind in VIDEOS:
@@ -114,12 +114,12 @@ def open_source(
         video.open()
         return video
     if source.is_file() and kind in PICTURE_SUFFIXES:
-        return PictureFiles(source.parent, (source,))
+        return ImageFiles(source.parent, (source,))
     if not source.is_dir():
-        what = f"neither a picture nor a video: '{kind}'" if source.is_file() else "the source is not there"
-        fix = f"give a folder of pictures, a picture ({', '.join(PICTURE_SUFFIXES)}) or a video ({', '.join(VIDEOS)})"
+        what = f"neither an image nor a video: '{kind}'" if source.is_file() else "the source does not exist"
+        fix = f"give a folder of images, an image ({', '.join(PICTURE_SUFFIXES)}) or a video ({', '.join(VIDEOS)})"
         raise StudyError(what, where=source, fix=fix)
-    found = sorted(
+    paths = sorted(
         path
         for path in source.rglob("*")
         if path.suffix.lower() in PICTURE_SUFFIXES
@@ -127,12 +127,12 @@ def open_source(
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
         and not any(path.resolve().is_relative_to(folder) for folder in leave_out)
     )
-    files = tuple(path for path in found if subfolders or path.parent == source)
-    left = len(found) - len(files)
-    below = f"; {left} in subfolders, which the setting `subfolders` (--subfolders) takes too" if left else ""
+    files = tuple(path for path in paths if subfolders or path.parent == source)
+    skipped = len(paths) - len(files)
+    below = f"; {skipped} in subfolders, which the setting `subfolders` (--subfolders) includes" if skipped else ""
     if not files:
-        fix = f"give a folder that holds {', '.join(PICTURE_SUFFIXES)}; a video is given by its own path"
-        raise StudyError(f"no pictures in the folder{below}", where=source, fix=fix)
+        fix = f"give a folder with files {', '.join(PICTURE_SUFFIXES)}; give a video by its own path"
+        raise StudyError(f"no images in the folder{below}", where=source, fix=fix)
     if below:
-        print(f"{source}: {len(files)} pictures{below}")
-    return PictureFiles(source, files)
+        print(f"{source}: {len(files)} images{below}")
+    return ImageFiles(source, files)

@@ -1,24 +1,24 @@
-"""Segment new pictures or a video with trained weights: masks, overlays, a table, a gallery sorted by doubt.
+"""Segment new images or a video with trained weights: masks, overlays, a table, a gallery sorted by confidence.
 
     python -m rhseg_lib.predict data/sample --weights FILE --output reports/predictions/sample
 
-Left in the output folder:
+Files in the output folder:
 
-    masks/<name>.png       palette PNG in VOC's colours at the picture's own size; values as the weights' classes
-    overlays/<name>.webp   the classes over the picture, at most 1280 pixels wide and high
-    predictions.csv        a row per picture or frame: size, pixels and share of every class, confidence, abstain
-    faults.csv             what could not be read, and how to fix it
-    index.html             the most doubtful first, with thumbnails/
+    masks/<name>.png       palette PNG in VOC's colours at the image's own size; values are the weights' class indices
+    overlays/<name>.webp   the classes over the image, at most 1280 pixels wide and high
+    predictions.csv        a row per image or frame: size, pixels and percentage of every class, confidence, abstain
+    faults.csv             images that could not be read, and how to fix them
+    index.html             the gallery, least confident first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch
 
-All is made in `<output>.unfinished` and moved when whole. A run that was killed goes on there after its last whole
-batch and ends with the same files as one never killed; batches always start at multiples of their size, since sums
-differ in their last digits between batch sizes.
+All files are written to `<output>.unfinished` and moved when complete. An interrupted run resumes there after its last
+complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their size,
+since sums differ in their last digits between batch sizes.
 
-Confidence is the mean, over the classes other than background, of the network's mean probability on the pixels it
-gave that class; a class given no pixel counts as 0. It is a heuristic to sort pictures by, not a calibrated
-probability: the mean over all pixels does not serve, as networks are sure of background in black pictures and noise.
-A model abstains where it is less sure than on 99 of 100 pictures of its own test part; its weights carry that bound.
+Confidence is the mean, over the classes other than background, of the network's mean probability on the pixels that it
+assigns to that class; a class with no pixel counts as 0. It is a heuristic to sort images by, not a calibrated
+probability. The mean over all pixels does not work: networks are sure of background in black images and noise. A model
+abstains on images whose confidence is below the 1st percentile of its test images; its weights store that threshold.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from rhseg_lib.evaluation.inference import confidence
 from rhseg_lib.evaluation.weights import Card, read_weights
 from rhseg_lib.files import write_atomically
 from rhseg_lib.predict.gallery import Prediction, write_tables
-from rhseg_lib.predict.inputs import Frame, PictureFiles, Video, open_source
+from rhseg_lib.predict.inputs import Frame, ImageFiles, Video, open_source
 from rhseg_lib.report import overlays
 from rhseg_lib.sources import images
 
-FORMAT = 1  # of progress.jsonl; raised when a row changes its meaning
+FORMAT = 1  # of progress.jsonl; raised when the meaning of a row changes
 DEFAULT_WEIGHTS = "models/deeplabv3plus_mobilenetv2_ds_ema.safetensors"
-MADE = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", "progress.jsonl")
+OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", "progress.jsonl")
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
-GAP = 4  # pixels between picture and overlay in a thumbnail
-STRIP = 2**22  # numbers held at once while a picture's classes are brought to its size
+GAP = 4  # pixels between image and overlay in a thumbnail
+STRIP = 2**22  # values in memory at once while logits are resized to the image's own size
 
 
 def predict_source(
@@ -66,43 +66,45 @@ def predict_source(
     every: int = 1,
     subfolders: bool = False,
 ) -> Prediction:
-    """Segment every picture of a source and write all the files that the module describes.
+    """Segment every image of a source and write the files described in the module docstring.
 
     Parameters
     ----------
     source : Path
-        A folder of pictures, a picture, or a video.
+        A folder of images, an image, or a video.
     weights : Path
         A safetensors file that this study wrote.
     output : Path
-        Folder for the results. Those of an earlier run stay until the new ones are whole, then give way.
+        Folder for the results. Those of an earlier run are replaced when the new ones are complete.
     batch_size : int
-        Pictures that go through the network together.
+        Images per forward pass.
     threshold : float or None
-        Pictures with less confidence are marked `abstain`; may change without segmenting again. None takes the bound
-        that the weights carry.
+        Images with lower confidence are marked `abstain`. It may change without segmenting again. None: the threshold
+        stored in the weights.
     every : int
-        Of a video, take each so many-th frame.
+        Use every n-th frame of a video.
     subfolders : bool
-        Take the pictures in subfolders too.
+        Include images in subfolders.
 
     Raises
     ------
     StudyError
-        No source, no weights, a folder in the way, a full disk. Pictures that cannot be read end in `faults`.
+        No source, no weights, foreign files in the output folder, a full disk. Images that cannot be read are listed in
+        `errors`.
     """
     if batch_size < 1 or every < 1 or not 0 <= (threshold or 0) <= 1:
+        fix = "batch_size and every: at least 1; threshold: from 0 to 1"
         where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
-        raise StudyError("a setting out of range", where=where, fix="at least 1, at least 1, and from 0 to 1")
+        raise StudyError("a setting is out of range", where=where, fix=fix)
     network, card = read_weights(weights)
     threshold = card.abstain_below if threshold is None else threshold
     output = output.resolve()  # a link to another disk stays a link
     draft = output.with_name(f"{output.name}.unfinished")
     progress = output / "progress.jsonl"
-    if output.is_file() or (not progress.exists() and any((output / name).exists() for name in MADE)):
-        raise StudyError("files not made here are in the way", where=output, fix="move them, or take another folder")
-    pictures = open_source(source, every=every, subfolders=subfolders, leave_out=(output, draft))
-    settings = run_settings(pictures, weights=weights, batch_size=batch_size, every=every)
+    if output.is_file() or (not progress.exists() and any((output / name).exists() for name in OUTPUTS)):
+        raise StudyError("the output folder holds other files", where=output, fix="move them, or choose another folder")
+    inputs = open_source(source, every=every, subfolders=subfolders, leave_out=(output, draft))
+    settings = run_settings(inputs, weights=weights, batch_size=batch_size, every=every)
     batches = finished_batches(output, settings)
     if batches and all((output / f"masks/{row['name']}.png").exists() for batch in batches for row in batch["rows"]):
         return write_tables(output, batches, card, source=source, threshold=threshold)
@@ -110,25 +112,25 @@ def predict_source(
         batches = finished_batches(draft, settings)
         if batches is None:
             shutil.rmtree(draft, ignore_errors=True)
-            for name in MADE[:3]:
+            for name in OUTPUTS[:3]:
                 (draft / name).mkdir(parents=True)
             write_atomically(draft / progress.name, _line(settings))
-        for left in draft.rglob(".*.[0-9]*"):  # what a killed run was writing
-            left.unlink()
-        batches = _segment_rest(pictures, batches or [], network.to(settings["device"]), card, draft, batch_size)
+        for partial in draft.rglob(".*.[0-9]*"):  # files that an interrupted run was writing
+            partial.unlink()
+        batches = _segment_rest(inputs, batches or [], network.to(settings["device"]), card, draft, batch_size)
         result = write_tables(draft, batches, card, source=source, threshold=threshold)
         _move(draft, output)
-    except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        fix = "free space there, then run again: finished pictures are kept"
-        raise StudyError("no space left on the disk", where=draft, fix=fix) from fault
+        fix = "free space there, then run again: finished images are kept"
+        raise StudyError("no space left on the disk", where=draft, fix=fix) from error
     return result
 
 
-def run_settings(pictures: PictureFiles | Video, *, weights: Path, batch_size: int, every: int) -> dict:
-    """What a run may go on from: the same weights, the same files untouched, the same numbers."""
-    states = [(path.relative_to(pictures.folder), path.stat()) for path in pictures.files]
+def run_settings(inputs: ImageFiles | Video, *, weights: Path, batch_size: int, every: int) -> dict:
+    """Settings that must be unchanged for a run to resume: weights, files and their times, numbers, device."""
+    states = [(path.relative_to(inputs.folder), path.stat()) for path in inputs.files]
     files = [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]
     return {
         "format": FORMAT,
@@ -142,35 +144,35 @@ def run_settings(pictures: PictureFiles | Video, *, weights: Path, batch_size: i
 
 
 def finished_batches(folder: Path, settings: dict) -> list[dict] | None:
-    """The batches that a run with the same settings finished in `folder`; None if there was none."""
+    """Read the finished batches of a run with the same settings in `folder`; None if there is no such run."""
     path = folder / "progress.jsonl"
     if not path.exists():
         return None
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]  # a killed run may leave half a line
-    if not whole:
+    complete = content[: content.rfind(b"\n") + 1]  # an interrupted run may leave half a line
+    if not complete:
         return None
     try:
-        first, *batches = map(json.loads, whole.splitlines())
+        first, *batches = map(json.loads, complete.splitlines())
     except ValueError:
-        print(f"{path.name} of the run in '{folder.name}' is damaged: starting anew")
+        print(f"{path.name} of the run in '{folder.name}' is damaged: starting again")
         return None
     changed = [name for name, value in settings.items() if first.get(name) != value]
     if changed:
-        print(f"{', '.join(changed)} changed since the run in '{folder.name}': starting anew")
+        print(f"{', '.join(changed)} changed since the run in '{folder.name}': starting again")
         return None
-    if whole != content:
-        write_atomically(path, whole)
+    if complete != content:
+        write_atomically(path, complete)
     return batches
 
 
 def _segment_rest(
-    pictures: PictureFiles | Video, batches: list[dict], network: nn.Module, card: Card, folder: Path, batch_size: int
+    inputs: ImageFiles | Video, batches: list[dict], network: nn.Module, card: Card, folder: Path, batch_size: int
 ) -> list[dict]:
-    """Go on after the finished batches; each new one is a line of progress once its files are written."""
+    """Resume after the finished batches; add a line of progress per batch once its files are written."""
     done = sum(len(batch["rows"]) + len(batch["faults"]) for batch in batches)
-    frames = pictures.read(done)
-    with tqdm(total=len(pictures) or None, initial=done, desc="segmenting") as bar:
+    frames = inputs.read(done)
+    with tqdm(total=len(inputs) or None, initial=done, desc="segmenting") as bar:
         while batch := segment_batch(islice(frames, batch_size), network, card, folder):
             with (folder / "progress.jsonl").open("ab") as file:
                 file.write(_line(batch))
@@ -180,24 +182,24 @@ def _segment_rest(
 
 
 def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folder: Path) -> dict | None:
-    """Write masks, overlays and thumbnails of some pictures; their rows and faults, None if there are no pictures."""
-    squares, waiting, rows, faults = [], [], [], []
+    """Write masks, overlays and thumbnails of a batch; return its rows and errors, None without frames."""
+    squares, waiting, rows, errors = [], [], [], []
     for frame in frames:
         if isinstance(frame.image, StudyError):
             where = f"{frame.source} {frame.name}".strip() if frame.seconds is not None else frame.source
-            faults.append({"file": where, "what": frame.image.what, "fix": frame.image.fix})
+            errors.append({"file": where, "what": frame.image.what, "fix": frame.image.fix})
             continue
         square, inside = prepare(frame.image, card.image_size)
         squares.append(square)
         small = _shrink(frame.image, OVERLAY_SIDE, cv2.INTER_AREA)  # eight large originals would fill the memory
         waiting.append((frame._replace(image=small), frame.image.shape[:2], inside))
     if not waiting:
-        return {"rows": rows, "faults": faults} if faults else None
-    logits = network_logits(network, np.stack(squares))
-    for (frame, (height, width), inside), square in zip(waiting, logits, strict=True):
-        found = square[:, *inside]
-        mask = classes_at_size(found, height, width)
-        _write_pictures(frame, mask, folder)
+        return {"rows": rows, "faults": errors} if errors else None
+    padded = network_logits(network, np.stack(squares))
+    for (frame, (height, width), inside), square in zip(waiting, padded, strict=True):
+        logits = square[:, *inside]  # without the margin
+        mask = classes_at_size(logits, height, width)
+        _write_images(frame, mask, folder)
         rows.append({
             "name": frame.name,
             "source": frame.source,
@@ -205,13 +207,13 @@ def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folde
             "width": width,
             "height": height,
             "pixels": np.bincount(mask.ravel(), minlength=len(card.class_names)).tolist(),
-            "confidence": round(confidence(found), 4),
+            "confidence": round(confidence(logits), 4),
         })  # fmt: skip
-    return {"rows": rows, "faults": faults}
+    return {"rows": rows, "faults": errors}
 
 
 def prepare(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[slice, slice]]:
-    """Fit a picture into a grey square as the VOC tree does: (H, W, 3) -> (size, size, 3), and where it lies there."""
+    """Fit an image into a grey square as in the VOC tree: (H, W, 3) -> (size, size, 3), and its place there."""
     small = images.fit_image(image, images.fitted_size(image.shape, size))
     return images.pad(small, size, images.MARGIN_GREY), images.inside_square(small.shape, size)
 
@@ -224,7 +226,7 @@ def network_logits(network: nn.Module, squares: np.ndarray) -> np.ndarray:
 
 
 def classes_at_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Most probable class at a picture's own size: (K, h, w), enlarged bilinearly strip by strip -> (H, W) uint8."""
+    """Most probable class at an image's own size: (K, h, w), resized bilinearly strip by strip -> (H, W) uint8."""
     rows = np.ascontiguousarray(logits.transpose(1, 2, 0))  # (h, w, K)
     last, mask = len(rows) - 1, np.empty((height, width), np.uint8)
     step = max(1, STRIP // (width * rows.shape[2]))
@@ -247,11 +249,11 @@ def _shrink(image: np.ndarray, side: int, how: int) -> np.ndarray:
     return cv2.resize(image, target, interpolation=how)
 
 
-def _write_pictures(frame: Frame, mask: np.ndarray, folder: Path) -> None:
-    """Mask at the picture's size, overlay at the shown size, and for the gallery both side by side."""
+def _write_images(frame: Frame, mask: np.ndarray, folder: Path) -> None:
+    """Write the mask at the image's own size, the overlay, and a thumbnail with image and overlay side by side."""
     shown = cv2.resize(mask, frame.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     overlay = overlays.blend(frame.image, shown)
-    pair = [_shrink(picture, THUMBNAIL_SIDE, cv2.INTER_AREA) for picture in (frame.image, overlay)]
+    pair = [_shrink(image, THUMBNAIL_SIDE, cv2.INTER_AREA) for image in (frame.image, overlay)]
     files = {
         f"masks/{frame.name}.png": images.palette_png(mask),
         f"overlays/{frame.name}.webp": _webp(overlay),
@@ -272,10 +274,10 @@ def _line(content: dict) -> bytes:
 
 
 def _move(draft: Path, output: Path) -> None:
-    """Put finished files in the place of an earlier run's; a move that is broken off goes on with the next call."""
+    """Replace an earlier run's files with the finished ones; an interrupted move resumes at the next call."""
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "progress.jsonl", b"")  # made here, but not whole before the last of MADE is there
-    for name in MADE:
+    write_atomically(output / "progress.jsonl", b"")  # an incomplete run until the last of OUTPUTS is there
+    for name in OUTPUTS:
         if (draft / name).exists():
             if (output / name).is_dir():
                 shutil.rmtree(output / name)

@@ -1,1 +1,1 @@
-"""The pages: the paper's tables and claims, tables, figures and findings of ours, and what turns notebooks to HTML."""
+"""The report: the paper's tables and claims, our tables, figures and findings, and the notebook-to-HTML conversion."""

@@ -1,4 +1,4 @@
-"""The claim ledger: each statement of the paper (claims.yaml) beside what this study finds, and a verdict."""
+"""The claim ledger: each statement of the paper (claims.yaml), the result of this study, and a verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rhseg_lib.report.paper import PAPER_ROWS
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCONSISTENT, NOT_TESTABLE = "inconsistent in the paper", "not testable with this data"
-MODELS = {  # as claims.yaml calls them
+MODELS = {  # by their names in claims.yaml
     name: getattr(catalogue, name)
     for name in ("FCN", "UNET", "XCEPTION", "MOBILENET", "COUNTED", "SEPARABLE", "DESCRIBED", "LITE")
 }
@@ -37,17 +37,17 @@ def ledger(
     Parameters
     ----------
     complexity : DataFrame
-        Indexed by model: ``parameters``, ``mib`` and ``gmacs``, as notebook 02 writes it; ``latency_ms`` and its
-        ``lower_quartile`` and ``upper_quartile``, as notebook 05 does.
+        Indexed by model: ``parameters``, ``mib`` and ``gmacs``, from notebook 02; ``latency_ms`` with
+        ``lower_quartile`` and ``upper_quartile``, from notebook 05.
     separable : DataFrame
-        Eq. 1 checked by counting: ``predicted`` and ``counted`` ratios, one row per layer.
+        Eq. 1 against counted operations: ``predicted`` and ``counted`` ratios, one row per layer.
     pooling : DataFrame
         ``change`` of Eq. 2's global means between two inputs, for EMA's 1x1 and 3x3 branch.
     compared : DataFrame
-        Differences between models, as `compare.compare_models` finds them.
+        Differences between models, from `compare.compare_models`.
     scope : str
-        At which size and from which weights the models were trained: what a verdict on an accuracy holds for. Empty:
-        a demonstration, which judges none.
+        Image size and initial weights of the training, for which verdicts on accuracy hold. Empty for a demonstration,
+        which judges no accuracy.
 
     Returns
     -------
@@ -61,8 +61,8 @@ def ledger(
         if "above" in claim:
             judged = accuracy(*(MODELS[name] for name in claim["above"]), compared, scope)
         elif "equals" in claim:
-            near = abs(float(claim["published"]) - float(claim["equals"].format(**values))) <= 0.005
-            judged = {"tolerance": "±0.005", "verdict": REPRODUCED if near else NOT_REPRODUCED}
+            agrees = abs(float(claim["published"]) - float(claim["equals"].format(**values))) <= 0.005
+            judged = {"tolerance": "±0.005", "verdict": REPRODUCED if agrees else NOT_REPRODUCED}
         elif "holds" in claim:
             verdicts = {True: REPRODUCED, False: NOT_REPRODUCED, None: NOT_TESTABLE}
             judged = {"verdict": verdicts[holds[claim["holds"]]]}
@@ -74,7 +74,7 @@ def ledger(
 def counted(
     complexity: pd.DataFrame, separable: pd.DataFrame, pooling: pd.DataFrame
 ) -> tuple[dict[str, object], dict[str, bool | None]]:
-    """The values that claims.yaml names, and its conditions; None where one cannot be decided."""
+    """Compute the values and conditions that claims.yaml names; a condition is None if it cannot be decided."""
     mib, parameters, gmacs, latency = (complexity[name] for name in ("mib", "parameters", "gmacs", "latency_ms"))
     ours = PAPER_ROWS[COUNTED]
     deviation = (separable["counted"] - separable["predicted"]).abs().max()
@@ -83,8 +83,8 @@ def counted(
     (fast, faster), (slow, slower) = timed.to_numpy()
     apart = faster < slow or fast > slower  # False where one is NaN
 
-    def by_name(figures: pd.Series) -> dict[str, float]:
-        return {name: figures[model] for name, model in MODELS.items()}
+    def by_name(column: pd.Series) -> dict[str, float]:
+        return {name: column[model] for name, model in MODELS.items()}
 
     values = {
         "mib": by_name(mib),
@@ -122,27 +122,27 @@ def counted(
         "lighter": gmacs[MOBILENET] < gmacs[XCEPTION],
         "both branches": pooling["change"].min() > 1e-3,
     }
-    return values, {name: None if held is None else bool(held) for name, held in holds.items()}
+    return values, {name: None if state is None else bool(state) for name, state in holds.items()}
 
 
 def accuracy(first: str, second: str, compared: pd.DataFrame, scope: str) -> dict[str, str]:
-    """A difference between two models: its sign is judged, where it is significant, for the scope of this study."""
+    """Judge the sign of a difference between two models where it is significant, for the scope of this study."""
     published = PAPER_ROWS[first].miou - PAPER_ROWS[second].miou
-    found = pair(compared, first, second)
+    row = pair(compared, first, second)
     claim = {"published": f"{published:+.2f}", "tolerance": "sign, 95 %, Holm", "verdict": NOT_TESTABLE}
-    if found is None:
-        why = "A model is missing, or the two followed different recipes."
+    if row is None:
+        why = "A model is missing, or the two have different training recipes."
         return claim | {"ours": "no comparison", "tolerance": "sign", "why": why}
-    claim["ours"] = f"{found['difference']:+.2f}"
-    if not np.isnan(found["low"]):
-        claim["ours"] += f" [{found['low']:+.2f}, {found['high']:+.2f}]"
+    claim["ours"] = f"{row['difference']:+.2f}"
+    if not np.isnan(row["low"]):
+        claim["ours"] += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
     if not scope:
-        claim["why"] = "A demonstration judges no accuracy."
-    elif not tells(found):
-        claim["why"] = f"{scope}, the difference {difference_in_words(found)}."
+        claim["why"] = "Accuracies are not judged in a demonstration."
+    elif not tells(row):
+        claim["why"] = f"{scope}, the difference {difference_in_words(row)}."
     else:
-        same = (found["difference"] > 0) == (published > 0)
+        same = (row["difference"] > 0) == (published > 0)
         direction = "the same direction as" if same else "the opposite direction of"
         claim["verdict"] = REPRODUCED if same else NOT_REPRODUCED
-        claim["why"] = f"{scope}: {direction} the paper’s. The difference {difference_in_words(found)}."
+        claim["why"] = f"{scope}: {direction} the paper’s. The difference {difference_in_words(row)}."
     return claim

@@ -25,15 +25,15 @@ def block_diagram(
     Parameters
     ----------
     boxes : list of (str, str)
-        A name over a detail, such as a shape.
+        Name and detail of each box, such as a shape.
     places : list of (int, int), optional
-        Column and row of each box; without it, one row.
+        Column and row of each box; default: one row.
     arrows : list of (int, int), optional
-        From which box to which; without it, from each to the next.
+        Source and target box of each arrow; default: from each box to the next.
     skips : dict of (int, int) to str, optional
-        Arrows that pass over boxes, and what they carry.
+        Arrows that pass over boxes, and their labels.
     highlight : set of int
-        Boxes in orange.
+        Boxes drawn in orange.
     """
     places = places or [(number, 0) for number in range(len(boxes))]
     arrows = arrows or [(number, number + 1) for number in range(len(boxes) - 1)]
@@ -60,12 +60,12 @@ def block_diagram(
         else:
             begin, end, bend = (x + 0.8, y - 0.04), (to_x - 0.05, to_y + 0.5), "angle,angleA=-90,angleB=180"
         axis.annotate("", end, begin, arrowprops=style | {"connectionstyle": bend})
-    for (source, target), carried in (skips or {}).items():
+    for (source, target), label in (skips or {}).items():
         (x, y), (to_x, _) = corners[source], corners[target]
         left, right, high = x + 0.8, to_x + 0.8, y + 1.3
         axis.plot([left, left, right], [y + 1.04, high, high], color="#57606a", lw=1)
         axis.annotate("", (right, y + 1.05), (right, high), arrowprops=style)
-        axis.text((left + right) / 2, high + 0.04, carried, ha="center", va="bottom", fontsize=8)
+        axis.text((left + right) / 2, high + 0.04, label, ha="center", va="bottom", fontsize=8)
     axis.set(xlim=(-0.1, 2 * columns - 0.3), ylim=(-1.5 * (rows - 1) - 0.1, 1.1 + above))
     axis.set_axis_off()
     figure.tight_layout(pad=0.2)
@@ -73,36 +73,36 @@ def block_diagram(
 
 
 def stage_diagram(stages: pd.DataFrame, *, changed: set[str]) -> Figure:
-    """Figure 1: the parts of a network with what they put out, hold and compute."""
-    boxes = [("picture", "3 × 512 × 512")]
+    """Figure 1: the stages of a network with output shape, parameters and multiply-accumulates."""
+    boxes = [("image", "3 × 512 × 512")]
     for row in stages.itertuples():
         shape = " × ".join(map(str, row.output_shape))
         boxes.append((row.stage, f"{shape}\n{row.parameters:,} parameters\n{row.macs / 1e9:.2f} GMAC"))
     number_of = {name: number for number, (name, _) in enumerate(boxes)}
-    skips = {(number_of["encoder"], number_of["decoder"]): "fine features of an early stage"}
+    skips = {(number_of["encoder"], number_of["decoder"]): "low-level features"}
     return block_diagram(boxes, skips=skips, highlight={number_of[name] for name in changed})
 
 
 def work_bars(work: dict[str, dict[str, int]]) -> Figure:
-    """Multiply-accumulates of each part, stacked, one bar per model; `work` maps module path -> count."""
-    parts = ("encoder", "attention", "aspp", "decoder", "classifier")
+    """Multiply-accumulates of each stage, stacked, one bar per model; `work` maps model -> module path -> count."""
+    stages = ("encoder", "attention", "aspp", "decoder", "classifier")
     table = pd.DataFrame(
-        {SHORT[model]: [counts.get(part, 0) / 1e9 for part in parts] for model, counts in work.items()}, index=parts
+        {SHORT[model]: [counts.get(stage, 0) / 1e9 for stage in stages] for model, counts in work.items()}, index=stages
     )
     figure, axis = plt.subplots(figsize=(10, 0.55 * len(work) + 1.3))
-    table.T.plot.barh(stacked=True, ax=axis, color=sns.color_palette("colorblind", len(parts)), width=0.7)
+    table.T.plot.barh(stacked=True, ax=axis, color=sns.color_palette("colorblind", len(stages)), width=0.7)
     axis.grid(visible=False)
     for place, total in enumerate(table.sum()):
         axis.text(total, place, f" {total:.1f}", va="center", fontsize=9)
     axis.invert_yaxis()
     axis.set(xlabel="GMAC at 512×512", xlim=(0, 1.1 * table.sum().max()))
-    axis.legend(ncols=len(parts), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
+    axis.legend(ncols=len(stages), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.tight_layout()
     return figure
 
 
 def residual_diagram(encoder: nn.Module, side: int) -> Figure:
-    """Figure 2: the steps of the encoder's first inverted residual that keeps its shape, read off the live block."""
+    """Figure 2: the steps of the encoder's first shape-preserving inverted residual, read from the live block."""
     block = next(m for m in encoder.modules() if type(m).__name__ == "InvertedResidual" and m.has_skip)
     channels = block.conv_pw.in_channels
     steps = {"1×1 widens": block.conv_pw, "3×3 depthwise": block.conv_dw, "1×1 narrows": block.conv_pwl}
@@ -111,11 +111,11 @@ def residual_diagram(encoder: nn.Module, side: int) -> Figure:
         count = sum(p.numel() for p in conv.parameters())
         boxes.append((name, f"{conv.out_channels} × {side} × {side}\n{count:,} weights\n{activation}"))
     boxes.append(("+ input", f"{channels} × {side} × {side}\nresidual"))
-    return block_diagram(boxes, skips={(0, 4): "the input as it is"}, highlight={2})
+    return block_diagram(boxes, skips={(0, 4): "identity"}, highlight={2})
 
 
 def separable_bars(ratios: pd.DataFrame) -> Figure:
-    """Figure 3: the share of a standard convolution's work that the two steps of a separable one need."""
+    """Figure 3: work of the two steps of a separable convolution, as a share of a standard one's."""
     figure, axis = plt.subplots(figsize=(9, 2.8))
     names = [f"{row.M} → {row.N}, {row.D_K}×{row.D_K}" for row in ratios.itertuples()]
     depthwise = 100 / ratios["N"]
@@ -129,7 +129,7 @@ def separable_bars(ratios: pd.DataFrame) -> Figure:
 
 
 def ema_diagram(channels: int, groups: int, side: int) -> Figure:
-    """Figure 4: the two branches of EMA, their steps and shapes, for (channels, side, side) features."""
+    """Figure 4: steps and shapes of the two branches of EMA, for (channels, side, side) features."""
     width, area = channels // groups, f"{side} × {side}"
     steps = {  # name -> detail, column and row
         "features": (f"{channels} × {area}", (0, 0)),
@@ -139,7 +139,7 @@ def ema_diagram(channels: int, groups: int, side: int) -> Figure:
         "gate, GroupNorm": (f"1×1 branch\n{width} × {area}", (4, 0)),
         "3×3": (f"3×3 branch\n{width} × {area}", (2, 1)),
         "global means": (f"Eq. 2, softmax\n{width} per branch", (4, 1)),
-        "cross-spatial": (f"each weighs the other\n1 × {area}", (4, 2)),
+        "cross-spatial": (f"each weights the other\n1 × {area}", (4, 2)),
         "sum, sigmoid": (f"{groups} maps\n1 × {area}", (3, 2)),
         "× features": (f"{channels} × {area}", (2, 2)),
     }

@@ -1,4 +1,4 @@
-"""The controls of ``notebooks/explore.ipynb``: one picture of a test scene, repainted as they move."""
+"""The controls of ``notebooks/explore.ipynb``: one image of a test scene, repainted as they change."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from rhseg_lib.profile import Profile
 from rhseg_lib.report import overlays
 from rhseg_lib.sources.images import IGNORE_INDEX
 
-SIDE = 512  # screen pixels of the picture
+SIDE = 512  # screen pixels of the image
 LAYERS = ("annotation", "prediction", "wrong pixels", "probability of a class", "EMA attention")
 
 
 class Explorer:
-    """Controls over the finished runs of a profile, and the picture that follows them.
+    """Controls over the finished runs of a profile, and the image that they select.
 
-    Networks and what they make of a scene are computed once and kept, so that a slider only repaints.
+    Networks and their outputs for a scene are computed once and cached, so a slider only repaints.
 
     Parameters
     ----------
     profile : Profile
-        With its VOC tree and at least one finished run on disk.
+        Its VOC tree and at least one finished run must be on disk.
 
     Attributes
     ----------
     box : ipywidgets.VBox
-        What a notebook shows.
+        The widget that a notebook displays.
 
     Raises
     ------
@@ -47,9 +47,9 @@ class Explorer:
         self.profile = profile
         self.runs = {f"{run.model}, seed {run.seed}": run for run in runs.finished_runs(profile, part="test")}
         # A network takes up to 210 MiB; a scene of 512×512 pixels and three classes 3 MiB.
-        self.network, self.ask = lru_cache(4)(partial(runs.load_model, profile)), lru_cache(128)(self._ask)
+        self.network, self.outputs = lru_cache(4)(partial(runs.load_model, profile)), lru_cache(128)(self._compute)
         names = [name.replace("_", " ") for name in profile.data.class_names]
-        self.colours = key(dict(zip(names[1:], overlays.CLASS_COLOURS[1:], strict=False)))
+        self.colours = legend(dict(zip(names[1:], overlays.CLASS_COLOURS[1:], strict=False)))
 
         looks = {"style": {"description_width": "70px"}, "layout": {"width": "auto"}}
         fraction = partial(widgets.FloatSlider, min=0, max=1, step=0.05, **looks)
@@ -61,7 +61,7 @@ class Explorer:
         self.target = widgets.Dropdown(options=classes, index=len(names) - 1, description="class", **looks)
         self.threshold = fraction(value=0.5, description="threshold")
         self.group = widgets.IntSlider(min=1, max=8, description="group", **looks)
-        self.picture = widgets.Image(format="png", layout={"width": f"{SIDE}px", "max_width": "100%"})
+        self.image = widgets.Image(format="png", layout={"width": f"{SIDE}px", "max_width": "100%"})
         self.note = widgets.HTML()
 
         self.draw()
@@ -71,84 +71,84 @@ class Explorer:
         for control in (self.scene, self.run):
             control.layout.flex = "1 1 300px"
         banner = widgets.HTML(f'<div style="line-height: 1.5">{html.escape(profile.banner)}</div>')
-        columns = widgets.VBox([self.layer, *sliders, self.note], layout={"width": "310px"}), self.picture
+        columns = widgets.VBox([self.layer, *sliders, self.note], layout={"width": "310px"}), self.image
         rows = (widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in ((self.scene, self.run), columns))
         self.box = widgets.VBox([banner, *rows])
 
     def draw(self) -> None:
-        """Paint what the controls say, and say beside it what it shows."""
+        """Paint the image that the controls select, and describe it in the note."""
         for control in (self.target, self.threshold):
             control.layout.display = None if self.layer.value == "probability of a class" else "none"
         self.group.layout.display = None if self.layer.value == "EMA attention" else "none"
         painted, note = self._paint(self.runs[self.run.value], self.scene.value, self.opacity.value)
-        self.picture.value = cv2.imencode(".png", enlarge(painted)[..., ::-1])[1].tobytes()
-        self.picture.layout.visibility = "visible"
+        self.image.value = cv2.imencode(".png", enlarge(painted)[..., ::-1])[1].tobytes()
+        self.image.layout.visibility = "visible"
         self.note.value = f'<div style="line-height: 1.5">{note}</div>'
 
     def _redraw(self, _: dict) -> None:
         try:
             self.draw()
-        except (OSError, StudyError) as fault:  # no cell would show it
-            self.picture.layout.visibility = "hidden"
-            self.note.value = f'<pre style="white-space: pre-wrap">{html.escape(str(fault))}</pre>'
+        except (OSError, StudyError) as error:  # a callback has no cell to show it
+            self.image.layout.visibility = "hidden"
+            self.note.value = f'<pre style="white-space: pre-wrap">{html.escape(str(error))}</pre>'
 
     def _paint(self, run: runs.Run, scene: str, opacity: float) -> tuple[np.ndarray, str]:
-        """The picture (H, W, 3) uint8 and its key in HTML."""
+        """The image (H, W, 3) uint8 and its legend in HTML."""
         (image,), (truth,) = voc_tree.load_arrays(self.profile.voc, [scene])
-        (found,) = runs.read_predictions(self.profile, run.model, run.seed, [scene])
+        (prediction,) = runs.read_predictions(self.profile, run.model, run.seed, [scene])
         match self.layer.value:
             case "annotation":
                 return overlays.blend(image, truth, opacity=opacity), self.colours
             case "prediction":
                 score = runs.image_scores(run)[run.names.index(scene)]
-                note = f"{self.colours}<br>mIoU of this picture: {100 * score:.1f} %"
-                return overlays.blend(image, found, opacity=opacity), note
+                note = f"{self.colours}<br>mIoU of this image: {100 * score:.1f} %"
+                return overlays.blend(image, prediction, opacity=opacity), note
             case "wrong pixels":
-                share = (truth != found)[truth != IGNORE_INDEX].mean()
-                painted = cv2.addWeighted(overlays.error_map(truth, found), opacity, image, 1 - opacity, 0)
-                return painted, f"{key({'wrong': overlays.WRONG})}: {100 * share:.1f} % of the annotated pixels"
+                share = (truth != prediction)[truth != IGNORE_INDEX].mean()
+                painted = cv2.addWeighted(overlays.error_map(truth, prediction), opacity, image, 1 - opacity, 0)
+                return painted, f"{legend({'wrong': overlays.WRONG})}: {100 * share:.1f} % of the annotated pixels"
             case "probability of a class":
-                values = self.ask(self.run.value, scene)[0][self.target.value]
+                values = self.outputs(self.run.value, scene)[0][self.target.value]
                 above = values >= self.threshold.value
                 painted = overlays.outline(enlarge(overlays.heat(image, values, opacity=opacity)), enlarge(above))
                 reached = f"{100 * above.mean():.1f} % of the pixels, which reach {self.threshold.value:.2f}"
-                return painted, f"probability {scale('0', '1')}<br>inside the white line: {reached}"
+                return painted, f"probability {colour_bar('0', '1')}<br>inside the white line: {reached}"
             case _:
-                maps = self.ask(self.run.value, scene)[1]
+                maps = self.outputs(self.run.value, scene)[1]
                 if maps is None:
-                    return image, f"{run.model} has no EMA attention: nothing to lay over the picture."
+                    return image, f"{run.model} has no EMA attention: no overlay."
                 weights = maps[self.group.value - 1]
                 low, high = weights.min(), weights.max()
                 painted = overlays.heat(image, (weights - low) / max(high - low, 1e-6), opacity=opacity)
-                return painted, f"weight in this group of channels<br>{scale(f'{low:.3f}', f'{high:.3f}')}"
+                return painted, f"weight in this group of channels<br>{colour_bar(f'{low:.3f}', f'{high:.3f}')}"
 
     @torch.inference_mode()
-    def _ask(self, name: str, scene: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def _compute(self, name: str, scene: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities (K, H, W), and EMA's weights (G, h, w) if the model has it."""
-        from rhseg_lib.models.ema import EMA  # the first picture need not wait for the architectures
+        from rhseg_lib.models.ema import EMA  # deferred, so that the first image does not wait for it
 
         run = self.runs[name]
         if not runs.has_weights(self.profile, run):
             where, fix = self.profile.run_folder(run.model, run.seed), f"make study PROFILE={self.profile.name}"
-            raise StudyError(f"the weights of {name} are not here", where=where, fix=fix)
+            raise StudyError(f"the weights of {name} are missing", where=where, fix=fix)
         self.note.value = "computing …"
         network, image = self.network(run.model, run.seed), normalize(load_tensors(self.profile.voc, [scene])[0])
         has_ema = isinstance(getattr(network, "attention", None), EMA)
         return network(image)[0].softmax(0).numpy(), overlays.ema_weights(network, image) if has_ema else None
 
 
-def enlarge(picture: np.ndarray) -> np.ndarray:
-    """Repeat the pixels of a small picture (H, W, ...), which a browser would smear."""
-    times = max(1, SIDE // max(picture.shape[:2]))
-    return picture.repeat(times, 0).repeat(times, 1)
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """Repeat the pixels of a small image (H, W, ...), which a browser would interpolate."""
+    times = max(1, SIDE // max(image.shape[:2]))
+    return image.repeat(times, 0).repeat(times, 1)
 
 
-def key(colours: dict[str, str]) -> str:
-    """HTML that names colours."""
+def legend(colours: dict[str, str]) -> str:
+    """HTML legend of colours and names."""
     return " ".join(f'<span style="color: {colour}">■</span> {html.escape(name)}' for name, colour in colours.items())
 
 
-def scale(low: str, high: str) -> str:
-    """HTML of the colours of `overlays.heat` from `low` to `high`."""
+def colour_bar(low: str, high: str) -> str:
+    """HTML colour bar of `overlays.heat` from `low` to `high`."""
     bar = f"display: inline-block; width: 8em; height: 0.8em; background: linear-gradient(90deg, {overlays.HEAT_STOPS})"
     return f'{low} <span style="{bar}"></span> {high}'

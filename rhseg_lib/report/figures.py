@@ -1,4 +1,4 @@
-"""Figures of scores, and how every figure is kept and shown; one colour per model on all pages."""
+"""Figures of scores, and saving and display of all figures; one colour per model in the whole report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Micros
 
 
 def _fonts() -> list[str]:
-    """Seaborn's, and one that draws what it lacks, if there is one."""
+    """Seaborn's default fonts and an installed Chinese font, if there is one, for missing characters."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["sans-serif", *[name for name in CHINESE if name in installed][:1]]
 
@@ -36,7 +36,7 @@ sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc=rc)
 
 
 def show(figure: Figure, path: Path, *, alt: str, caption: str) -> HTML:
-    """Keep a figure as WebP at `path` and show it with its caption; `alt` says it to who cannot see it."""
+    """Save a figure as WebP at `path` and show it with its caption; `alt` describes it for screen readers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".partial.webp")
     figure.savefig(draft, dpi=130, bbox_inches="tight", pil_kwargs={"quality": 88})
@@ -46,7 +46,7 @@ def show(figure: Figure, path: Path, *, alt: str, caption: str) -> HTML:
 
 
 def show_file(path: Path, *, alt: str, caption: str) -> HTML:
-    """Show a figure that an earlier notebook kept."""
+    """Show a figure saved by an earlier notebook."""
     data = base64.b64encode(path.read_bytes()).decode()
     source = f"data:image/{path.suffix[1:]};base64,{data}"
     return HTML(
@@ -56,7 +56,7 @@ def show_file(path: Path, *, alt: str, caption: str) -> HTML:
 
 
 def data_uri(figure: Figure) -> str:
-    """A figure as WebP that a page can hold in itself."""
+    """Encode a figure as a WebP data URI, to embed in a page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", dpi=130, pil_kwargs={"quality": 88})
     plt.close(figure)
@@ -64,7 +64,7 @@ def data_uri(figure: Figure) -> str:
 
 
 def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
-    """Distribution of red, green, blue and brightness in each class: what colour alone can tell."""
+    """Distribution of red, green, blue and brightness in each class: how far colour alone separates the classes."""
     figure, axes = plt.subplots(1, 4, figsize=(12, 2.7), sharey=True)
     channels = {
         "red": images[..., 0],
@@ -103,10 +103,10 @@ def training_curves(history: pd.DataFrame, *, label: str) -> Figure:
 
 
 def forest(table: pd.DataFrame, *, value: str, xlabel: str, zero: bool = False) -> Figure:
-    """One line per row of `table` (its index names them): the value and its interval; `zero` marks no effect.
+    """One line per row of `table`, labelled by its index: the value and its interval; `zero` marks no effect.
 
-    Solid from ``low`` to ``high``, images and seeds counted; where these are NaN, dashed from ``weights_low`` to
-    ``weights_high``: these weights alone.
+    Solid from ``low`` to ``high``, covering images and seeds. Where these are NaN, dashed from ``weights_low`` to
+    ``weights_high``, for these weights alone.
     """
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1))
     for place, (_, row) in enumerate(table.iterrows()):
@@ -122,12 +122,12 @@ def forest(table: pd.DataFrame, *, value: str, xlabel: str, zero: bool = False) 
     return figure
 
 
-def model_forest(summary: pd.DataFrame, levels: dict[str, float]) -> Figure:
-    """Mean IoU and interval of each model (per cent), with floors and ceilings as dotted lines."""
+def model_forest(summary: pd.DataFrame, references: dict[str, float]) -> Figure:
+    """Mean IoU and interval of each model (per cent); dotted lines: pixel classifiers, inter-annotator agreement."""
     table = summary.set_index([[SHORT[model] for model in summary.index]])
     figure = forest(table, value="miou", xlabel="mIoU, %")
     (axis,) = figure.axes
-    for name, value in levels.items():
+    for name, value in references.items():
         axis.axvline(value, color="#1f2328", lw=1, ls=":")
         axis.annotate(
             name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
@@ -137,7 +137,7 @@ def model_forest(summary: pd.DataFrame, levels: dict[str, float]) -> Figure:
 
 
 def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
-    """Mean IoU against each cost column (logarithmic), one dot per model, the dots named.
+    """Mean IoU against each cost column (logarithmic), one labelled dot per model.
 
     `table` is indexed by model, with ``miou`` in per cent; `costs` maps a column to its axis label.
     """
@@ -192,7 +192,7 @@ def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
 
 
 def verdict_bar(ledger: pd.DataFrame) -> Figure:
-    """How many claims got which verdict."""
+    """Number of claims per verdict."""
     colours = {"reproduced": "#2da44e", "not reproduced": "#cf222e", "inconsistent in the paper": "#d4a72c"}
     counts = ledger["verdict"].value_counts()
     order = [*(v for v in colours if v in counts), *(v for v in counts.index if v not in colours)]
@@ -226,18 +226,18 @@ def histogram(values: pd.Series, *, xlabel: str) -> Figure:
 
 
 def image_spread(per_image: dict[str, np.ndarray]) -> Figure:
-    """mIoU (per cent) of each test picture, one row of dots per model."""
+    """mIoU (per cent) of each test image, one row of dots per model."""
     table = pd.DataFrame({SHORT[model]: 100 * values for model, values in per_image.items()})
     figure, axis = plt.subplots(figsize=(10, 0.5 * len(per_image) + 1))
     sns.boxplot(table, orient="h", ax=axis, color="#eaeef2", fliersize=0, width=0.6)
     sns.stripplot(table, orient="h", ax=axis, size=3, color="#9a3412", alpha=0.6)
-    axis.set(xlabel="mIoU of a picture, %", ylabel="")
+    axis.set(xlabel="mIoU of an image, %", ylabel="")
     figure.tight_layout()
     return figure
 
 
 def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, ...]) -> Figure:
-    """Confusion matrices (K, K), each row as shares of the annotated class."""
+    """Confusion matrices (K, K), each row as percentages of the annotated class."""
     columns = 4
     rows = -(-len(matrices) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(12, 3 * rows), squeeze=False)
@@ -258,7 +258,7 @@ def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, 
 
 
 def speed_ladder(training: pd.DataFrame) -> Figure:
-    """Samples per second of every model over those of the plain loop, one bar per switch added."""
+    """Training speed of every model relative to the plain loop, one bar per option added."""
     table = training["times_plain"].unstack("step")[training.index.unique("step")].loc[training.index.unique("model")]
     figure, axis = plt.subplots(figsize=(10, 0.16 * table.size + 1.4))
     table.rename(index=SHORT).plot.barh(ax=axis, width=0.8, color=sns.color_palette("crest", table.shape[1]))
@@ -272,13 +272,13 @@ def speed_ladder(training: pd.DataFrame) -> Figure:
 
 
 def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figure:
-    """What share of the frame each class takes, frame by frame; grey where the model abstains.
+    """Percentage of the frame in each class over time; grey where the model abstains.
 
-    `table` holds, for every frame, seconds, abstain and ``<class>_percent``; background is not drawn.
+    `table` has the columns seconds, abstain and ``<class>_percent``, a row per frame; background is not drawn.
     """
     figure, axis = plt.subplots(figsize=(11, 2.8))
     seconds, half = table["seconds"].to_numpy(), table["seconds"].diff().median() / 2
-    edges = np.stack([seconds - half, seconds + half], axis=1).ravel()  # of every frame's time
+    edges = np.stack([seconds - half, seconds + half], axis=1).ravel()  # start and end of every frame
     everywhere, abstained = axis.get_xaxis_transform(), table["abstain"].repeat(2)
     axis.fill_between(edges, 0, 1, where=abstained, transform=everywhere, color="#d8dee4", lw=0, zorder=0)
     for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):

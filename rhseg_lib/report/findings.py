@@ -1,4 +1,4 @@
-"""What the tables say, in sentences."""
+"""Summaries of the tables as sentences."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.compare import compare_models, pair, stacked, tells
 from rhseg_lib.evaluation.runs import Run
 from rhseg_lib.profile import Profile
-from rhseg_lib.report.tables import EFFECTS, interval, promises
+from rhseg_lib.report.tables import EFFECTS, generalisation_table, interval
 
-RIVALS = {  # the paper's model, as it was counted, against the others of Table 3
+RIVALS = {  # the paper's model, as counted in its tables, against the others of Table 3
     "“Ours” (as counted) against Xception": (COUNTED, XCEPTION),
     "“Ours” (as counted) against FCN": (COUNTED, FCN),
     "“Ours” (as counted) against U-Net": (COUNTED, UNET),
@@ -21,76 +21,76 @@ RIVALS = {  # the paper's model, as it was counted, against the others of Table 
 
 
 def difference_in_words(row: dict) -> str:
-    """What the runs say of a difference between two models, as the end of a sentence."""
+    """Describe a difference between two models, as the end of a sentence."""
     shown = f"{row['difference']:+.1f} points of mIoU"
     if row["units"] < statistics.FEWEST_UNITS:
         return f"cannot be judged ({shown}; {row['units']} images or groups show the rarest class)"
     if np.isnan(row["p_holm"]):
         return f"cannot be judged from one seed ({shown} with these weights; another seed gives other weights)"
-    known = f"{shown}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}, adjusted {p_in_words(row['p_holm'])}"
+    result = f"{shown}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}, adjusted {format_p_value(row['p_holm'])}"
     if tells(row):
-        return f"is significant: {known}"
+        return f"is significant: {result}"
     count = "more than 50" if np.isnan(row["needed"]) else f"about {row['needed']:.0f}"
-    return f"is not significant: {known}; to find one of this size would take {count} seeds of each model"
+    return f"is not significant: {result}; detecting one of this size would take {count} seeds of each model"
 
 
-def p_in_words(p_value: float) -> str:
-    """A p-value to as many digits as tell it from the level of significance."""
+def format_p_value(p_value: float) -> str:
+    """Format a p-value with enough digits to tell it from the significance level."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.4f}" if 0.045 < p_value < 0.055 else f"p = {p_value:.3f}"
 
 
-def effects_in_words(effects: pd.DataFrame, runs: list[Run], study: Profile) -> Markdown:
-    """One sentence for each change, and what they are worth."""
+def effects_summary(effects: pd.DataFrame, runs: list[Run], profile: Profile) -> Markdown:
+    """One sentence per change, and the limits of the evidence."""
     lines = [f"- **{row['change']}**: the effect {difference_in_words(row)}." for row in effects.to_dict("records")]
     if missing := [name for name in EFFECTS if name not in set(effects["change"])]:
-        lines.append(f"- Not compared, as a model is missing or followed another recipe: {'; '.join(missing)}.")
-    return Markdown("\n".join([*lines, "", _worth(runs, study)]))
+        lines.append(f"- Not compared, as a model is missing or has another training recipe: {'; '.join(missing)}.")
+    return Markdown("\n".join([*lines, "", _limits(runs, profile)]))
 
 
-def _worth(runs: list[Run], study: Profile) -> str:
-    """What the figures are worth: how many seeds and independent images, how equal the training."""
-    of = stacked(runs)
-    seeds = sorted({len(matrices) for matrices in of.values()})
-    units = statistics.units_showing(next(iter(of.values())))
-    counted = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    text = f"Seeds of each model: {counted}; independent images that show the rarest class: {units}."
+def _limits(runs: list[Run], profile: Profile) -> str:
+    """Limits of the evidence: number of seeds and independent images, differences in training."""
+    matrices = stacked(runs)
+    seeds = sorted({len(of_model) for of_model in matrices.values()})
+    units = statistics.units_showing(next(iter(matrices.values())))
+    number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    text = f"Seeds of each model: {number}; independent images that show the rarest class: {units}."
     if seeds[0] == 1:
         text += (
-            " **One seed cannot tell which model is better**: intervals marked “these weights” count the images alone, "
-            "and another seed moves a model too."
+            " **One seed cannot show which model is better**: intervals marked “these weights” cover the images alone, "
+            "and another seed changes the scores too."
         )
     else:
-        text += " Intervals and tests count both images and seeds; p is adjusted for all pairs of models (Holm)."
+        text += " Intervals and tests cover both images and seeds; p is adjusted for all pairs of models (Holm)."
     if units < statistics.FEW_UNITS:
-        text = f"**Few independent images, {units}: take every figure and interval here as rough.** {text}"
-    if study.kind == "demonstration":
-        text = f"Short training on small images: this shows how a question is answered, not the answer. {text}"
+        text = f"**Few independent images, {units}: every score and interval here is a rough estimate.** {text}"
+    if profile.kind == "demonstration":
+        text = f"Short training on small images: this demonstrates the method, not the result. {text}"
     seen = {run.model: run.metrics["images_seen"] for run in runs}
     if fewer := [f"{SHORT[model]} {count:,}" for model, count in seen.items() if count < max(seen.values())]:
         text += (
-            f" **The models followed different recipes**: {', '.join(fewer)} training images seen, the others "
-            f"{max(seen.values()):,}. Their distance to the others is that of their training as much as their own."
+            f" **The models have different training recipes**: {', '.join(fewer)} training images seen, the others "
+            f"{max(seen.values()):,}. Their differences from the others reflect the training as much as the model."
         )
     return text
 
 
-def speed_in_words(training: pd.DataFrame, device: str, peak: float) -> Markdown:
-    """What the switches bring, model by model."""
+def speed_summary(training: pd.DataFrame, device: str, peak: float) -> Markdown:
+    """Training speed with all options, model by model."""
     last = training.groupby(level="model", sort=False).tail(1)
     lines = [
         f"- {LABELS[model]}: **{row['times_plain']:.2f} times** the plain loop ({row['samples_per_second']:,.1f}/s)"
         for (model, _), row in last.iterrows()
     ]
-    text = f"{device}; it multiplies large matrices at {peak / 1e12:,.2f} TFLOP/s. With all switches:"
+    text = f"{device}; large matrix products reach {peak / 1e12:,.2f} TFLOP/s. With all options:"
     return Markdown("\n".join([text, "", *lines]))
 
 
-def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: list[Run], study: Profile) -> Markdown:
-    """Which model leads, which differences are significant, and how small a difference could have been found."""
+def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list[Run], profile: Profile) -> Markdown:
+    """Best model, significant differences, and the smallest detectable difference."""
     best = summary["miou"].idxmax()
     images = len(runs[0].names)
     text = (
-        f"The highest mIoU is that of **{LABELS[best]}**, {summary.loc[best, 'miou']:.1f} % "
+        f"**{LABELS[best]}** has the highest mIoU, {summary.loc[best, 'miou']:.1f} % "
         f"{interval(summary.loc[best])} on {images} images."
     )
     tested = compared[compared["p_holm"].notna()]
@@ -100,47 +100,47 @@ def comparison_in_words(summary: pd.DataFrame, compared: pd.DataFrame, runs: lis
             text += f" It does not differ significantly from {close} of the {len(others)} others."
         significant = sum(tells(row) for row in tested.to_dict("records"))
         text += (
-            f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images about four of "
-            f"five true differences of {tested['detectable'].median():.1f} points are found if one pair is asked "
-            f"about, of {tested['detectable_holm'].median():.1f} points if all pairs are (medians); the paper ranks "
+            f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images, about four of "
+            f"five true differences of {tested['detectable'].median():.1f} points are detected if one pair is tested, "
+            f"of {tested['detectable_holm'].median():.1f} points if all pairs are (medians); the paper ranks "
             "models 0.41 points apart, with one run each and no interval."
         )
-    return Markdown(f"{text}\n\n{_worth(runs, study)}")
+    return Markdown(f"{text}\n\n{_limits(runs, profile)}")
 
 
-def scope(study: Profile) -> str:
-    """What a verdict on an accuracy holds for; empty for a demonstration, which judges none."""
-    start = "ImageNet" if study.recipe.pretrained else "random"
-    side = study.data.image_size
-    return f"At {side}×{side}, from {start} weights" if study.kind == "result" else ""
+def scope(profile: Profile) -> str:
+    """Image size and start for which verdicts on accuracy hold; empty for a demonstration, which judges none."""
+    start = "ImageNet" if profile.recipe.pretrained else "random"
+    side = profile.data.image_size
+    return f"At {side}×{side}, from {start} weights" if profile.kind == "result" else ""
 
 
 def answers(compared: pd.DataFrame) -> list[str]:
-    """A sentence for each question that the paper raises and two of the models answer."""
+    """A sentence per comparison that the paper makes, where both models were trained."""
     return [
-        f"- **{name}**: the difference {difference_in_words(found)}."
+        f"- **{name}**: the difference {difference_in_words(row)}."
         for name, (first, second) in {**EFFECTS, **RIVALS}.items()
-        if (found := pair(compared, first, second)) is not None
+        if (row := pair(compared, first, second)) is not None
     ]
 
 
-def leakage_in_words(promised: pd.DataFrame) -> list[str]:
-    """What the split as the paper describes it adds to a test score, where it has been measured."""
-    leaky = promised[promised["split"] == "as described"] if len(promised) else promised
+def leakage_summary(generalisation: pd.DataFrame) -> list[str]:
+    """How much the split described in the paper adds to a test score, where measured."""
+    leaky = generalisation[generalisation["split"] == "as described"] if len(generalisation) else generalisation
     return [
         f"- **Leaky split**: {row['model']} scores {row['test mIoU']:.1f} % on test images of which it saw copies, "
-        f"{row['holdout mIoU']:.1f} % on fresh ones: {row['test − holdout']:+.1f} points {row['95 % interval']}."
+        f"{row['holdout mIoU']:.1f} % on the holdout: {row['test − holdout']:+.1f} points {row['95 % interval']}."
         for row in leaky.to_dict("records")
     ]
 
 
 def findings(
-    summary: pd.DataFrame, baselines: pd.DataFrame, ledger: pd.DataFrame, runs: list[Run], study: Profile
+    summary: pd.DataFrame, baselines: pd.DataFrame, ledger: pd.DataFrame, runs: list[Run], profile: Profile
 ) -> Markdown:
-    """The front page's answers, each from the tables."""
-    floor = baselines["miou"].filter(like="pixel classifier").max()
+    """Main results for the Summary page, each from the tables."""
+    baseline = baselines["miou"].filter(like="pixel classifier").max()
     verdicts = ledger["verdict"].value_counts()
-    judged = f"; accuracies {scope(study).lower()}" if scope(study) else "; no accuracy, as this is a demonstration"
+    judged = f"; accuracies {scope(profile).lower()}" if scope(profile) else "; no accuracy, as this is a demonstration"
     lines = [
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
@@ -153,13 +153,13 @@ def findings(
     ]
     if PROPOSED in summary.index:
         row = summary.loc[PROPOSED]
-        found = (
+        result = (
             f"- The model as the text describes it reaches **{row['miou']:.1f} % mIoU** {interval(row)} on "
-            f"{len(runs[0].names)} images; the better of two classifiers that see one pixel at a time "
-            f"reaches {floor:.1f} %{', **which lies in that interval**' if row['low'] <= floor <= row['high'] else ''}."
+            f"{len(runs[0].names)} images; the better of the two pixel-classifier baselines "
+            f"reaches {baseline:.1f} %{', **inside that interval**' if row['low'] <= baseline <= row['high'] else ''}."
         )
-        lines.insert(len(lines) if study.data.source == "synthetic" else 0, found)  # one's own images come first
-    lines += leakage_in_words(promises(study))
-    if study.kind == "result":
-        lines += ["", f"**{scope(study)}:**", "", *answers(compare_models(runs))]
-    return Markdown("\n".join([*lines, "", _worth(runs, study)]))
+        lines.insert(len(lines) if profile.data.source == "synthetic" else 0, result)  # own images first
+    lines += leakage_summary(generalisation_table(profile))
+    if profile.kind == "result":
+        lines += ["", f"**{scope(profile)}:**", "", *answers(compare_models(runs))]
+    return Markdown("\n".join([*lines, "", _limits(runs, profile)]))

@@ -1,4 +1,4 @@
-"""What is measured on live models for the pages: size, work, Equation 1, EMA's pooling, latency."""
+"""Measurements on live models for the report: size, work, Equation 1, EMA's pooling, latency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rhseg_lib.report.paper import PAPER_ROWS
 
 
 def complexity(models: dict[str, nn.Module], side: int) -> pd.DataFrame:
-    """Parameters, MiB, GMAC and what the paper prints, one row per model."""
+    """Parameters, MiB, GMAC and the value that the paper prints, one row per model."""
     from rhseg_lib.models.complexity import count_macs, count_parameters, model_mib
 
     rows = {
@@ -31,7 +31,7 @@ def complexity(models: dict[str, nn.Module], side: int) -> pd.DataFrame:
 
 
 def separable(layers: list[tuple[int, int, int]], *, side: int = 32) -> pd.DataFrame:
-    """Equation 1 for layers (M, N, D_K): the formula's ratio and the counted one."""
+    """Equation 1 for layers (M, N, D_K): predicted and counted ratio."""
     from rhseg_lib.models.complexity import separable_ratio
 
     rows = [
@@ -49,7 +49,7 @@ def separable(layers: list[tuple[int, int, int]], *, side: int = 32) -> pd.DataF
 
 @torch.inference_mode()
 def ema_pooling(attention: nn.Module, *, side: int) -> pd.DataFrame:
-    """How much Equation 2's global means of EMA's two branches change between two unlike inputs."""
+    """How much Equation 2's global means of EMA's two branches change between two different random inputs."""
     pooled: dict[str, list[torch.Tensor]] = {"norm": [], "conv3x3": []}
     hooks = [
         getattr(attention, name).register_forward_hook(lambda _, __, out, kept=kept: kept.append(out.mean((2, 3))))
@@ -65,14 +65,14 @@ def ema_pooling(attention: nn.Module, *, side: int) -> pd.DataFrame:
     return pd.DataFrame({"branch": ["1×1, ends in GroupNorm", "3×3"], "change": change})
 
 
-def latency(names: list[str], study: Profile) -> pd.DataFrame:
-    """Milliseconds of one picture of the study's size, measured now on the CPU: median and quartiles."""
+def latency(names: list[str], profile: Profile) -> pd.DataFrame:
+    """Milliseconds for one image of the profile's size, measured now on the CPU: median and quartiles."""
     from rhseg_lib.models import build_model
     from rhseg_lib.models.complexity import latency_ms
 
-    side, rows = study.data.image_size, {}
+    side, rows = profile.data.image_size, {}
     for name in names:
-        measured = latency_ms(build_model(name, num_classes=len(study.data.class_names)), side, side, repeats=9)
+        measured = latency_ms(build_model(name, num_classes=len(profile.data.class_names)), side, side, repeats=9)
         rows[name] = {
             "latency_ms": measured.median,
             "lower_quartile": measured.lower_quartile,

@@ -1,4 +1,4 @@
-"""Images with classes, errors or values laid over them; one colour per class on all pages."""
+"""Overlays of classes, errors or values on images; one colour per class in the whole report."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rhseg_lib.sources.images import IGNORE_INDEX
 
 CLASS_COLOURS = ("#6e7781", "#0ea5e9", "#f59e0b", "#10b981", "#a855f7", "#ef4444")  # background first
 COLOUR_NAMES = ("grey", "blue", "orange", "green", "purple", "red")
-RIGHT, WRONG = "#e6e9ed", "#d1242f"
+CORRECT, WRONG = "#e6e9ed", "#d1242f"
 HEAT = "magma"
-HEAT_STOPS = ", ".join(to_hex(colormaps[HEAT](part / 4)) for part in range(5))  # for a key in HTML
+HEAT_STOPS = ", ".join(to_hex(colormaps[HEAT](stop / 4)) for stop in range(5))  # for a colour bar in HTML
 
 
 def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.ndarray:
-    """Lay class colours over a picture, background left bare: (H, W, 3) and (H, W) uint8 -> (H, W, 3) uint8."""
+    """Blend class colours over an image, background unpainted: (H, W, 3) and (H, W) uint8 -> (H, W, 3) uint8."""
     painted = image.astype(float)
     for index, colour in enumerate(CLASS_COLOURS):
         if index:
@@ -29,14 +29,14 @@ def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.n
 
 
 def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Wrong pixels red, right ones pale, ignored ones white: (H, W) uint8 twice -> (H, W, 3) uint8."""
+    """Wrong pixels red, correct ones pale, ignored ones white: (H, W) uint8 twice -> (H, W, 3) uint8."""
     wrong = (truth != prediction) & (truth != IGNORE_INDEX)
     index = np.where(truth == IGNORE_INDEX, 2, wrong.astype(int))
-    return (ListedColormap([RIGHT, WRONG, "#ffffff"])(index)[..., :3] * 255).astype(np.uint8)
+    return (ListedColormap([CORRECT, WRONG, "#ffffff"])(index)[..., :3] * 255).astype(np.uint8)
 
 
 def heat(image: np.ndarray, values: np.ndarray, *, opacity: float) -> np.ndarray:
-    """Lay values over a picture, dark 0 to pale 1: (H, W, 3) uint8 and (h, w) in [0, 1] -> (H, W, 3) uint8."""
+    """Blend values over an image, 0 dark to 1 pale: (H, W, 3) uint8 and (h, w) in [0, 1] -> (H, W, 3) uint8."""
     values = cv2.resize(values, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     colours = (colormaps[HEAT](values)[..., :3] * 255).astype(np.uint8)
     return cv2.addWeighted(colours, opacity, image, 1 - opacity, 0)
@@ -53,5 +53,5 @@ def outline(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def ema_weights(model: nn.Module, image: torch.Tensor) -> np.ndarray:
-    """Weight maps (G, h, w) of a DeepLabv3+ with EMA for one normalised picture (1, 3, H, W)."""
+    """Weight maps (G, h, w) of a DeepLabv3+ with EMA for one normalised image (1, 3, H, W)."""
     return model.attention.attention(model.encoder(image)[-1])[0].numpy()

@@ -1,4 +1,4 @@
-"""What the paper's tables state, as data.
+"""The paper's tables as data.
 
 Yu & Liu, "Research on image segmentation method of steel slag layer in RH vacuum degassing".
 """

@@ -1,4 +1,4 @@
-"""Execute a notebook with checked parameters and turn it into a page that opens without a network.
+"""Execute a notebook with checked parameters and convert it to an HTML page that works offline.
 
     python -m rhseg_lib.report.runner notebooks/03_train.ipynb -p profile quick -p model unet_vgg16 \
         --output reports/quick/notebooks/03_train_unet_vgg16_seed0.ipynb \
@@ -39,12 +39,12 @@ PAGES = {  # notebook -> name in the navigation
     "07_claims": "Claims",
     "08_speed": "Speed",
 }
-KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})  # the kernel's ports take no one else's orders
+KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})  # other users cannot send the kernel commands
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Reject a parameter that the notebook's ``parameters`` cell does not declare, or of another type.
+    """Reject a parameter that the notebook's ``parameters`` cell does not declare, or of the wrong type.
 
     Raises
     ------
@@ -63,15 +63,15 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
         if kind not in TYPES:
             fix = f"declare it as name: type = value, the type one of {', '.join(TYPES)}"
             raise StudyError(f"parameter '{name}' has no type that can be checked", where=notebook, fix=fix)
-        # bool is an int to isinstance, but `seed=True` is a slip
+        # bool is an int to isinstance, but `seed=True` is a mistake
         if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
             raise StudyError(f"parameter '{name}' is {value!r}", where=notebook, fix=f"give a value of type {kind}")
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, root: Path = Path()) -> None:
-    """Execute a notebook; ``output`` appears only when every cell succeeded.
+    """Execute a notebook; ``output`` is written only if every cell succeeded.
 
-    A failed execution is kept beside it as ``<name>.failed.ipynb`` for reading.
+    A failed execution is kept beside it as ``<name>.failed.ipynb``.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
     Raises
     ------
     StudyError
-        A bad parameter, or a failed cell: notebook, cell and error.
+        An invalid parameter, or a failed cell: notebook, cell and error.
     """
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -101,40 +101,40 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
             config=KERNEL,
             shutdown_kernel="immediate",
         )
-    except PapermillExecutionError as fault:
+    except PapermillExecutionError as error:
         os.replace(partial, failed)
         raise StudyError(
-            f"{notebook.name} failed in cell {fault.exec_count}: {fault.ename}: {plain(fault.evalue)}",
-            where=f"{failed} (the executed copy, kept for reading)",
+            f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {plain(error.evalue)}",
+            where=f"{failed} (the executed copy)",
             fix="fix the cause and run the same command again; finished steps are not repeated",
-        ) from fault
-    except DeadKernelError as fault:
+        ) from error
+    except DeadKernelError as error:
         os.replace(partial, failed)
         raise StudyError(
             f"{notebook.name} lost its kernel: the process was killed",
-            where=f"{failed} (the executed copy, kept for reading)",
-            fix="most often memory ran out: free some, then run the same command again",
-        ) from fault
+            where=f"{failed} (the executed copy)",
+            fix="usually it ran out of memory: free some, then run the same command again",
+        ) from error
     failed.unlink(missing_ok=True)
     os.replace(partial, output)
 
 
 def plain(text: str) -> str:
-    """Text without terminal colours."""
+    """Remove terminal colours from text."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -> None:
-    """Turn an executed notebook into one HTML file: code folded, images embedded, nothing loaded from elsewhere."""
+    """Convert an executed notebook to one self-contained HTML file, with folded code and embedded images."""
     content = nbformat.read(executed, as_version=4)
     heading = next(c.source for c in content.cells if c.cell_type == "markdown").splitlines()[0].lstrip("# ")
     if notebook == "03_train":
         heading = executed.stem.removeprefix("03_train_").replace("_seed", ", seed ")
-    front = html.parent == profile.reports
+    is_front = html.parent == profile.reports
     links = [
         {
             "text": text,
-            "href": _link(page, from_front=front),
+            "href": _link(page, from_front=is_front),
             "current": page == notebook,
         }
         for page, text in PAGES.items()
@@ -161,23 +161,23 @@ def _link(page: str, *, from_front: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: 0 when the notebook ran and its page was written, 1 with the fault on standard error."""
+    """Command line: return 0 if the notebook ran and its page was written, else 1 with the error on standard error."""
     parser = argparse.ArgumentParser(prog="python -m rhseg_lib.report.runner", description=__doc__.splitlines()[0])
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="the executed copy")
-    parser.add_argument("--html", type=Path, required=True, help="the page")
+    parser.add_argument("--html", type=Path, required=True, help="the HTML page")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
-    given = parser.parse_args(arguments)
-    parameters = {name: yaml.safe_load(value) for name, value in given.parameters}
+    options = parser.parse_args(arguments)
+    parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
     started = time.monotonic()
     try:
         profile = load_profile(str(parameters.get("profile", "quick")))
-        run_notebook(given.notebook, given.output, parameters, root=profile.root)
-        write_page(given.output, given.html, profile=profile, notebook=given.notebook.stem)
-    except StudyError as fault:
-        print(f"\nerror: {fault}\n", file=sys.stderr)
+        run_notebook(options.notebook, options.output, parameters, root=profile.root)
+        write_page(options.output, options.html, profile=profile, notebook=options.notebook.stem)
+    except StudyError as error:
+        print(f"\nerror: {error}\n", file=sys.stderr)
         return 1
-    print(f"{given.output.stem}: {time.monotonic() - started:.0f} s → {given.html}", file=sys.stderr)
+    print(f"{options.output.stem}: {time.monotonic() - started:.0f} s → {options.html}", file=sys.stderr)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Figures that show images: sheets, Figure 5, attention maps."""
+"""Figures of images: contact sheets, Figure 5, attention maps."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rhseg_lib.catalogue import SHORT
 from rhseg_lib.report.overlays import CLASS_COLOURS, HEAT, WRONG, blend, error_map
 
 
-def contact_sheet(pictures: list[np.ndarray], *, columns: int, titles: list[str] | None = None) -> Figure:
-    """A grid of at least one picture (H, W, 3) uint8, without gaps wider than a hair."""
-    rows = -(-len(pictures) // columns)
-    tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+def contact_sheet(images: list[np.ndarray], *, columns: int, titles: list[str] | None = None) -> Figure:
+    """A tight grid of at least one image (H, W, 3) uint8."""
+    rows = -(-len(images) // columns)
+    tallest = max(image.shape[0] / image.shape[1] for image in images)
     height = 12 / columns * (tallest + (0.08 if titles is None else 0.2))
     figure, axes = plt.subplots(rows, columns, figsize=(12, rows * height), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for number, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
-        axis.imshow(picture)
+    for number, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        axis.imshow(image)
         if titles is not None:
-            axis.set_title(titles[number], fontsize=9, pad=3, parse_math=False)  # a name may hold $
+            axis.set_title(titles[number], fontsize=9, pad=3, parse_math=False)  # a file name may contain $
     figure.tight_layout(pad=0.3)
     return figure
 
@@ -31,7 +31,7 @@ def segmentation_grid(
     images: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray], *, row_titles: list[str],
     class_names: tuple[str, ...],
 ) -> Figure:  # fmt: skip
-    """Figure 5: picture, truth, every model's segmentation and, below each, where it errs.
+    """Figure 5: image, annotation, every model's segmentation and, below each, its errors.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def segmentation_grid(
             bottom[place].imshow(error_map(true, masks[number]))
             if number == 0:
                 top[place].set_title(SHORT[model], fontsize=8)
-    axes[0, 0].set_title("picture", fontsize=8)
+    axes[0, 0].set_title("image", fontsize=8)
     axes[0, 1].set_title("annotation", fontsize=8)
     figure.subplots_adjust(left=0.03, right=1, bottom=0, top=1)
     handles = [Patch(color=CLASS_COLOURS[i], label=name.replace("_", " ")) for i, name in enumerate(class_names) if i]
@@ -76,22 +76,22 @@ def segmentation_grid(
     return figure
 
 
-def examples(images: np.ndarray, truth: np.ndarray, found: np.ndarray, titles: list[str]) -> Figure:
-    """One model's pictures, a row each: picture, annotation, prediction, wrong pixels."""
+def examples(images: np.ndarray, truth: np.ndarray, predictions: np.ndarray, titles: list[str]) -> Figure:
+    """One model's predictions, a row per image: image, annotation, prediction, wrong pixels."""
     panels, names = [], []
-    for title, image, true, predicted in zip(titles, images, truth, found, strict=True):
+    for title, image, true, predicted in zip(titles, images, truth, predictions, strict=True):
         panels += [image, blend(image, true), blend(image, predicted), error_map(true, predicted)]
-        names += [f"{title}: picture", "annotation", "prediction", "wrong pixels"]
+        names += [f"{title}: image", "annotation", "prediction", "wrong pixels"]
     return contact_sheet(panels, columns=4, titles=names)
 
 
 def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
-    """EMA's weight maps over a picture: (H, W, 3) uint8 and (G, h, w) in (0, 1), one panel per group."""
+    """EMA's weight maps over an image: (H, W, 3) uint8 and (G, h, w) in (0, 1), one panel per group."""
     groups = len(maps)
     figure, axes = plt.subplots(1, groups + 1, figsize=(12, 12 / (groups + 1) + 0.35))
     height, width, _ = image.shape
     axes[0].imshow(image)
-    axes[0].set_title("picture", fontsize=8)
+    axes[0].set_title("image", fontsize=8)
     for group, (axis, weights) in enumerate(zip(axes[1:], maps, strict=True)):
         axis.imshow(image)
         axis.imshow(weights, extent=(0, width, height, 0), cmap=HEAT, alpha=0.65, interpolation="bilinear")
@@ -104,14 +104,14 @@ def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
 
 def one_per_operation(copies: list[str], copy_of: dict[str, str]) -> list[tuple[str, str]]:
     """The first (original, copy) of each augmentation."""
-    found = {}
+    pairs = {}
     for copy in copies:
-        found.setdefault(copy.removeprefix(copy_of[copy]), (copy_of[copy], copy))
-    return list(found.values())
+        pairs.setdefault(copy.removeprefix(copy_of[copy]), (copy_of[copy], copy))
+    return list(pairs.values())
 
 
 def place_maps(masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
-    """How often each pixel of the frame belongs to each class: what place alone can tell."""
+    """Frequency of each class at each pixel: how far position alone separates the classes."""
     figure, axes = plt.subplots(1, len(class_names), figsize=(3.2 * len(class_names), 3), squeeze=False)
     for index, (axis, name) in enumerate(zip(axes.flat, class_names, strict=True)):
         shown = axis.imshow((masks == index).mean(0), vmin=0, vmax=1, cmap="viridis")

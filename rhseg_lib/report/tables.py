@@ -1,4 +1,4 @@
-"""Every table of the report: built from files, shown as HTML, kept as CSV."""
+"""Every table of the report: built from files, shown as HTML, saved as CSV."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import Profile, Recipe, load_profile
 from rhseg_lib.report.paper import TABLE1, Row
 
-EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of the baselines
-NOT_SAID = "not\N{NO-BREAK SPACE}said"
+EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of baselines.csv
+NOT_REPORTED = "not\N{NO-BREAK SPACE}reported"
 
 
 def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML:
-    """Show a table, its text escaped; keep it as CSV where `path` is given."""
+    """Show a table with escaped text; save it as CSV if `path` is given."""
     if path is not None:
         keep(frame, path)
     named = not isinstance(frame.index, pd.RangeIndex)
@@ -54,12 +54,12 @@ def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML
 
 
 def sentences(lines: list[str]) -> HTML:
-    """Show sentences as paragraphs, their text escaped: they may hold the user's names."""
+    """Show sentences as paragraphs with escaped text: they may contain the user's file names."""
     return HTML("".join(f"<p>{html.escape(line)}</p>" for line in lines))
 
 
 def keep(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, its index too where it names the rows."""
+    """Write a table as CSV, with its index unless that only numbers the rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
 
@@ -75,38 +75,38 @@ def _cell(name: str, value: object) -> str:
     return text
 
 
-def read(study: Profile, name: str, *, index: str | None = None) -> pd.DataFrame:
-    """A table that an earlier notebook kept.
+def read(profile: Profile, name: str, *, index: str | None = None) -> pd.DataFrame:
+    """Read a table that an earlier notebook saved.
 
     Raises
     ------
     StudyError
-        That notebook has not run.
+        That notebook has not run yet.
     """
-    path = study.tables / f"{name}.csv"
+    path = profile.tables / f"{name}.csv"
     if not path.exists():
-        raise StudyError(f"the table '{name}' is missing", where=path, fix=f"make study PROFILE={study.name}")
+        raise StudyError(f"the table '{name}' is missing", where=path, fix=f"make study PROFILE={profile.name}")
     return pd.read_csv(path, index_col=index)
 
 
 def counts(dataset: dict) -> pd.DataFrame:
-    """Images, originals and the share of each class in the parts of a VOC tree."""
+    """Images, originals and the percentage of each class in the subsets of a VOC tree."""
     rows = {}
-    for part in (part for part in dataset["counts"] if part != "trainval"):
-        pixels = dataset["class_pixels"][part]
+    for subset in (name for name in dataset["counts"] if name != "trainval"):
+        pixels = dataset["class_pixels"][subset]
         total = sum(pixels.values())
-        rows[part] = {
-            "images": dataset["counts"][part],
-            "originals": dataset["originals"][part],
+        rows[subset] = {
+            "images": dataset["counts"][subset],
+            "originals": dataset["originals"][subset],
             **{f"{name}, % of pixels": 100 * count / total for name, count in pixels.items()},
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("subset")
 
 
 def left_out(dataset: dict) -> HTML:
-    """The files that a build left out for their faults."""
+    """The files that a build left out because of annotation errors."""
     frame = pd.DataFrame(dataset["skipped"], columns=["file", "shape", "what", "fix"], dtype=object)
-    caption = f"{frame['file'].nunique()} file(s) of annotations left out for their faults"
+    caption = f"{frame['file'].nunique()} file(s) left out because of annotation errors"
     return show(frame.fillna(""), caption=caption)
 
 
@@ -124,7 +124,7 @@ def of_scores(results: dict[str, Scores], class_names: tuple[str, ...]) -> pd.Da
 
 
 def stages(frame: pd.DataFrame) -> pd.DataFrame:
-    """`complexity.stages` for reading: shapes as text, work in GMAC, shares in per cent."""
+    """`complexity.stages` for display: shapes as text, work in GMAC, shares in per cent."""
     return pd.DataFrame(
         {
             "stage": frame["stage"],
@@ -137,7 +137,7 @@ def stages(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.DataFrame:
-    """What is done beside the paper's Table 1; `exceptions` are the models that differ, and in what."""
+    """The recipe beside the paper's Table 1; `exceptions` maps a model to its differing values."""
     ours = {
         "Epoch": used.epochs,
         "Batch_size": used.batch_size,
@@ -151,16 +151,16 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
     rows += [
         (
             "rate scaled by batch / 16",
-            "not\N{NO-BREAK SPACE}said; its likely source does",
+            f"{NOT_REPORTED}; its likely source scales",
             "yes" if used.scale_rate_by_batch else "no, as printed",
         ),
-        ("warm-up", NOT_SAID, f"{used.warmup_epochs:g} epochs, linear"),
-        ("schedule", NOT_SAID, "cosine from Init_lr to Min_lr"),
-        ("loss", NOT_SAID, "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
-        ("images an epoch", NOT_SAID, str(used.epoch_images or "each training image once")),
-        ("batch norm", NOT_SAID, "recomputed after training" if used.recompute_batchnorm else "running averages"),
-        ("precision", NOT_SAID, used.precision),
-        ("start", NOT_SAID, "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
+        ("warm-up", NOT_REPORTED, f"{used.warmup_epochs:g} epochs, linear"),
+        ("schedule", NOT_REPORTED, "cosine from Init_lr to Min_lr"),
+        ("loss", NOT_REPORTED, "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
+        ("images per epoch", NOT_REPORTED, str(used.epoch_images or "each training image once")),
+        ("batch norm", NOT_REPORTED, "recomputed after training" if used.recompute_batchnorm else "running averages"),
+        ("precision", NOT_REPORTED, used.precision),
+        ("start", NOT_REPORTED, "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
     ]
     for model, changes in (exceptions or {}).items():
         text = ", ".join(f"{name} {value}" for name, value in changes.items())
@@ -169,12 +169,12 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
 
 
 def metrics(runs: dict[str, Run]) -> pd.DataFrame:
-    """Scores of one run in per cent, by class and in the mean, for each part; the interval is of these weights."""
+    """Scores of one run in per cent, per class and mean, for each subset; the interval is for these weights."""
     blocks = []
-    for part, run in runs.items():
-        found, names = run.metrics[part], [*run.metrics["class_names"], "mean"]
-        iou, pa = [*found["iou"], found["miou"]], [*found["pa"], found["mpa"]]
-        block = {"part": part, "class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)}
+    for subset, run in runs.items():
+        scores, names = run.metrics[subset], [*run.metrics["class_names"], "mean"]
+        iou, pa = [*scores["iou"], scores["miou"]], [*scores["pa"], scores["mpa"]]
+        block = {"subset": subset, "class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)}
         low, high = points(statistics.mean_of(by_unit(run.matrices, run.units)[None], these_weights=True))
         shown = [*[""] * (len(names) - 1), bracket(low, high) or "too few images"]
         blocks.append(pd.DataFrame(block).assign(**{"95 % interval, these weights": shown}))
@@ -186,11 +186,11 @@ def provenance(run: dict) -> pd.DataFrame:
     keys = ("device", "threads", "python", "torch", "lightning", "segmentation_models_pytorch", "commit", "lock")
     rows = [(key.replace("_", " "), run[key]) for key in keys]
     rows += [("data set", run["dataset_hash"][:12]), ("training", f"{run['train_seconds']:.0f} s")]
-    return pd.DataFrame(rows, columns=["what", "value"])
+    return pd.DataFrame(rows, columns=["item", "value"])
 
 
 def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
-    """A table of the paper with this study's figures beside, and the model the text describes as a last row."""
+    """A table of the paper beside this study's scores; the last row is the model that the text describes."""
     lines = []
     for model in [*rows, PROPOSED]:
         printed = rows.get(model)
@@ -213,16 +213,16 @@ def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFram
 
 
 def bracket(low: float, high: float, sign: str = "") -> str:
-    """An interval in brackets; empty where there is none."""
+    """Format an interval in brackets; empty if there is none."""
     return "" if np.isnan(low) else f"[{low:{sign}.1f},\N{NO-BREAK SPACE}{high:{sign}.1f}]"
 
 
 def interval(row: pd.Series | dict, sign: str = "") -> str:
-    """What is known of a figure: the model's interval, else that of these weights, named so."""
+    """Format the interval of the model, else that of these weights, labelled so; else “too few images”."""
     if text := bracket(row["low"], row["high"], sign):
         return text
-    given = bracket(row["weights_low"], row["weights_high"], sign)
-    return f"{given} these weights" if given else "too few images"
+    fallback = bracket(row["weights_low"], row["weights_high"], sign)
+    return f"{fallback} these weights" if fallback else "too few images"
 
 
 def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
@@ -247,18 +247,18 @@ def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablation_effects(compared: pd.DataFrame) -> pd.DataFrame:
-    """What each change does to mIoU, in points: the rows of `evaluation.compare_models` that answer a question."""
+    """Effect of each change on mIoU, in points: the rows of `compare.compare_models` listed in `EFFECTS`."""
     rows = [
-        {"change": name, **found}
+        {"change": name, **row}
         for name, (with_it, without) in EFFECTS.items()
-        if (found := pair(compared, with_it, without)) is not None
+        if (row := pair(compared, with_it, without)) is not None
     ]
     columns = ["change", *compared.columns.drop(["first", "second"])]
     return pd.DataFrame(rows, columns=columns)
 
 
 def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
-    """Differences for reading: points of mIoU, interval, p before and after Holm, what could have been found."""
+    """Differences for display: points of mIoU, interval, p before and after Holm, smallest detectable difference."""
     shown = compared.copy()
     for name in ("first", "second"):
         if name in shown:
@@ -271,7 +271,7 @@ def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
         for alone, first in zip(shown["detectable"], shown["detectable_holm"], strict=True)
     ]
     dropped = ["low", "high", "weights_low", "weights_high", "detectable_holm", "needed"]
-    names = {"p_value": "p", "p_holm": "p (Holm)", "detectable": "smallest to be found (Holm)"}
+    names = {"p_value": "p", "p_holm": "p (Holm)", "detectable": "smallest detectable (Holm)"}
     order = [*[c for c in ("change", "first", "second") if c in shown], "seeds", "units", "difference", "95 % interval"]
     return shown.drop(columns=dropped)[[*order, *names]].rename(columns=names)
 
@@ -286,11 +286,11 @@ EFFECTS = {  # what is added -> (with, without)
 }
 
 
-def promises(study: Profile) -> pd.DataFrame:
-    """Test part against holdout, of this profile and of the one that splits its data as described, if that has run."""
+def generalisation_table(profile: Profile) -> pd.DataFrame:
+    """Test set against holdout, for this profile and, if it has run, for the one with the split as described."""
     rows = [
         {
-            "split": study.data.split.replace("_", " "),
+            "split": profile.data.split.replace("_", " "),
             "model": LABELS[model],
             "seeds": int(row["seeds"]),
             "test mIoU": row["test"],
@@ -298,30 +298,30 @@ def promises(study: Profile) -> pd.DataFrame:
             "test − holdout": row["difference"],
             "95 % interval": interval(row, "+"),
         }
-        for model, row in generalisation(study).iterrows()
+        for model, row in generalisation(profile).iterrows()
     ]
     table = pd.DataFrame(rows)
-    if study.leaky is not None:
-        kept = load_profile(study.leaky, root=study.root).tables / "generalisation.csv"  # its own page 05 wrote it
-        if kept.exists():
-            table = pd.concat([table, pd.read_csv(kept)], ignore_index=True)
+    if profile.leaky is not None:
+        path = load_profile(profile.leaky, root=profile.root).tables / "generalisation.csv"  # of its Comparison page
+        if path.exists():
+            table = pd.concat([table, pd.read_csv(path)], ignore_index=True)
     return table
 
 
-def learning_rates(study: Profile) -> pd.DataFrame:
-    """Trials by model and rate, and the rate chosen; empty where there were none (`benchmarks/learning_rates.py`)."""
-    path = study.tables / "learning_rates.csv"
+def learning_rates(profile: Profile) -> pd.DataFrame:
+    """Trials by model and rate, and the rate chosen; empty without trials (`benchmarks/learning_rates.py`)."""
+    path = profile.tables / "learning_rates.csv"
     if not path.exists():
         return pd.DataFrame()
     table = pd.read_csv(path).pivot(index="model", columns="learning_rate", values="miou")
-    table = table.loc[[model for model in study.models if model in table.index]]
-    chosen = [f"{study.recipe_of(model).learning_rate:g}" for model in table.index]
+    table = table.loc[[model for model in profile.models if model in table.index]]
+    chosen = [f"{profile.recipe_of(model).learning_rate:g}" for model in table.index]
     table.columns = [f"{rate:g}" for rate in table.columns]
     return table.assign(chosen=chosen).rename(index=LABELS).rename_axis("model")
 
 
 def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
-    """`separable` for reading: shares in per cent, and how many times less work that is."""
+    """`measures.separable` for display: ratios in per cent, and the factor of work saved."""
     percent = {name: [f"{100 * value:.3f} %" for value in ratios[name]] for name in ("predicted", "counted")}
     return ratios.assign(**percent, **{"times less work": 1 / ratios["counted"]})
 
@@ -342,8 +342,8 @@ def claims(ledger: pd.DataFrame) -> HTML:
     return HTML(f'<ol class="claims">{"".join(blocks)}</ol>')
 
 
-def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: str = "") -> pd.DataFrame:
-    """Every trained model with its scores and the way to its training page, which stands in `folder`."""
+def models(summary: pd.DataFrame, runs: list[Run], profile: Profile, *, folder: str = "") -> pd.DataFrame:
+    """Every trained model with its scores and a link to its training page in `folder`."""
     shown, first = summary.reset_index(), {run.model: run.seed for run in reversed(runs)}
     return pd.DataFrame(
         {
@@ -351,10 +351,10 @@ def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: st
             "mIoU": shown["miou"],
             "95 % interval": [interval(row) for _, row in shown.iterrows()],
             "mPA": shown["mpa"],
-            **{f"IoU {name.replace('_', ' ')}": shown[f"IoU {name}"] for name in study.data.class_names},
+            **{f"IoU {name.replace('_', ' ')}": shown[f"IoU {name}"] for name in profile.data.class_names},
             "seeds": shown["seeds"].astype(int),
             **({"SD over seeds": shown["seed_deviation"]} if (shown["seeds"] > 1).any() else {}),
-            "pictures seen": shown["model"].map({run.model: run.metrics["images_seen"] for run in runs}),
+            "training images seen": shown["model"].map({run.model: run.metrics["images_seen"] for run in runs}),
             "train min": shown["train_minutes"],
             "page": [f"{folder}03_train_{m}_seed{first[m]}.html" for m in shown["model"]],
         }
@@ -362,7 +362,7 @@ def models(summary: pd.DataFrame, runs: list[Run], study: Profile, *, folder: st
 
 
 def speed(measured: pd.DataFrame) -> pd.DataFrame:
-    """A table of speeds for reading: models by their short names, shares in per cent."""
+    """A table of speeds for display: short model names, ratios in per cent."""
     shown = measured.reset_index()
     shown["model"] = [SHORT[model] for model in shown["model"]]
     if "share_of_peak" in shown:

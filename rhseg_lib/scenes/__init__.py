@@ -1,1 +1,1 @@
-"""Synthetic RH scenes: what varies (look), how it is painted (paint, tube), the camera's view (render), files."""
+"""Synthetic RH scenes: random parameters (look), painting (paint, tube), camera view (render), files (write)."""

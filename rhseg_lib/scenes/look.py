@@ -1,4 +1,4 @@
-"""What varies from scene to scene, and the noise that everything is made of."""
+"""The random parameters of a scene, and the noise used for every surface."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-# What varies, uniform between two values. Lengths are in frames, those in `_r` in tube radii; `log_` is a
-# power of two; temperatures are in 1000 K, angles in degrees.
+# Uniform ranges. Lengths are fractions of the frame, those in `_r` tube radii; `log_` is an exponent of two;
+# temperatures are in 1000 K, angles in degrees.
 # fmt: off
 RANGES = {
     "log_radius": (-3.1, -1.7), "band_x": (0.28, 0.72), "band_y": (0.36, 0.74), "roll": (-11, 11),
@@ -18,10 +18,10 @@ RANGES = {
     "diameter_mm": (850, 1350), "dry_r": (1.2, 6), "steel_r": (0.35, 2.0), "band_height_r": (0.4, 1.2),
     "castable_relief": (0.25, 0.9), "roughness_r": (0.03, 0.14), "softness_r": (0.01, 0.06),
     "drip_r": (0.1, 0.7), "flaked": (0.0, 0.14),  # share of the band
-    "slag_relief": (0.6, 1.6), "log_slag_tone": (-2.0, 0.4), "slag_hue": (0.2, 1.0),  # against the refractory
+    "slag_relief": (0.6, 1.6), "log_slag_tone": (-2.0, 0.4), "slag_hue": (0.2, 1.0),  # relative to the refractory
     "slag_heat": (0.6, 1.2), "steel_heat": (0.8, 1.36), "steel_gradient": (-0.12, 0.2),
     "log_refractory_tone": (-0.3, 0.9), "refractory_warmth": (-0.2, 1),
-    "log_key": (-1.4, 0.8), "key_azimuth": (-75, 75), "log_hall": (-2.3, -0.6),  # lamps or flash; diffuse
+    "log_key": (-1.4, 0.8), "key_azimuth": (-75, 75), "log_hall": (-2.3, -0.6),  # lamps or flash; diffuse light
     "log_bath": (-3.5, 0.6), "bath_heat": (0.95, 1.5), "log_hall_tone": (-3.6, -0.8), "hall_haze": (0.0, 0.2),
     "veil": (0.0, 0.16), "steam": (0.25, 0.7), "bloom": (0.03, 0.3), "vignette": (0.0, 0.55),
     "log_exposure": (-0.55, 0.6), "white_balance": (-0.15, 0.15), "contrast": (0.85, 1.4),
@@ -32,7 +32,7 @@ CHANCES = {
     "railing": 0.4, "cables": 0.35, "beam": 0.2, "steamy": 0.25, "sparks": 0.2, "blurred": 0.35,
     "shaken": 0.2,
 }
-REGIMES = {  # chance of the plant's situation, and the ranges it narrows
+REGIMES = {  # probability of a plant condition, and the ranges it narrows
     "any": (0.4, {}),
     "hot": (0.18, {"steel_heat": (1.1, 1.36), "slag_heat": (0.85, 1.2), "log_key": (-1.2, 0)}),
     "cool": (0.14, {"steel_heat": (0.6, 0.9), "slag_heat": (0.6, 0.95), "bath_heat": (0.7, 1.05)}),
@@ -42,7 +42,7 @@ REGIMES = {  # chance of the plant's situation, and the ranges it narrows
 
 
 def draw_look(rng, size):
-    """All that varies in a scene, with the frame's coordinates."""
+    """Draw all parameters of a scene; also holds the pixel coordinates."""
     odds, narrowed = zip(*REGIMES.values(), strict=True)
     regime = narrowed[rng.choice(len(odds), p=odds)]
     drawn = {name: rng.uniform(*regime.get(name, span)) for name, span in RANGES.items()}
@@ -51,9 +51,9 @@ def draw_look(rng, size):
     if look.close_colours:
         look.slag_hue, look.log_slag_tone = 0.2 * look.slag_hue, 0.4 * look.log_slag_tone
         look.slag_heat = look.steel_heat + rng.choice((-1, 1)) * rng.uniform(0.04, 0.1)
-    look.slag_tone = 2 ** (look.log_slag_tone + math.copysign(0.3, look.log_slag_tone))  # always told apart
+    look.slag_tone = 2 ** (look.log_slag_tone + math.copysign(0.3, look.log_slag_tone))  # always distinguishable
     band = np.clip(look.band_height_r, 0.045 / look.radius, 0.25 / look.radius)
-    look.half = float(band) / 2  # height of the band above and below its middle, in radii
+    look.half = float(band) / 2  # half the band's height, in radii
     grey, warm, slag = np.array(((0.3, 0.3, 0.3), (0.4, 0.29, 0.2), (0.25, 0.18, 0.11)))
     look.refractory = (grey + look.refractory_warmth * (warm - grey)) * look.refractory_tone
     slag = slag * rng.uniform(0.85, 1.2, 3)
@@ -65,8 +65,8 @@ def draw_look(rng, size):
 
 
 def fractal_noise(rng, shape, cells, octaves=6, gain=0.55, stretch=1.0):
-    """Fractal noise of about unit variance; `stretch` > 1 draws it out downwards."""
-    rng = np.random.default_rng(rng.integers(2**62))  # octaves too fine for the size are left undrawn
+    """Fractal noise of about unit variance; `stretch` > 1 stretches it vertically."""
+    rng = np.random.default_rng(rng.integers(2**62))  # octaves too fine for the size are not drawn
     height, width = shape
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
@@ -85,7 +85,7 @@ def smooth_step(x, width):
 
 
 def gaussian_blur(image, sigma):
-    """Gaussian blur, sigma in frames; a wide one is done at reduced size."""
+    """Gaussian blur, sigma as a fraction of the frame; a wide blur is computed at reduced size."""
     sigma, shrink = sigma * len(image), max(1.0, sigma * len(image) / 3)
     if sigma < 0.25:
         return image

@@ -24,7 +24,7 @@ def planck(heat):
 
 
 def illuminate(look, albedo, height, u=0.0, scale=0.2):
-    """Radiance of a surface with relief `height`, in about a tenth of `scale`, under lamps, bath and hall.
+    """Radiance of a surface lit by lamps, bath and hall; its relief `height` is in about a tenth of `scale`.
 
     `u` bends it into a cylinder along the tubes' axis.
     """
@@ -51,7 +51,7 @@ def slag_surface(look, lumps, fine, patch):
 
 
 def castable_surface(look, mottle, fine, streak):
-    """Albedo and height of refractory castable: gunned patches of another tone, runs, cracks."""
+    """Albedo and height of refractory castable: gunned patches in another tone, runs, cracks."""
     cracks = np.exp(-np.square(mottle * 22)) * smooth_step(streak - 0.3, 0.5)
     patches = 0.2 * smooth_step(mottle + 0.3 * fine - 0.5, 0.15) - 0.22 * smooth_step(streak + 0.4 * mottle - 0.9, 0.25)
     tone = np.exp(0.1 * mottle + 0.07 * fine + 0.1 * streak + patches) * (1 - 0.45 * cracks)
@@ -129,7 +129,7 @@ def paint_hall(look, rng):
 
 
 def unroll(look, place, radius, tilt, bump=0.0):
-    """Of every pixel: u across, v along the front surface, s along the axis."""
+    """Tube coordinates of every pixel: u across, v along the front surface, s along the axis."""
     dx, dy = look.x - place[0], look.y - place[1]
     s = dx * look.sine + dy * look.cosine
     u = (dx * look.cosine - dy * look.sine) / (radius * np.maximum(1 + look.taper * s, 0.3) * (1 + bump))
@@ -150,7 +150,7 @@ def paint_vessel(look, rng, canvas, tubes):
 
 
 def paint_ladle(look, rng, place, radius):
-    """Ladle below the tubes: radiance, coverage of the whole and of the part in front of the tubes."""
+    """Ladle below the tubes: radiance, coverage of all of it and of what is in front of the tubes."""
     shape, wide = look.x.shape, radius * rng.uniform(2.4, 4.2)
     x = look.x - place[0] - rng.uniform(-1, 1) * radius
     level = min(place[1] + (look.half + look.steel_r + rng.uniform(-0.15, 1.0)) * radius, 1.1)
@@ -176,7 +176,7 @@ def paint_ladle(look, rng, place, radius):
 
 
 def paint_foreground(look, rng, canvas):
-    """Paint cables and a beam in front; return what the beam hides, and what all of it hides."""
+    """Paint cables and a beam in front; return the masks hidden by the beam and by both."""
     thin, thick = np.zeros((2, look.size, look.size), np.uint8)
     for _ in range(rng.integers(1, 4) if look.cables else 0):
         t, (start, end), sag = np.linspace(-0.1, 1.1, 60), rng.uniform(-0.1, 1.1, 2), rng.uniform(-0.15, 0.3)

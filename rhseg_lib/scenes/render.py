@@ -1,7 +1,7 @@
-"""Procedural photographs of RH immersion tubes after a dip, with exact truth.
+"""Procedural images of RH immersion tubes after a dip, with exact ground truth.
 
 A scene is rendered as a camera would see it: in linear light the plant hall, the vessel, the ladle, one or
-two tubes and what hangs in front; then haze, bloom, blur, exposure and sensor. Geometry is in fractions of
+two tubes and foreground objects; then haze, bloom, blur, exposure and sensor. Geometry is in fractions of
 the frame, so that (seed, index) is the same scene at every size. On a tube, `u` runs from -1 to 1 across the
 visible half and `v` down the axis, zero in the middle of the slag band.
 """
@@ -33,7 +33,7 @@ CLASSES = ("background", "immersion_tube", "slag_layer")
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene of S x S pixels with its truth; what belongs to a tube is one value per tube."""
+    """One scene of S x S pixels with its ground truth; tube measurements have one value per tube."""
 
     image: np.ndarray  # (S, S, 3) uint8 RGB, before JPEG
     mask: np.ndarray  # (S, S) uint8, exact: 0 background, 1 immersion tube, 2 slag on the tube
@@ -44,7 +44,7 @@ class Scene:
 
 
 def _annotate(rng, drawn, bias):
-    """One annotator's polygons; `drawn` is the mask in which only thick things hide the tube."""
+    """One annotator's polygons; `drawn` is the mask in which only thick objects hide the tube."""
     size, shapes, hand = len(drawn), [], 0.004 * fractal_noise(rng, drawn.shape, 6, 3)
     distance = partial(cv2.distanceTransform, distanceType=cv2.DIST_L2, maskSize=5)
     for label, region, least, smear in ((1, drawn > 0, 0.004, 0.006), (2, drawn == 2, 0.0015, 0.011)):
@@ -64,7 +64,7 @@ def _annotate(rng, drawn, bias):
 def check_size(seed, index, size):
     if size < 64 or seed < 0 or index < 0:
         where = f"seed={seed}, index={index}, size={size}"
-        raise StudyError("no such scene", where=where, fix="take size >= 64, seed >= 0 and index >= 0")
+        raise StudyError("invalid scene parameters", where=where, fix="take size >= 64, seed >= 0 and index >= 0")
 
 
 def render_scene(seed: int, index: int, size: int = 512) -> Scene:
@@ -81,7 +81,7 @@ def render_scene(seed: int, index: int, size: int = 512) -> Scene:
     streams = [np.random.default_rng([seed, index, part]) for part in range(11)]  # one per part of the scene
     look = draw_look(streams[0], size)
     tubes = [((look.band_x, look.band_y), look.radius)]
-    if look.two_tubes:  # the second stands where there is more room, and may lie wholly outside
+    if look.two_tubes:  # the second is placed where there is more room; it may lie wholly outside
         reach, scale = math.copysign(look.spacing_r * look.radius, 0.5 - look.band_x), look.second_scale
         second = look.band_x + reach * look.cosine, look.band_y - reach * look.sine + 0.3 * (scale - 1)
         if -0.3 * look.radius < second[0] < 1 + 0.3 * look.radius:

@@ -1,4 +1,4 @@
-"""One immersion tube after a dip: its slag band, its surface, its exact mask."""
+"""One immersion tube after a dip: slag band, surface, exact mask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _band_edges(look, rng, angles):
 
 
 def _tube_surface(look, rng, v, top, bottom, slag, texture, pixel):
-    """Albedo, height and temperature down a tube: castable, slag band, steel; and the steel's temperature."""
+    """Albedo, height and temperature along a tube: castable, slag band, steel; and the steel's temperature."""
     lumps, fine, patch, streak, ring = texture
     albedo, height = castable_surface(look, patch, fine, 0.75 * streak + 0.5 * ring)
     for level in (-look.half - np.cumsum(rng.uniform(0.4, 1.8, 3))).tolist():
@@ -44,7 +44,7 @@ def _tube_surface(look, rng, v, top, bottom, slag, texture, pixel):
 
 
 def paint_tube(look, rng, canvas, mask, place, radius):
-    """Paint one tube over canvas and mask; return its band's mean height in frames."""
+    """Paint one tube over canvas and mask; return its band's mean height as a fraction of the frame."""
     shape, tilt, rim, pixel = mask.shape, look.tilt, look.half + look.steel_r, 0.7 / len(mask) / radius
     _, v, _ = unroll(look, place, radius, tilt)
     swell = 0.025 * look.slag_relief * smooth_step(look.half - np.abs(v) / radius, 0.1)
@@ -72,7 +72,7 @@ def paint_tube(look, rng, canvas, mask, place, radius):
     albedo, height, heat, steel = _tube_surface(look, rng, v, top, bottom, slag, texture, pixel)
     shade = 1 - 0.45 * np.clip(gaussian_blur(slag, 0.05 * radius) - slag, 0, 1)
     shining = planck(heat) * (0.75 + 0.25 * np.sqrt(1 - np.clip(u, -1, 1) ** 2))[..., None]
-    spill = gaussian_blur(shining * body[..., None], 0.35 * radius)  # hot zones light what is near them
+    spill = gaussian_blur(shining * body[..., None], 0.35 * radius)  # hot zones light their surroundings
     radiance = illuminate(look, albedo, height, u, radius) + 0.8 * albedo * spill
     canvas += 0.06 * spill
     if tilt < 0:

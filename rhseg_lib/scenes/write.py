@@ -1,4 +1,4 @@
-"""Scenes on disk: images, the annotations of two annotators, exact masks, and `truth.parquet`."""
+"""Scenes on disk: images, annotations by two annotators, exact masks, and `truth.parquet`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PALETTE = (0, 0, 0, 128, 0, 0, 0, 128, 0)
 
 
 def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers: int, first_index: int = 0) -> None:
-    """Write scenes with both annotators' polygons and the truth; those already there are kept.
+    """Write scenes with both annotators' polygons and the ground truth; existing scenes are kept.
 
     Parameters
     ----------
@@ -35,20 +35,20 @@ def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers
     num_scenes, size, seed, first_index : int
         Scenes first_index, first_index + 1, ... of `render_scene`.
     workers : int
-        Processes, 0 for one per processor; the bytes do not depend on it.
+        Processes, 0 for one per processor; the files do not depend on it.
 
     Raises
     ------
     StudyError
-        If a parameter is out of range, or the folder holds scenes of another seed or size.
+        For a parameter out of range, or a folder that holds scenes of another seed or size.
     """
     check_size(seed, first_index, size)
     if num_scenes < 1 or workers < 0:
         where = f"num_scenes={num_scenes}, workers={workers}"
         raise StudyError("nothing to write", where=where, fix="take num_scenes >= 1 and workers >= 0")
-    for part in ("second", "truth"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    spawn = get_context("spawn")  # a fork of a process that runs threads, as torch's do, may hang
+    for inner in ("second", "truth"):
+        (folder / inner).mkdir(parents=True, exist_ok=True)
+    spawn = get_context("spawn")  # forking a process with threads, such as torch's, may hang
     with ProcessPoolExecutor(workers or os.cpu_count(), spawn, cv2.setNumThreads, (1,)) as pool:
         indices = range(first_index, first_index + num_scenes)
         scenes = tqdm(pool.map(partial(_write_scene, folder, size, seed), indices), "scenes", num_scenes)
@@ -57,21 +57,21 @@ def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers
 
 
 def _write_scene(folder, size, seed, index):
-    """Write the files of one scene, the mask last: it carries the scene's rows of the truth, returned."""
+    """Write the files of one scene, the mask last: it stores the scene's truth rows, which are returned."""
     name = f"scene_{index:04d}"
-    picture, first, second = (
+    image, first, second = (
         folder / f"{name}.jpg",
         folder / f"{name}.json",
         folder / "second" / f"{name}.json",
     )
     truth = folder / "truth" / f"{name}.png"
-    if not all(path.exists() for path in (picture, first, second, truth)):
+    if not all(path.exists() for path in (image, first, second, truth)):
         scene, jpeg, png, note = render_scene(seed, index, size), io.BytesIO(), io.BytesIO(), PngInfo()
         Image.fromarray(scene.image).save(jpeg, "JPEG", quality=scene.jpeg_quality)
-        write_atomically(picture, jpeg.getvalue())
+        write_atomically(image, jpeg.getvalue())
         drawn = partial(write_annotation, height=size, width=size)
-        drawn(first, image_path=picture.name, shapes=scene.annotations[0])
-        drawn(second, image_path=f"../{picture.name}", shapes=scene.annotations[1])
+        drawn(first, image_path=image.name, shapes=scene.annotations[0])
+        drawn(second, image_path=f"../{image.name}", shapes=scene.annotations[1])
         columns = ("scene", "tube", "mm_per_pixel", "thickness_mm")
         tubes = enumerate(zip(scene.mm_per_pixel, scene.thickness_mm, strict=True))
         rows = [dict(zip(columns, (name, tube, *values), strict=True)) for tube, values in tubes]
@@ -84,5 +84,5 @@ def _write_scene(folder, size, seed, index):
         found = json.loads(mask.text["truth"])
     if (found["seed"], found["size"]) != (seed, size):
         what = f"the folder holds scenes of seed {found['seed']} and size {found['size']}"
-        raise StudyError(what, where=truth, fix="give an empty folder, or that seed and size")
+        raise StudyError(what, where=truth, fix="give an empty folder, or set that seed and size")
     return found["rows"]

@@ -1,4 +1,4 @@
-"""Faults of a source of pictures: all of them at once, in one table, each with its fix."""
+"""All errors in a source of images, in one table, each with its fix."""
 
 from __future__ import annotations
 
@@ -13,88 +13,88 @@ from typing import Literal
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 
-MAX_ROWS = 50  # of one message
+MAX_ROWS = 50  # per message
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a file, or with ``shapes[shape]`` of it, and how to fix it."""
+    """An error in a file, or in its ``shapes[shape]``, and how to fix it."""
 
-    file: str  # relative to the folder of the source
+    file: str  # relative to the source's folder
     shape: int | None
     what: str
     fix: str
 
 
 class FaultyAnnotations(StudyError):
-    """Every fault of a folder, in one error."""
+    """All errors in a folder, reported together."""
 
     faults: tuple[Fault, ...] = ()
 
 
 def sift(
-    pictures: dict[str, Path],
+    annotations: dict[str, Path],
     checked: list[tuple[str, list[Fault]]],
     *,
     folder: Path,
     on_fault: Literal["stop", "skip"],
 ) -> dict[str, list[Fault]]:
-    """The pictures to leave out and why.
+    """The images to leave out, and why.
 
     Parameters
     ----------
-    pictures : dict of str to Path
+    annotations : dict of str to Path
         Name -> annotation.
     checked : list of (str, list of Fault)
-        For each, the digest of its picture, or "", and its faults. A picture that an earlier annotation has, byte
-        for byte, is a fault, too.
+        For each annotation, the digest of its image, or "", and its errors. An image identical, byte for byte, to
+        that of an earlier annotation is also an error.
     folder : Path
-        Of the source.
+        The source's folder.
     on_fault : {"stop", "skip"}
 
     Raises
     ------
     FaultyAnnotations
-        There are faults, unless they are to be skipped and something is left.
+        There are errors, unless they are to be skipped and at least one image is left.
     """
-    first, faulty = {}, {}
-    for (name, path), (digest, faults) in zip(pictures.items(), checked, strict=True):
+    first, invalid = {}, {}
+    for (name, path), (digest, faults) in zip(annotations.items(), checked, strict=True):
         if faults:
-            faulty[name] = faults
+            invalid[name] = faults
         elif digest and first.setdefault(digest, path) != path:
-            what = f"annotates the same picture as {told_path(first[digest], folder)}"
+            what = f"annotates the same image as {told_path(first[digest], folder)}"
             fix = "keep one of the two; move the other out of the folder"
-            faulty[name] = [Fault(told_path(path, folder), None, what, fix)]
-    if on_fault == "stop" or len(faulty) == len(pictures):
-        refuse([fault for faults in faulty.values() for fault in faults], folder)
-    return faulty
+            invalid[name] = [Fault(told_path(path, folder), None, what, fix)]
+    if on_fault == "stop" or len(invalid) == len(annotations):
+        refuse([fault for faults in invalid.values() for fault in faults], folder)
+    return invalid
 
 
 def refuse(faults: list[Fault], where: Path) -> None:
-    """Raise one FaultyAnnotations that tabulates the faults, equal ones of several files once; none, no error."""
+    """Raise one FaultyAnnotations with a table of all errors, identical ones in one row; no errors, no exception."""
     if not faults:
         return
-    alike: dict[tuple[str, str], list[Fault]] = {}
+    grouped: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
-        alike.setdefault((fault.what, fault.fix), []).append(fault)
+        grouped.setdefault((fault.what, fault.fix), []).append(fault)
     rows = [("file", "shape", "what", "fix")]
-    for (what, fix), some in list(alike.items())[:MAX_ROWS]:
-        others = len({fault.file for fault in some}) - 1
-        shape = "" if some[0].shape is None else str(some[0].shape)
-        again = f" ({len(some)} times)" if len(some) > 1 else ""
-        rows.append((some[0].file + (f" and {others} more" if others else ""), shape, what + again, fix))
+    for (what, fix), same in list(grouped.items())[:MAX_ROWS]:
+        others = len({fault.file for fault in same}) - 1
+        shape = "" if same[0].shape is None else str(same[0].shape)
+        repeats = f" ({len(same)} times)" if len(same) > 1 else ""
+        rows.append((same[0].file + (f" and {others} more" if others else ""), shape, what + repeats, fix))
     lines = _aligned(rows)
-    if len(alike) > MAX_ROWS:
-        lines.append(f"and {len(alike) - MAX_ROWS} more")
+    if len(grouped) > MAX_ROWS:
+        lines.append(f"and {len(grouped) - MAX_ROWS} more")
     files = len({fault.file for fault in faults})
-    what = "\n  ".join([f"{len(faults)} fault(s) in {files} file(s) of the annotations:", *lines])
-    error = FaultyAnnotations(what, where=where, fix="fix each as its line says, then run again")
+    what = "\n  ".join([f"{len(faults)} annotation error(s) in {files} file(s):", *lines])
+    error = FaultyAnnotations(what, where=where, fix="fix each as its row says, then run again")
     error.faults = tuple(faults)
     raise error
 
 
 def write_faults(path: Path, faults: list[dict]) -> None:
-    """Keep faults as CSV that a spreadsheet opens; if there are none, no file is left."""
+    """Write the errors as CSV that spreadsheets open; if there are none, remove the file."""
     if not faults:
         path.unlink(missing_ok=True)
         return
@@ -107,26 +107,26 @@ def write_faults(path: Path, faults: list[dict]) -> None:
 
 
 def told_path(path: Path, root: Path) -> str:
-    """A path as it is told: below `root`, with forward slashes, no sign that a terminal would obey."""
+    """A path for messages: relative to `root`, with forward slashes, control characters escaped."""
     return repr(Path(os.path.relpath(path, root)).as_posix())[1:-1]
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines of a table; a sign that a terminal draws twice as wide counts twice."""
+    """Lines of a table; a character that a terminal draws twice as wide counts twice."""
 
     def width(text: str) -> int:
-        return sum(1 + (unicodedata.east_asian_width(sign) in "WF") for sign in text)
+        return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in text)
 
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    cells = ([cell + " " * (most - width(cell)) for cell, most in zip(row, widths, strict=True)] for row in rows)
+    cells = ([cell + " " * (widest - width(cell)) for cell, widest in zip(row, widths, strict=True)] for row in rows)
     return ["  ".join(row).rstrip() for row in cells]
 
 
 def unplaced(what: str, fix: str) -> StudyError:
-    """A fault whose place `examine` knows."""
+    """An error whose location `examine` adds."""
     return StudyError(what, where=None, fix=fix)
 
 
 def shortened(value: object) -> str:
-    """A value from a file, short: text in quotes, a number, of anything else its kind."""
+    """A value from a file, shortened: text in quotes, a number, or the type of anything else."""
     return f"{value!r:.60}" if isinstance(value, str | int | float) else f"of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Images and masks as arrays: decoding, fitting to the study's size, padding, palettes."""
+"""Images and masks as arrays: decoding, resizing to the study's size, padding, palettes."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 from rhseg_lib.sources.checks import shortened, unplaced
 
-IGNORE_INDEX = 255  # mask value that no loss and no metric counts
+IGNORE_INDEX = 255  # mask value excluded from every loss and metric
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")  # EPS would run a program
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that are taken for pictures
-Image.init()  # given formats to choose from, PIL looks no further than those it has loaded
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files treated as images
+Image.init()  # given `formats`, PIL tries only those already loaded
 COPY_AGAIN = "copy it again from its source, or save it as PNG or JPEG"
 
 
 class Picture(NamedTuple):
-    """One picture of a source with its mask."""
+    """One image of a source with its mask."""
 
-    image: np.ndarray  # (H, W, 3) uint8 RGB; its sides may be smaller than the mask's
+    image: np.ndarray  # (H, W, 3) uint8 RGB; may be smaller than the mask
     mask: np.ndarray  # (H, W) uint8
-    overwritten: Counter  # pixels of a class that another took, by (class that lost, label that took)
-    digest: str = ""  # of the picture's bytes; pictures without one are not looked for twice
+    overwritten: Counter  # pixels painted over, by (class lost, label painted)
+    digest: str = ""  # of the image's bytes; without one, no check for duplicates
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture of any mode, turned as its EXIF says: (H, W, 3) uint8 RGB.
+    """Read an image of any mode, oriented by its EXIF: (H, W, 3) uint8 RGB.
 
     Raises
     ------
     StudyError
-        It is not there, cannot be decoded to its last pixel, or is too large.
+        The file is missing, cannot be decoded to its last pixel, or is too large.
     """
     try:
-        return to_rgb(decode(path.read_bytes(), turn=True)[0])
+        return to_rgb(decode(path.read_bytes(), use_exif=True)[0])
     except StudyError as error:
         raise StudyError(error.what, where=path, fix=error.fix) from error
     except OSError as error:
-        raise StudyError(f"the picture cannot be read ({error.strerror})", where=path, fix="check it") from error
+        raise StudyError(f"the image cannot be read ({error.strerror})", where=path, fix="check the file") from error
 
 
-def decode(content: bytes, *, turn: bool, least_side: int = 0) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode a picture to its last pixel, so that a truncated one is found; `turn` it as its EXIF says.
+def decode(content: bytes, *, use_exif: bool, least_side: int = 0) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode an image to its last pixel, so that truncation is detected; orient it by EXIF if `use_exif`.
 
-    A JPEG may come reduced, see `examine`; the width and height it has in full.
+    A JPEG may be decoded at reduced size, see `examine`. Also returns the full width and height.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
+            warnings.simplefilter("ignore")  # about odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
             size = image.size
@@ -65,35 +65,35 @@ def decode(content: bytes, *, turn: bool, least_side: int = 0) -> tuple[Image.Im
                 image.draft(None, tuple(math.ceil(side * least_side / max(size)) for side in size))
             stored = image.size
             image.load()
-            if turn:
+            if use_exif:
                 ImageOps.exif_transpose(image, in_place=True)
             return image, size if image.size == stored else size[::-1]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
-        raise unplaced(what, "make the picture smaller, then annotate it") from error
+        raise unplaced(what, "make the image smaller, then annotate it") from error
     except UnidentifiedImageError as error:
         raise unplaced("no picture, or of a kind that is not read here", COPY_AGAIN) from error
-    except Exception as error:  # on broken files PIL's decoders raise many kinds
-        raise unplaced(f"the picture cannot be read ({shortened(str(error))})", COPY_AGAIN) from error
+    except Exception as error:  # PIL's decoders raise many types on broken files
+        raise unplaced(f"the image cannot be read ({shortened(str(error))})", COPY_AGAIN) from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Any mode -> (H, W, 3) uint8; grey deeper than 8 bits is stretched from its least to its greatest value."""
+    """Any mode -> (H, W, 3) uint8; grey of more than 8 bits is stretched from its minimum to its maximum."""
     if image.mode.startswith(("I", "F")):
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
         grey = (grey - grey.min()) / max(np.ptp(grey), 1e-9)
         image = Image.fromarray((255 * grey).round().astype(np.uint8))
     if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # a palette may hold transparency, which RGB alone warns of
+        image = image.convert("RGBA")  # a palette may hold transparency: straight to RGB, PIL warns
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 MARGIN_GREY = 128
-CHUNK = 2**18  # pixels of a mask that are counted at a time when it shrinks
+CHUNK = 2**18  # mask pixels processed at a time when downscaling
 
 
 def _voc_palette() -> np.ndarray:
-    """VOC's colour of every mask value, (256, 3) uint8: the bits of the value dealt to R, G, B, highest first."""
+    """VOC's colour of every mask value, (256, 3) uint8: the value's bits go to R, G, B in turn, highest first."""
     bits = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8), lowest bit first
     weights = 128 >> np.arange(8) // 3
     return np.stack([(bits * weights)[:, channel::3].sum(1) for channel in range(3)], axis=1).astype(np.uint8)
@@ -115,17 +115,17 @@ def write_palette_png(path: Path, mask: np.ndarray) -> None:
 
 
 def encode(image: Image.Image, file_format: str) -> bytes:
-    """In memory first: PIL, writing to a full disk itself, does not say that it is full."""
+    """Encode in memory: PIL does not report a full disk when it writes a file itself."""
     buffer = io.BytesIO()
-    image.save(buffer, format=file_format, quality=95)  # PNG knows no quality
+    image.save(buffer, format=file_format, quality=95)  # ignored for PNG
     return buffer.getvalue()
 
 
 def fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Scale both so that the longer side is `size` pixels.
 
-    A pixel of the smaller mask takes the value with most area in it, and the nearest one's at a tie. Nearest
-    alone would tear thin bands of slag; scaled polygons would thicken, as their outline stays a pixel wide.
+    A pixel of the smaller mask takes the value that covers most of its area, at a tie the nearest one. Nearest
+    neighbour alone would break thin bands of slag; scaled polygons would thicken, as their outline stays a pixel wide.
     """
     target = fitted_size(mask.shape, size)
     return fit_image(image, target), fit_mask(mask, target)
@@ -138,20 +138,20 @@ def fitted_size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
 
 
 def fit_image(image: np.ndarray, target: tuple[int, int]) -> np.ndarray:
-    """Scale a picture to a width and height: between pixels while that misses none, averaging areas beyond."""
+    """Scale an image to a width and height: bilinear down to half size, which skips no pixel, area average below."""
     far = image.shape[1] > 2 * target[0] or image.shape[0] > 2 * target[1]
     return cv2.resize(image, target, interpolation=cv2.INTER_AREA if far else cv2.INTER_LINEAR)
 
 
 def fit_mask(mask: np.ndarray, target: tuple[int, int]) -> np.ndarray:
     """Scale a mask to a width and height; see `fit`."""
-    fitted = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST)  # the first row and column that a pixel covers
+    fitted = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST)  # the first row and column covered
     ratios = mask.shape[0] / target[1], mask.shape[1] / target[0]
-    reach = 1 + math.ceil(max(ratios))  # at most so many rows and columns
+    reach = 1 + math.ceil(max(ratios))  # most rows and columns that a pixel covers
     if reach <= 2:
         return fitted
-    least, greatest = [_extremes(extreme, mask, target, ratios, reach) for extreme in (cv2.erode, cv2.dilate)]
-    mixed = np.stack(np.divmod(np.flatnonzero(least != greatest), target[0]))  # few pixels cover more than one value
+    lowest, highest = [_extremes(extreme, mask, target, ratios, reach) for extreme in (cv2.erode, cv2.dilate)]
+    mixed = np.stack(np.divmod(np.flatnonzero(lowest != highest), target[0]))  # few pixels cover more than one value
     chunk = max(1, CHUNK // reach**2)
     for begin in range(0, mixed.shape[1], chunk):
         places = mixed[:, begin : begin + chunk]
@@ -168,7 +168,7 @@ def fit_mask(mask: np.ndarray, target: tuple[int, int]) -> np.ndarray:
 def _extremes(
     extreme: Callable, mask: np.ndarray, target: tuple[int, int], ratios: tuple[float, float], reach: int
 ) -> np.ndarray:
-    """Least or greatest of the values that each pixel of a smaller mask covers, or of a few more."""
+    """Minimum or maximum of the values that each pixel of a smaller mask covers, or of a few more."""
     for axis, shape in enumerate(((reach, 1), (1, reach))):
         mask = extreme(mask, np.ones(shape, np.uint8), anchor=(0, 0))
         mask = mask.take((np.arange(target[1 - axis]) * ratios[axis]).astype(int), axis=axis)
@@ -176,11 +176,11 @@ def _extremes(
 
 
 def _covered(places: np.ndarray, ratio: float, length: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (or columns) that those of a smaller mask cover, and the part of each in them: (N, reach) int and float."""
+    """Rows (or columns) that those of a smaller mask cover, and the share of each: (N, reach) int and float."""
     first, last = places[:, None] * ratio, (places[:, None] + 1) * ratio
     index = first.astype(int) + np.arange(reach)
-    part = np.minimum(index + 1, last) - np.maximum(index, first)
-    return np.minimum(index, length - 1), np.maximum(part, 0) / ratio
+    overlap = np.minimum(index + 1, last) - np.maximum(index, first)
+    return np.minimum(index, length - 1), np.maximum(overlap, 0) / ratio
 
 
 def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
@@ -191,6 +191,6 @@ def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
 
 
 def inside_square(shape: tuple[int, ...], size: int) -> tuple[slice, slice]:
-    """Where an array (h, w, ...) lies in the square of `size` that pads it."""
+    """Slices that an array (h, w, ...) takes in its padded square of `size`."""
     top, left = (size - shape[0]) // 2, (size - shape[1]) // 2
     return slice(top, top + shape[0]), slice(left, left + shape[1])

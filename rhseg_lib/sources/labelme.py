@@ -1,6 +1,6 @@
 """Labelme JSON: read, check and write annotations.
 
-As in Labelme, an embedded image wins over the file it names, and EXIF turns an image read from a file.
+As in Labelme, an embedded image takes precedence over the named file, and EXIF orients only an image read from a file.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rhseg_lib.sources.checks import Fault, refuse, shortened, told_path, unplac
 from rhseg_lib.sources.images import decode, to_rgb
 from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
 
-MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL takes seconds for as many points
-POINT_COUNTS = {  # least and most points that make the shape
+MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL needs seconds for that many points
+POINT_COUNTS = {  # minimum and maximum number of points
     "polygon": (3, MAX_POINTS),
     "oriented_rectangle": (4, 4),
     "rectangle": (2, 2),
@@ -36,36 +36,36 @@ POINT_COUNTS = {  # least and most points that make the shape
 }
 WRITTEN_SHAPE = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
 REDRAW = "delete the shape in Labelme and draw it again"
-SAVE_AGAIN = "open the picture in Labelme and save it again"
+SAVE_AGAIN = "open the image in Labelme and save it again"
 MOVE_OUT = "save it again in Labelme, or move it out of the folder"
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """A picture and what was drawn on it."""
+    """An image and the shapes drawn on it."""
 
     path: Path
-    image: np.ndarray  # (H, W, 3) uint8 RGB; smaller if it may be
+    image: np.ndarray  # (H, W, 3) uint8 RGB; may be reduced, see `examine`
     shapes: tuple[Shape, ...]
-    size: tuple[int, int]  # width and height of the picture in pixels, to which the shapes belong
-    digest: str  # SHA-256 of the picture's bytes as stored
+    size: tuple[int, int]  # width and height of the full image in pixels, which the shapes refer to
+    digest: str  # SHA-256 of the image's bytes as stored
 
 
 def write_annotation(
     path: Path, *, image_path: str, shapes: list[tuple[str, np.ndarray]], height: int, width: int
 ) -> None:
-    """Write polygons as Labelme 5 JSON that names its picture rather than embedding it.
+    """Write polygons as Labelme 5 JSON that names its image rather than embedding it.
 
     Parameters
     ----------
     path : Path
-        The JSON file to write; replaced at once, never half-written.
+        The JSON file to write; replaced atomically, never half-written.
     image_path : str
-        The picture, relative to the folder of `path`, with forward slashes.
+        The image, relative to the folder of `path`, with forward slashes.
     shapes : list of (str, (N, 2) float array)
         Label and x, y corners in pixels, in painting order: later shapes lie on top.
     height, width : int
-        Size of the picture in pixels.
+        Size of the image in pixels.
     """
     document = {
         "version": "5.5.0",
@@ -83,21 +83,21 @@ def write_annotation(
 
 
 def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annotation:
-    """Read one annotation with its picture.
+    """Read one annotation with its image.
 
     Parameters
     ----------
     path : Path
         The JSON file.
     root : Path
-        The folder the user gave; a picture outside it is refused.
+        The folder the user gave; an image outside it is rejected.
     labels : dict of str to int
         The known labels, as `label_ids` gives them.
 
     Raises
     ------
     StudyError
-        With every fault of the file and how to fix it.
+        Lists all errors in the file, each with its fix.
     """
     annotation, faults = examine(path, root=root, labels=labels)
     refuse(faults, path)
@@ -107,10 +107,10 @@ def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annota
 def examine(
     path: Path, *, root: Path, labels: dict[str, int], least_side: int = 0
 ) -> tuple[Annotation | None, list[Fault]]:
-    """`read_annotation` that returns the faults; the annotation is None if there are any.
+    """Like `read_annotation`, but return the errors; the annotation is None if there are any.
 
     With a `least_side`, a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its longer
-    side has that many pixels: twice as fast, in a fraction of the memory, and truncation is found all the same.
+    side has that many pixels: twice as fast, in a fraction of the memory, and truncation is still detected.
     """
     file, faults, shapes, image, size, digest = told_path(path, root), [], [], None, None, ""
     try:
@@ -137,7 +137,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict:
-    """An object of JSON; of a key given twice, one value would be lost."""
+    """A JSON object; StudyError for a duplicate key, as one of its values would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
@@ -149,7 +149,7 @@ def read_json(path: Path) -> bytes:
     if path.is_dir():
         raise unplaced("a link to another folder, which is not followed", "put the folder itself there")
     if not path.is_file():
-        raise unplaced("not a file, or a link to nothing", MOVE_OUT)
+        raise unplaced("not a file, or a broken link", MOVE_OUT)
     return _read_bytes(path)
 
 
@@ -157,10 +157,10 @@ def read_document(path: Path) -> dict:
     return _parse(read_json(path))
 
 
-@lru_cache(maxsize=1)  # a file is looked at twice: whether it changed, and what it says
+@lru_cache(maxsize=1)  # a file is read twice: for its fingerprint and for its content
 def _parse(content: bytes) -> dict:
     if not content.strip():
-        raise unplaced("an empty file", "annotate the picture anew, or move the file out of the folder")
+        raise unplaced("an empty file", "annotate the image again, or move the file out of the folder")
     try:
         document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_each_once)
     except UnicodeDecodeError as error:
@@ -168,7 +168,7 @@ def _parse(content: bytes) -> dict:
     except (ValueError, RecursionError) as error:
         raise unplaced(f"not JSON ({error})", MOVE_OUT) from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-        raise unplaced("no list 'shapes', so not Labelme's", MOVE_OUT)
+        raise unplaced("no list 'shapes', so not a Labelme file", MOVE_OUT)
     if not document["shapes"]:
         raise unplaced("no shapes", f"annotate it, or draw one '{BACKGROUND_LABELS[0]}' shape if all is background")
     if len(document["shapes"]) > MAX_SHAPES:
@@ -177,45 +177,45 @@ def _parse(content: bytes) -> dict:
 
 
 def _major_version(document: dict) -> int:
-    """Of the Labelme that wrote the file; 0 if it does not say."""
+    """Version of the Labelme that wrote the file; 0 if not stated."""
     found = re.match(r"(\d{1,3})\.", str(document.get("version")))
     return int(found[1]) if found else 0
 
 
 def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tuple[np.ndarray, tuple[int, int], str]:
-    """The picture the shapes were drawn on, (H, W, 3) uint8 RGB, perhaps reduced; its full size; its digest."""
+    """The image the shapes were drawn on, (H, W, 3) uint8 RGB, possibly reduced; its full size; its digest."""
     embedded = document.get("imageData")
     if embedded is None:
         content = _read_bytes(find_image(document.get("imagePath"), path, root))
     else:
         content = _from_base64(embedded)
-    image, size = decode(content, turn=embedded is None, least_side=least_side)  # Labelme embeds turned pictures
+    image, size = decode(content, use_exif=embedded is None, least_side=least_side)  # embedded ones are oriented
     stated = document.get("imageWidth"), document.get("imageHeight")
     if any(side not in (None, found) for side, found in zip(stated, size, strict=True)):
-        said = "x".join("?" if side is None else shortened(side) for side in stated)
-        what = "the JSON says {} pixels, the picture has {}x{}".format(said, *size)
-        raise unplaced(what, "bring back the picture that was annotated, or annotate this one anew")
+        stated_size = "x".join("?" if side is None else shortened(side) for side in stated)
+        what = "the JSON says {} pixels, the image has {}x{}".format(stated_size, *size)
+        raise unplaced(what, "restore the image that was annotated, or annotate this one again")
     return to_rgb(image), size, sha256(content).hexdigest()
 
 
 def find_image(named: object, path: Path, root: Path) -> Path:
-    """The file that ``imagePath`` names, relative to the JSON, with either kind of slash, inside `root`."""
+    """The file that ``imagePath`` names: relative to the JSON, with either kind of slash, inside `root`."""
     if not isinstance(named, str) or not named:
         raise unplaced("neither 'imageData' nor 'imagePath'", SAVE_AGAIN)
     relative = PureWindowsPath(named)
     if relative.anchor:
-        raise unplaced(f"'imagePath' is absolute: {shortened(named)}", "put the picture beside the JSON; name it alone")
+        raise unplaced(f"'imagePath' is absolute: {shortened(named)}", "put the image beside the JSON; give its name")
     try:
         found = (path.parent / relative.as_posix()).resolve()
         if not found.is_relative_to(root.resolve()):
             raise unplaced(
-                f"'imagePath' leads out of the folder: {shortened(named)}", "put the picture beside the JSON"
+                f"'imagePath' points outside the folder: {shortened(named)}", "put the image beside the JSON"
             )
         there = found.is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, a link to itself, a sign that no path has
+    except (OSError, RuntimeError, ValueError):  # too long, a link to itself, a character that no path has
         there = False
     if not there:
-        raise unplaced(f"the picture is not there: {shortened(named)}", "put it there, or correct 'imagePath'")
+        raise unplaced(f"image not found: {shortened(named)}", "put it there, or correct 'imagePath'")
     return found
 
 
@@ -229,7 +229,7 @@ def _from_base64(text: object) -> bytes:
 
 
 def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | None, version: int) -> Shape:
-    """One checked entry of ``shapes``; `size` is (width, height) of the picture if that could be read."""
+    """One checked entry of ``shapes``; `size` is (width, height) of the image if it could be read."""
     if not isinstance(item, dict) or not {"label", "points"} <= item.keys():
         raise unplaced("no 'label' or no 'points'", REDRAW)
     label, kind, mask = item["label"], item.get("shape_type") or "polygon", None
@@ -246,19 +246,19 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
         raise unplaced(f"a {kind} of {len(points)} point(s) instead of {wanted}", REDRAW)
     points = _read_points(points)
     if size is not None:
-        reach = max(size) / 2  # a little outside is a slip of the hand; this far is another picture
+        reach = max(size) / 2  # a little outside is imprecise drawing; this far is another image
         if (points < -reach).any() or (points > np.add(size, reach)).any():
-            what = "points far outside the picture of {}x{} pixels".format(*size)
-            raise unplaced(what, "check that the JSON belongs to this picture, or draw the shape again")
+            what = "points far outside the image of {}x{} pixels".format(*size)
+            raise unplaced(what, "check that the JSON belongs to this image, or draw the shape again")
     if kind == "mask":
         points = points if version >= 7 else np.trunc(points)
-        mask = np.asarray(decode(_from_base64(item.get("mask")), turn=False)[0]) > 0
-        box = np.ptp(points.round(), axis=0).astype(int)[::-1] + 1  # both corners belong to it
+        mask = np.asarray(decode(_from_base64(item.get("mask")), use_exif=False)[0]) > 0
+        box = np.ptp(points.round(), axis=0).astype(int)[::-1] + 1  # both corners are included
         if mask.ndim != 2 or np.abs(box - mask.shape).max() > 1:
             raise unplaced(f"a mask of {mask.shape[::-1]} pixels in a box of {(*box[::-1].tolist(),)}", REDRAW)
-        if (points == points.round()).all():  # between pixels, Labelme goes by the mask's own size
+        if (points == points.round()).all():  # between pixels, Labelme uses the mask's own size
             mask = mask[: box[0], : box[1]]
-    return Shape(label, points, kind, item.get("group_id"), mask, round_turns=version >= 7)
+    return Shape(label, points, kind, item.get("group_id"), mask, round_joints=version >= 7)
 
 
 def _read_points(points: list) -> np.ndarray:

@@ -16,25 +16,24 @@ from rhseg_lib.sources.images import PICTURE_SUFFIXES, Picture
 from rhseg_lib.sources.labelme import examine, find_image, read_document, read_json
 from rhseg_lib.sources.labelme_shapes import label_ids, rasterize
 
-UNSAFE = re.compile(r'[<>:"/\\|?*$]|^ | $')  # in a file name on Windows; in lists of names; in titles of figures
+UNSAFE = re.compile(r'[<>:"/\\|?*$]|^ | $')  # in Windows file names, lists of names or figure titles
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(1, 10))}
 MAX_NAME = 150  # bytes, so that a copy's name fits any file system
 
 
 @dataclass(frozen=True)
 class LabelmeFolder:
-    """A folder of pictures and Labelme JSON, as a source of pictures with masks.
+    """A folder of images and Labelme JSON, as a source of images with masks.
 
-    Any source has these members: `folder`, `classes`, `names`, `examine` and `fingerprint`; it travels to worker
-    processes.
+    Every source has these members: `folder`, `classes`, `names`, `examine` and `fingerprint`; it can be pickled.
     """
 
     folder: Path
     classes: tuple[str, ...]  # labels of mask values 1, 2, ...
-    ignore_labels: tuple[str, ...]  # labels of regions that do not count (255)
+    ignore_labels: tuple[str, ...]  # labels of ignored regions (255)
     class_priority: tuple[str, ...] | None  # painting order; see `rasterize`
-    background_labels: tuple[str, ...] = ()  # labels of things that are background, beside `BACKGROUND_LABELS`
-    subfolders: bool = True  # whether annotations in them are input, too
+    background_labels: tuple[str, ...] = ()  # labels of background objects, besides `BACKGROUND_LABELS`
+    subfolders: bool = True  # whether to include annotations in subfolders
     least_side: int = 0  # pixels; see `examine`
 
     @property
@@ -42,21 +41,21 @@ class LabelmeFolder:
         return label_ids(self.classes, self.ignore_labels, self.background_labels)
 
     def names(self) -> dict[str, Path]:
-        """The name each picture gets in the study -> its annotation, sorted by name; StudyError if there are none."""
+        """Name of each image in the study -> its annotation, sorted by name; StudyError if there are none."""
         named, taken = {}, set()
         for path in annotation_files(self.folder, subfolders=self.subfolders):
             relative = path.relative_to(self.folder)
-            name = picture_name(relative)
-            if name.casefold() in taken:  # one file on Windows; the first keeps its name
+            name = image_name(relative)
+            if name.casefold() in taken:  # the same file on Windows; the first keeps its name
                 name = _with_digest(name, relative)
             taken.add(name.casefold())
             named[name] = path
         return dict(sorted(named.items()))
 
     def unannotated(self) -> list[str]:
-        """Pictures without an annotation of their name, by their paths in the folder.
+        """Paths, in the folder, of images without an annotation of the same name.
 
-        It is looked for beside the picture, or anywhere if there are no annotations at all beside it.
+        The annotation must be beside the image, or anywhere if the image's folder holds no annotations.
         """
         annotations = annotation_files(self.folder, subfolders=self.subfolders)
         folders, names = {path.parent for path in annotations}, {path.stem.casefold() for path in annotations}
@@ -69,7 +68,7 @@ class LabelmeFolder:
         ]
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
-        """The picture of one annotation, or every fault of it."""
+        """The image and mask of one annotation, or all its errors."""
         annotation, faults = examine(path, root=self.folder, labels=self.labels, least_side=self.least_side)
         if annotation is None:
             return None, faults
@@ -80,9 +79,9 @@ class LabelmeFolder:
         return Picture(annotation.image, mask, overwritten, annotation.digest), []
 
     def fingerprint(self, path: Path) -> str:
-        """Another one when the JSON changes, or size or time of the picture that it names."""
+        """Changes with the JSON, and with the size or time of the image file that it names."""
         digest = sha256()
-        with suppress(StudyError):  # `examine` tells the fault
+        with suppress(StudyError):  # `examine` reports the error
             digest.update(read_json(path))
             document = read_document(path)
             if document.get("imageData") is None:
@@ -92,23 +91,23 @@ class LabelmeFolder:
 
 
 def annotation_files(folder: Path, *, subfolders: bool = True) -> list[Path]:
-    """The JSON files in `folder`, sorted; hidden files and folders are left out; StudyError if there are none.
+    """The JSON files in `folder`, sorted, without hidden files and folders; StudyError if there are none.
 
-    A link to a folder is listed as if it were a file, so that it is found faulty rather than passed over.
+    A link to a folder is listed like a file, so that it is reported as an error rather than skipped.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        fix = "put the pictures and their Labelme JSON there, or correct 'folder' in the profile"
-        raise StudyError("the folder of annotations is not there", where=folder, fix=fix)
+        fix = "put the images and their Labelme JSON there, or correct 'folder' in the profile"
+        raise StudyError("the folder of annotations does not exist", where=folder, fix=fix)
     files = _files(folder, (".json",), subfolders=subfolders)
     if not files:
-        fix = "annotate its pictures in Labelme and save the JSON files beside them"
+        fix = "annotate its images in Labelme and save the JSON files beside them"
         raise StudyError("no Labelme JSON in the folder", where=folder, fix=fix)
     return files
 
 
 def _files(folder: Path, suffixes: tuple[str, ...], *, subfolders: bool) -> list[Path]:
-    """Files of some suffixes and links to folders, sorted; StudyError if a folder cannot be read."""
+    """Files with these suffixes and links to folders, sorted; StudyError if a folder cannot be read."""
     files = []
     for here, inner, found in os.walk(folder, onerror=_unreadable):
         inner[:] = [name for name in inner if subfolders and name[0] != "."]
@@ -121,14 +120,14 @@ def _unreadable(error: OSError) -> None:
     raise StudyError(f"a folder cannot be read ({error.strerror})", where=error.filename, fix="allow it to be read")
 
 
-def picture_name(relative: Path) -> str:
-    """Name in the study of the picture that ``folder/relative`` annotates: it follows from that path alone.
+def image_name(relative: Path) -> str:
+    """Name in the study of the image that ``folder/relative`` annotates; it depends on that path alone.
 
-    Folders are joined by two underscores. What some file system, list or figure does not bear is replaced, and the
-    name then ends in eight digits of a digest of the path.
+    Folders are joined by two underscores. Characters that some file system, list or figure cannot hold are replaced,
+    and the name then ends in eight digits of a digest of the path.
     """
     plain = unicodedata.normalize("NFC", "__".join((*relative.parent.parts, relative.stem)))
-    name = UNSAFE.sub("_", "".join(sign if sign.isprintable() else "_" for sign in plain))
+    name = UNSAFE.sub("_", "".join(character if character.isprintable() else "_" for character in plain))
     if name != plain or len(name.encode()) > MAX_NAME or name.split(".")[0].lower() in DEVICES:
         return _with_digest(name, relative)
     return name

@@ -1,8 +1,8 @@
 """Labelme's shapes -> mask.
 
-Masks agree with the export of the Labelme that wrote the file: shapes are drawn by PIL with outline and fill, and paint
-over one another in file order. Since version 7, line strips are round at their turns, and a mask's corner between
-pixels goes to the nearest.
+Masks agree with the export of the Labelme version that wrote the file: PIL draws shapes with outline and fill, in file
+order, later ones on top. Since version 7, line strips have round joints, and a mask's corner between pixels is rounded
+to the nearest.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.sources.images import IGNORE_INDEX
 
 BACKGROUND_LABELS = ("_background_", "__background__", "background")
-LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels; Labelme's
+LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels, as in Labelme
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One drawn shape; a group id joins shapes into one object and changes nothing in a semantic mask."""
+    """One drawn shape; a group id joins shapes into one object and does not affect a semantic mask."""
 
     label: str
     points: np.ndarray  # (N, 2) float64, x and y in pixels
     shape_type: str
     group_id: int | None
     mask: np.ndarray | None  # (h, w) bool, the patch of a mask shape
-    round_turns: bool = False  # of a line strip
+    round_joints: bool = False  # of a line strip
 
 
 def label_ids(
@@ -41,7 +41,7 @@ def label_ids(
     others = dict.fromkeys(ignore_labels, IGNORE_INDEX) | dict.fromkeys((*background_labels, *BACKGROUND_LABELS), 0)
     given = (*classes, *ignore_labels, *background_labels)
     if len(set(given)) < len(given) or set(BACKGROUND_LABELS) & {*classes, *ignore_labels}:
-        fix = "name each label once: a class, ignored or background; 'background' is no class of its own"
+        fix = "list each label once: as class, ignored or background; 'background' cannot be a class"
         raise StudyError(f"the classes {classes} do not fit", where="classes, ignore and background labels", fix=fix)
     return ids | others
 
@@ -64,20 +64,20 @@ def rasterize(
     labels : dict of str to int
         Mask value of each label, as `label_ids` gives them.
     class_priority : tuple of str or None
-        None paints in file order, as Labelme does. Otherwise classes are painted in this order, so that later
-        ones lie on top, above things that are background. Ignored regions and holes (shapes labelled
-        ``_background_``) come last, as they take away from the classes.
+        None paints in file order, as Labelme does. Otherwise classes are painted in this order, later ones on
+        top, above background objects. Ignored regions and holes (shapes labelled ``_background_``) come last, as
+        they remove pixels from the classes.
 
     Returns
     -------
     mask : (H, W) uint8 array
     overwritten : Counter
-        Pixels of a class that a later shape took, by (class that lost, label that took).
+        Pixels of a class that a later shape painted over, by (class lost, label painted).
     """
     if class_priority is not None:
         rank = {label: index for index, label in enumerate(class_priority)}
-        things = {label for label, index in labels.items() if index == 0 and label not in BACKGROUND_LABELS}
-        shapes = sorted(shapes, key=lambda shape: -1 if shape.label in things else rank.get(shape.label, len(rank)))
+        objects = {label for label, index in labels.items() if index == 0 and label not in BACKGROUND_LABELS}
+        shapes = sorted(shapes, key=lambda shape: -1 if shape.label in objects else rank.get(shape.label, len(rank)))
     canvas, overwritten, painted = Image.new("L", (width, height)), Counter(), set()
     for shape in shapes:
         value, others = labels[shape.label], painted - {shape.label}
@@ -106,7 +106,7 @@ def _draw(shape: Shape, canvas: Image.Image, value: int) -> None:
         case "line":
             draw.line(points, fill=value, width=LINE_WIDTH)
         case "linestrip":
-            draw.line(points, fill=value, width=LINE_WIDTH, joint="curve" if shape.round_turns else None)
+            draw.line(points, fill=value, width=LINE_WIDTH, joint="curve" if shape.round_joints else None)
         case "circle" | "point":
             (x, y), radius = points[0], _radius(shape)
             draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=value, fill=value)
@@ -115,7 +115,7 @@ def _draw(shape: Shape, canvas: Image.Image, value: int) -> None:
 
 
 def _bounds(shape: Shape, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a part of the picture outside which the shape draws nothing."""
+    """Left, top, right and bottom of a box outside which the shape draws nothing."""
     if shape.mask is not None:
         corner = _corner(shape)
         box = [*corner, *np.add(corner, shape.mask.shape[::-1])]
@@ -126,7 +126,7 @@ def _bounds(shape: Shape, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _radius(shape: Shape) -> float:
-    """Of a circle, whose second point lies on its edge, or of a point."""
+    """Radius of a circle, whose second point lies on its edge, or of a point."""
     return math.dist(*shape.points) if shape.shape_type == "circle" else POINT_RADIUS
 
 

@@ -1,11 +1,11 @@
-"""A ready VOC tree as a source of pictures with masks.
+"""An existing VOC tree as a source of images with masks.
 
     JPEGImages/*                          .jpg, .jpeg, .png or .bmp
     SegmentationClass/*.png               class ids (palette or grey), or RGB in VOC's colours; 255 is ignored
-    ImageSets/Segmentation/train.txt      in its place trainval.txt without the names of the test part
-    ImageSets/Segmentation/test.txt       in its place val.txt
+    ImageSets/Segmentation/train.txt      or trainval.txt without the names of the test list
+    ImageSets/Segmentation/test.txt       or val.txt
 
-An empty list is as good as none. Without lists all pictures are taken, and the study splits them.
+An empty list counts as missing. Without lists all images are used, and the study splits them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")  # formats of masks
 COPY_AGAIN = "copy it again from its source"
 AS_IDS = (
-    "save it as PNG of one channel with class ids: 0 background, 1, 2, … as the profile names the classes, 255 ignore"
+    "save it as single-channel PNG with class ids: 0 background, 1, 2, … as the profile names the classes, 255 ignore"
 )
-RESPLIT = "correct the list, or set 'split: grouped' to do without lists"
+RESPLIT = "correct the list, or set 'split: grouped' to split without lists"
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class VocTree:
 
     folder: Path
     classes: tuple[str, ...]  # of mask values 1, 2, ...
-    own_split: bool  # whether its lists, if it has any, choose the pictures and split them
+    own_split: bool  # whether its lists, if any, select and split the images
 
     def names(self) -> dict[str, Path]:
-        """The name of each picture -> its file, sorted by name; StudyError lists what is missing or double."""
+        """Name of each image -> its file, sorted by name; StudyError lists missing and duplicate files."""
         return self._survey()[0]
 
     def given_split(self) -> tuple[list[str] | None, list[str]]:
-        """The names to test on by the tree's own lists, None without lists; and what the user should know of it."""
+        """Names of the test images in the tree's own lists, None without lists; and notes for the user."""
         return self._survey()[1:]
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
-        """One picture with its mask, or every fault of the two."""
+        """One image with its mask, or all errors in the two files."""
         faults, image, mask, drawn = [], None, None, self._mask_of(path)
         try:
             image = to_rgb(ImageOps.exif_transpose(_load(path)))  # (H, W, 3)
@@ -59,14 +59,14 @@ class VocTree:
         try:
             mask = _read_mask(drawn, len(self.classes))  # (H, W)
             if image is not None and mask.shape != image.shape[:2]:
-                what = "a mask of {1}x{0} pixels for a picture of {3}x{2}".format(*mask.shape, *image.shape[:2])
-                raise StudyError(what, where=drawn, fix="bring back the picture it was drawn on, or draw it anew")
+                what = "a mask of {1}x{0} pixels for an image of {3}x{2}".format(*mask.shape, *image.shape[:2])
+                raise StudyError(what, where=drawn, fix="restore the image it was drawn on, or draw the mask again")
         except StudyError as error:
             faults.append(_fault(drawn.relative_to(self.folder), error.what, error.fix))
         return (None if faults else Picture(image, mask, Counter())), faults
 
     def fingerprint(self, path: Path) -> str:
-        """Another one when size or time of a picture or of its mask changes."""
+        """Changes with the size or time of the image file or of its mask."""
         states = [file.stat() for file in (path, self._mask_of(path))]
         return " ".join(f"{state.st_size}/{state.st_mtime_ns}" for state in states)
 
@@ -75,35 +75,35 @@ class VocTree:
         return usual if usual.is_file() else self._by_name(MASKS, None, []).get(path.stem, usual)
 
     def _survey(self) -> tuple[dict[str, Path], list[str] | None, list[str]]:
-        """Names, names to test on and notes; by the names of the files and the lists alone."""
+        """Names, test names and notes, from file names and lists alone."""
         faults, notes, test = [], [], None
         images, masks = self._by_name(IMAGES, IMAGE_SUFFIXES, faults), self._by_name(MASKS, None, faults)
         wanted = images.keys() | masks.keys()
         if self.own_split:
-            parts = self._read_lists(images, faults, notes)
-            if parts is None:
-                notes.append("The tree has no lists of train and test: the study split it.")
+            subsets = self._read_lists(images, faults, notes)
+            if subsets is None:
+                notes.append("The tree has no train and test lists: the study split it.")
             else:
-                test, wanted = parts["test"], {*parts["train"], *parts["test"]}
+                test, wanted = subsets["test"], {*subsets["train"], *subsets["test"]}
                 left_out = len(images.keys() - wanted)
                 if left_out:
-                    notes.append(f"{left_out} pictures of {IMAGES} are in neither list and left out.")
+                    notes.append(f"{left_out} images in {IMAGES} are in neither list and were left out.")
         for name in sorted(wanted):
             if name not in masks and name in images:
-                fix = f"add {MASKS}/{name}.png, or take the picture out"
-                faults.append(_fault(images[name].relative_to(self.folder), "no mask for this picture", fix))
+                fix = f"add {MASKS}/{name}.png, or remove the image"
+                faults.append(_fault(images[name].relative_to(self.folder), "no mask for this image", fix))
             elif name not in images and test is None:
-                fix = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or take the mask out"
-                faults.append(_fault(masks[name].relative_to(self.folder), "no picture for this mask", fix))
+                fix = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or remove the mask"
+                faults.append(_fault(masks[name].relative_to(self.folder), "no image for this mask", fix))
             if name != name.strip() or not name.isprintable():
-                faults.append(_fault(repr(name), "a name that no list can hold", "rename picture and mask"))
+                faults.append(_fault(repr(name), "a name that no list can hold", "rename image and mask"))
         refuse(faults, self.folder)
         if not wanted:
-            raise StudyError("no pictures in the tree", where=self.folder / IMAGES, fix="put pictures and masks there")
+            raise StudyError("no images in the tree", where=self.folder / IMAGES, fix="put images and masks there")
         return {name: images[name] for name in sorted(wanted)}, test, notes
 
     def _by_name(self, inner: str, suffixes: tuple[str, ...] | None, faults: list[Fault]) -> dict[str, Path]:
-        """The files of a folder by their names without suffix; hidden ones and those of other suffixes are no input."""
+        """The files of a folder by name without suffix; hidden files and other suffixes are ignored."""
         folder, found = self.folder / inner, {}
         if not folder.is_dir():
             fix = f"give the folder that holds {IMAGES}, {MASKS} and {LISTS}"
@@ -113,7 +113,7 @@ class VocTree:
                 continue
             if path.stem in found:
                 what = f"{found[path.stem].name} has the same name"
-                faults.append(_fault(path.relative_to(self.folder), what, "rename one of them, or take it out"))
+                faults.append(_fault(path.relative_to(self.folder), what, "rename one of them, or remove it"))
             found[path.stem] = path
         return found
 
@@ -123,32 +123,32 @@ class VocTree:
         if not any(lists.values()):
             return None
         chosen = {"train": "train" if lists["train"] else "trainval", "test": "test" if lists["test"] else "val"}
-        parts = {part: lists[name] for part, name in chosen.items()}
+        subsets = {subset: lists[name] for subset, name in chosen.items()}
         if chosen["train"] == "trainval":
-            notes.append("There is no train.txt with names: trainval.txt trains, without the names of the test part.")
-            parts["train"] = [name for name in parts["train"] if name not in set(parts["test"])]
+            notes.append("train.txt is missing or empty: trainval.txt is used, without the test names.")
+            subsets["train"] = [name for name in subsets["train"] if name not in set(subsets["test"])]
         if chosen["test"] == "val":
-            notes.append("There is no test.txt with names: val.txt is the test part.")
-        for part, names in parts.items():
-            file = f"{LISTS}/{chosen[part]}.txt"
+            notes.append("test.txt is missing or empty: val.txt is the test list.")
+        for subset, names in subsets.items():
+            file = f"{LISTS}/{chosen[subset]}.txt"
             if not names:
-                faults.append(
-                    _fault(f"{LISTS}/{part}.txt", "not there, or without names, while other lists are", RESPLIT)
-                )
+                faults.append(_fault(f"{LISTS}/{subset}.txt", "missing or empty, while other lists are not", RESPLIT))
             for name in names:
                 if "/" in name or "\\" in name:
-                    faults.append(_fault(file, f"'{name}' is a path", "list names alone, without folders"))
+                    faults.append(_fault(file, f"'{name}' is a path", "list names without folders"))
                 elif name not in images and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                    faults.append(_fault(file, f"'{name}' is named with its suffix", "list names without suffixes"))
+                    faults.append(_fault(file, f"'{name}' has a suffix", "list names without suffixes"))
                 elif name not in images:
-                    faults.append(_fault(file, f"no picture is named '{name}'", f"add it to {IMAGES}, or {RESPLIT}"))
-        for name in sorted({*parts["train"]} & {*parts["test"]}):
-            what = f"'{name}' is in {chosen['train']}.txt, too"
-            faults.append(_fault(f"{LISTS}/{chosen['test']}.txt", what, "a picture either trains or tests: " + RESPLIT))
-        return parts
+                    faults.append(_fault(file, f"no image is named '{name}'", f"add it to {IMAGES}, or {RESPLIT}"))
+        for name in sorted({*subsets["train"]} & {*subsets["test"]}):
+            what = f"'{name}' is also in {chosen['train']}.txt"
+            faults.append(
+                _fault(f"{LISTS}/{chosen['test']}.txt", what, "an image is in either train or test: " + RESPLIT)
+            )
+        return subsets
 
     def _read_list(self, name: str, faults: list[Fault]) -> list[str]:
-        """The names in a list, each once, whatever its line ends, blank lines and spaces; none if it is not there."""
+        """The names in a list, each once, without blank lines and outer spaces; empty if there is no list."""
         path = self.folder / LISTS / f"{name}.txt"
         try:
             lines = path.read_bytes().decode("utf-8-sig").splitlines() if path.is_file() else []
@@ -163,7 +163,7 @@ def _fault(file: Path | str, what: str, fix: str) -> Fault:
 
 
 def _load(path: Path) -> Image.Image:
-    """A picture decoded to its last pixel, so that a truncated one is found."""
+    """Decode an image to its last pixel, so that truncation is detected."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -172,8 +172,8 @@ def _load(path: Path) -> Image.Image:
         return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
-        raise StudyError(what, where=path, fix="make picture and mask smaller") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise on broken files
+        raise StudyError(what, where=path, fix="make image and mask smaller") from error
+    except (OSError, SyntaxError, ValueError) as error:  # PIL's decoders raise these on broken files
         raise StudyError(f"cannot be read ({error})", where=path, fix=COPY_AGAIN) from error
 
 
@@ -190,14 +190,14 @@ def _read_mask(path: Path, num_classes: int) -> np.ndarray:
         image = image.convert("RGB")
     if image.mode not in ("P", "L", "1", "RGB"):
         bits = ", of 16 bits or more" if image.mode.startswith(("I", "F")) else ""
-        refuse_mask(f"a mask of kind {image.mode}{bits}")
+        refuse_mask(f"a mask of mode {image.mode}{bits}")
     mask, unknown = np.asarray(image), []
     if image.mode == "RGB":
         mask, unknown = _ids_of_colours(mask)
     mask = mask.astype(np.uint8)
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
     if unknown == [(255, 255, 255)] or (not unknown and _looks_binary(mask, values)):
-        fix = f"{AS_IDS}; where 255 does mean ignore and nothing else is shown, leave the picture out"
+        fix = f"{AS_IDS}; if 255 does mean ignore and no class is shown, leave the image out"
         refuse_mask("this looks like a 0/255 mask; class ids are 0, 1, 2, …; 255 means ignore", fix)
     if unknown:
         named = ", ".join(map(str, unknown[:6])) + (", …" if len(unknown) > 6 else "")
@@ -218,7 +218,7 @@ def _read_mask(path: Path, num_classes: int) -> np.ndarray:
 
 
 def _looks_binary(mask: np.ndarray, values: list[int]) -> bool:
-    """Whether 255 is not just a margin around a picture without any class, but drawn inside it."""
+    """Whether 255 is drawn inside an image without any class, not just as a margin around it."""
     if values != [0, IGNORE_INDEX]:
         return False
     inner = mask[(mask == 0).any(1)][:, (mask == 0).any(0)]
@@ -226,7 +226,7 @@ def _looks_binary(mask: np.ndarray, values: list[int]) -> bool:
 
 
 def _ids_of_colours(colours: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
-    """Values of VOC's colours, (H, W, 3) -> (H, W); and the colours that are none of them."""
+    """Mask values of VOC's colours, (H, W, 3) -> (H, W); and the colours not in its palette."""
     weights = np.array([1 << 16, 1 << 8, 1])
     found, places = np.unique(colours @ weights, return_inverse=True)
     ids = {code: value for value, code in enumerate((VOC_PALETTE @ weights).tolist())}

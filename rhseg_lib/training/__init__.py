@@ -1,1 +1,1 @@
-"""One model, one seed: what is trained (task), exact resume (fit), how fast (speed)."""
+"""One model, one seed: model and data (task), exact resume (fit), speed (speed)."""

@@ -2,8 +2,8 @@
 
     python -m rhseg_lib.training --profile paper --model unet_vgg16 --seed 0
 
-On several devices, of one machine or of many, `torchrun --nproc-per-node 4 -m rhseg_lib.training` with the same options
-trains to the last epoch and leaves the checkpoint; the study then evaluates it without training again.
+On several devices, of one or more machines, `torchrun --nproc-per-node 4 -m rhseg_lib.training` with the same options
+trains to the last epoch and leaves a checkpoint; the study then evaluates it without training again.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rhseg_lib.training.fit import run
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train one run to its last epoch. One process writes the finished run; several leave their checkpoint."""
+    """Train one run to its last epoch. One process writes the finished run; several leave a checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m rhseg_lib.training", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace a finished run of another recipe or data set")
-    given = parser.parse_args(arguments)
-    check_model(given.model)
-    run(load_profile(given.profile), given.model, given.seed, overwrite=given.overwrite)
+    options = parser.parse_args(arguments)
+    check_model(options.model)
+    run(load_profile(options.profile), options.model, options.seed, overwrite=options.overwrite)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except StudyError as fault:
-        sys.exit(f"error: {fault}")
+    except StudyError as error:
+        sys.exit(f"error: {error}")

@@ -26,7 +26,7 @@ from rhseg_lib.training.task import SegmentationTask, SlagDataModule
 
 
 class SaveProgress(Checkpoint):
-    """After an epoch: one progress line, and, at most every ``every_seconds``, what a resumed run needs."""
+    """After each epoch: one progress line and, at most every ``every_seconds``, a checkpoint to resume from."""
 
     def __init__(self, path: Path, *, signature: str, every_seconds: float) -> None:
         self.path, self.signature, self.every_seconds = path, signature, every_seconds
@@ -46,14 +46,14 @@ class SaveProgress(Checkpoint):
         self.bar.set_postfix(loss=f"{last['loss']:.3f}", train_miou=f"{last['train_miou']:.3f}", refresh=False)
         self.bar.update()
         due = time.monotonic() - self.saved >= self.every_seconds
-        if trainer.strategy.broadcast(due):  # all processes save together, or none
+        if trainer.strategy.broadcast(due):  # all processes save, or none
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
         draft = self.path.with_name(f"{self.path.name}.draft")
         trainer.save_checkpoint(draft, weights_only=False)
         if trainer.is_global_zero:
-            os.replace(draft, self.path)  # Lightning drafts in the system's temporary folder: maybe on another disk
+            os.replace(draft, self.path)  # Lightning's own draft may be on another disk
         self.saved = time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -74,16 +74,16 @@ def fit(
     folder: Path,
     checkpoint_seconds: float = 60.0,
 ) -> SegmentationTask:
-    """Train one model, going on from ``folder/last.ckpt`` where an interrupted run left one.
+    """Train one model; resumes from ``folder/last.ckpt`` if an interrupted run left one.
 
-    Of several processes, started by torchrun, each makes this call; the trained model is then the checkpoint that they
-    leave, and the same call in one process finishes it.
+    With several processes, started by torchrun, each makes this call. They leave the trained model as a checkpoint,
+    and the same call in one process finishes it.
 
     Parameters
     ----------
     model_name : str
     voc_folder, dataset_hash : Path, str
-        The VOC tree and its hash: a checkpoint made from other data is not continued.
+        The VOC tree and its hash: a checkpoint from other data is not resumed.
     num_classes : int
     recipe : Recipe
     seed : int
@@ -95,15 +95,15 @@ def fit(
     Returns
     -------
     SegmentationTask
-        Trained, on the training device, in evaluation mode; ``history`` holds one row per epoch.
+        Trained, on the training device, in evaluation mode; ``history`` has one row per epoch.
 
     Raises
     ------
     StudyError
         Non-finite loss, unreadable checkpoint, too few images.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # a run's own line says what matters
-    warnings.filterwarnings("ignore", message=".*LeafSpec")  # of Lightning's own doing
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the progress line is enough
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # raised inside Lightning
     folder.mkdir(parents=True, exist_ok=True)
     signature = fingerprint(model_name, num_classes, recipe.digest, seed, dataset_hash)
     checkpoint = folder / "last.ckpt"
@@ -117,7 +117,7 @@ def fit(
         devices=per_node,
         num_nodes=processes // per_node,
         strategy="ddp" if processes > 1 else "auto",
-        # PyTorch has it for GPUs alone: on CPUs each process normalises by its own share of the batch.
+        # Only for GPUs in PyTorch: on CPUs each process normalises by its own share of the batch.
         sync_batchnorm=processes > 1 and torch.cuda.is_available(),
         benchmark=torch.cuda.is_available(),  # every step has the same shape
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
@@ -127,51 +127,51 @@ def fit(
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    resume = checkpoint if continues(checkpoint, signature) else None
+    resume = checkpoint if can_resume(checkpoint, signature) else None
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if processes > 1:
-        progress.save(trainer)  # one process evaluates it, from there
+        progress.save(trainer)  # one process evaluates it from the checkpoint
         return task
     task.to(trainer.strategy.root_device)
     if recipe.recompute_batchnorm:
-        # After a short training the running statistics still remember the first weights.
+        # After a short run the running statistics still reflect the first weights.
         batches = data.train_dataloader()
-        torch.manual_seed(epoch_seed(seed, recipe.epochs))  # for dropout: a run resumed here draws the same
+        torch.manual_seed(epoch_seed(seed, recipe.epochs))  # for dropout: the same after resuming here
         update_bn(((normalize(images),) for images, _ in batches), task.model)
     write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
     return task.eval()
 
 
-def continues(checkpoint: Path, signature: str) -> bool:
-    """Whether a checkpoint is there and is of this very run: same model, recipe, seed and data."""
+def can_resume(checkpoint: Path, signature: str) -> bool:
+    """Whether there is a checkpoint of this run: same model, recipe, seed and data."""
     if not checkpoint.exists():
         return False
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["signature"]
-    except Exception as fault:  # torch raises a dozen types for a damaged file
+    except Exception as error:  # torch raises a dozen types for a damaged file
         raise StudyError(
-            f"the checkpoint cannot be read ({type(fault).__name__}: {fault})"[:300],
+            f"the checkpoint cannot be read ({type(error).__name__}: {error})"[:300],
             where=checkpoint,
             fix="delete it: the run then starts from its first epoch",
-        ) from fault
+        ) from error
     if saved != signature:
         print(f"{checkpoint} is of another recipe or data set: starting from the first epoch")
     return saved == signature
 
 
 def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False) -> None:
-    """Make the run folder of one model and seed; a run that is finished is left as it is.
+    """Train and evaluate one model with one seed; a finished run is left unchanged.
 
-    Of several processes, started by torchrun, none finishes the run: the same call in one process does.
+    With several processes, started by torchrun, none finishes the run: the same call in one process does.
 
     Raises
     ------
     StudyError
-        A finished run of another recipe or data set is there, and `overwrite` is not set.
+        A finished run of another recipe or data set exists, and `overwrite` is not set.
     """
     recipe, dataset = profile.recipe_of(model_name), voc_tree.read_dataset(profile.voc)
     if runs.is_finished(profile, model_name, seed, recipe=recipe, overwrite=overwrite):
-        print(f"{profile.run_folder(model_name, seed)}: finished, left as it is")
+        print(f"{profile.run_folder(model_name, seed)}: finished, left unchanged")
         return
     task = fit(
         model_name,

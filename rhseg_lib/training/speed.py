@@ -1,4 +1,4 @@
-"""How fast a training step and a prediction are, switch by switch, against the plain loop; all in one process."""
+"""Speed of training and prediction, option by option, against the plain loop; all in one process."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ SWITCHES: dict[str, dict[str, Any]] = {  # each is added to those above it
     "+ CUDA graphs": {"compile": "cuda_graphs"},
 }
 ON_CPU = ("+ data on the device", "+ channels_last")  # a CPU would emulate bf16 and compile for minutes
-SMALL = (PROPOSED, "fcn_resnet50")  # what a CPU measures
+SMALL = (PROPOSED, "fcn_resnet50")  # models measured on a CPU
 
 
 def device() -> torch.device:
-    """Where this machine trains."""
+    """The device this machine trains on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_name() -> str:
-    """What the figures belong to; of a CPU, how many threads besides."""
+    """Name of the measured device; for a CPU, also the number of threads."""
     if device().type == "cuda":
         return torch.cuda.get_device_name()
     return f"{cpu_name()}, {torch.get_num_threads()} thread(s)"
 
 
 def steps() -> int:
-    """Training steps that make a timing on this machine."""
+    """Training steps per timing on this machine."""
     return 50 if device().type == "cuda" else 2
 
 
-def measured_models(study: Profile) -> list[str]:
-    """All of the profile's models on a GPU; on a CPU two of them."""
-    return [m for m in study.models if device().type == "cuda" or m in SMALL] or list(study.models[:1])
+def measured_models(profile: Profile) -> list[str]:
+    """All models of the profile on a GPU, two of them on a CPU."""
+    return [m for m in profile.models if device().type == "cuda" or m in SMALL] or list(profile.models[:1])
 
 
 def ladder(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The plain loop's recipe, then one switch more each time, as far as this machine has use for them."""
+    """The plain loop's recipe, then one more option each time, for options that are useful on this machine."""
     off = {"dataset_on_device": False, "channels_last": False, "precision": "32", "compile": "off"}
     same = {"optimizer": "sgd", "learning_rate": 1e-4, "min_learning_rate": 1e-4}
     same |= {"dice_weight": 0.0, "recompute_batchnorm": False}
@@ -74,31 +74,31 @@ def ladder(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
             yield name, recipe
 
 
-def training_speed(study: Profile, models: list[str], *, steps: int, repeats: int) -> pd.DataFrame:
-    """Measure training on the study's pictures.
+def training_speed(profile: Profile, models: list[str], *, steps: int, repeats: int) -> pd.DataFrame:
+    """Measure training on the study's images.
 
     Parameters
     ----------
-    study : Profile
+    profile : Profile
     models : list of str
     steps, repeats : int
-        Steps of one timing, and timings; one more goes before them, to warm up.
+        Steps per timing, and timings after one warm-up.
 
     Returns
     -------
     DataFrame
         Indexed by model and step of the ladder: `batch`, `samples_per_second` (median), `lowest`, `highest`,
-        `times_plain`, and on a GPU `peak_gb`, the memory that PyTorch held at most.
+        `times_plain`, and on a GPU `peak_gb`, the most memory that PyTorch reserved.
     """
     rows = {}
     for model in models:
-        for name, recipe in ladder(study.recipe_of(model)):
+        for name, recipe in ladder(profile.recipe_of(model)):
             torch._dynamo.reset()
             if device().type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             measure = plain_rates if name == PLAIN else study_rates
-            rates = measure(model, recipe, study, steps=steps, repeats=repeats)
+            rates = measure(model, recipe, profile, steps=steps, repeats=repeats)
             row = {
                 "batch": recipe.batch_size,
                 "samples_per_second": np.median(rates),
@@ -114,15 +114,15 @@ def training_speed(study: Profile, models: list[str], *, steps: int, repeats: in
     return table.assign(times_plain=table["samples_per_second"] / plain.reindex(table.index, level="model"))
 
 
-def study_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repeats: int) -> list[float]:
-    """Samples per second of this study's training, timing by timing: a short training in a folder thrown away."""
+def study_rates(model: str, recipe: Recipe, profile: Profile, *, steps: int, repeats: int) -> list[float]:
+    """Samples per second of this study's training, one value per timing: a short run in a temporary folder."""
     short = {"epochs": repeats + 1, "epoch_images": steps * recipe.batch_size, "warmup_epochs": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         task = fit(
             model,
-            voc_folder=study.voc,
+            voc_folder=profile.voc,
             dataset_hash="",
-            num_classes=len(study.data.class_names),
+            num_classes=len(profile.data.class_names),
             recipe=recipe.model_copy(update=short),
             seed=0,
             folder=Path(folder),
@@ -131,14 +131,14 @@ def study_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repea
     return [steps * recipe.batch_size / row["seconds"] for row in task.history[1:]]
 
 
-def plain_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repeats: int) -> list[float]:
+def plain_rates(model: str, recipe: Recipe, profile: Profile, *, steps: int, repeats: int) -> list[float]:
     """Samples per second of the usual loop: a DataLoader that decodes, float32, the loss read at every step."""
-    torch.backends.cudnn.benchmark = False  # as PyTorch comes; this study's own training turns it on
-    network = build_model(model, num_classes=len(study.data.class_names)).to(device()).train()
+    torch.backends.cudnn.benchmark = False  # PyTorch's default; this study's training sets True
+    network = build_model(model, num_classes=len(profile.data.class_names)).to(device()).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
     batches = DecodedBatches(
-        study.voc,
-        voc_tree.read_split(study.voc, "train"),
+        profile.voc,
+        voc_tree.read_split(profile.voc, "train"),
         device=device(),
         batch_size=recipe.batch_size,
         epoch_images=steps * recipe.batch_size * (repeats + 1),
@@ -157,17 +157,17 @@ def plain_rates(model: str, recipe: Recipe, study: Profile, *, steps: int, repea
     return [steps * recipe.batch_size / (end - start) for start, end in pairwise(marks[1:])]
 
 
-def inference_speed(study: Profile, models: list[str], *, repeats: int) -> pd.DataFrame:
-    """Latency of one picture (ms) and throughput of sixteen (pictures/s), as they come and with the switches.
+def inference_speed(profile: Profile, models: list[str], *, repeats: int) -> pd.DataFrame:
+    """Latency of one image (ms) and throughput of sixteen (images/s), plain and with the options.
 
     Returns
     -------
     DataFrame
         Indexed by model and way: `latency_ms` and its quartiles, `pictures_per_second`.
     """
-    side, rows = study.data.image_size, {}
+    side, rows = profile.data.image_size, {}
     for model in models:
-        network = build_model(model, num_classes=len(study.data.class_names)).to(device()).eval()
+        network = build_model(model, num_classes=len(profile.data.class_names)).to(device()).eval()
         for name, way in inference_ways(network).items():
             single = latency_ms(way, side, side, repeats=repeats, device=str(device()))
             many = latency_ms(way, side, side, batch=16, repeats=max(repeats // 4, 2), device=str(device()))
@@ -178,7 +178,7 @@ def inference_speed(study: Profile, models: list[str], *, repeats: int) -> pd.Da
 
 
 class Fast(nn.Module):
-    """A network with the switches that its device has use for, for prediction."""
+    """A network for prediction with the options that are useful on its device."""
 
     def __init__(self, network: nn.Module, *, gpu: bool) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Fast(nn.Module):
 
 
 def inference_ways(network: nn.Module) -> dict[str, nn.Module]:
-    """The network as it is, and with the switches."""
+    """The plain network, and the network with the options."""
     gpu = device().type == "cuda"
     return {"plain": network, "channels_last, bf16, CUDA graphs" if gpu else "channels_last": Fast(network, gpu=gpu)}
 
@@ -208,7 +208,7 @@ def matrix_rate(*, repeats: int = 10) -> float:
 
 
 def _fastest(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of some calls, each until its result is there."""
+    """Seconds of the fastest call, each timed until its result is ready."""
     times = []
     for _ in range(repeats + 2):
         start = time.perf_counter()
@@ -220,17 +220,17 @@ def _fastest(call: Callable[[], object], repeats: int) -> float:
 
 
 def with_work(speed: pd.DataFrame, gmacs: pd.Series, *, image_size: int, peak: float) -> pd.DataFrame:
-    """Add what the arithmetic amounts to: a backward pass counts as two forward passes.
+    """Add the rate of arithmetic operations: a backward pass counts as two forward passes.
 
     Parameters
     ----------
     speed : DataFrame
-        As `training_speed` gives it.
+        As returned by `training_speed`.
     gmacs : Series
-        Of one picture of 512x512, by model; work grows with the pixels.
+        Of one image of 512x512, by model; scaled with the number of pixels.
     image_size : int
     peak : float
-        Operations per second of this device, as `matrix_rate` gives them.
+        Operations per second of this device, as returned by `matrix_rate`.
     """
     per_sample = 6e9 * gmacs.reindex(speed.index, level="model") * (image_size / 512) ** 2
     rate = speed["samples_per_second"] * per_sample

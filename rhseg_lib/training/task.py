@@ -1,4 +1,4 @@
-"""What is trained and on what: the model with its loss and schedule, the data in memory (paper, Table 1)."""
+"""The model with its loss and schedule, and the training data in memory (paper, Table 1)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rhseg_lib.sources.images import IGNORE_INDEX
 
 
 class SlagDataModule(L.LightningDataModule):
-    """Training part of a VOC tree, by default decoded once and kept on the training device.
+    """Training set of a VOC tree, by default decoded once and kept on the training device.
 
     Parameters
     ----------
     folder : Path
-        VOC tree as ``build.build_voc`` writes it.
+        VOC tree written by ``build.build_voc``.
     recipe : Recipe
-        Its batch size, and how many images make an epoch.
+        Gives the batch size and the number of images per epoch.
     seed : int
     """
 
@@ -67,7 +67,7 @@ class SegmentationTask(L.LightningModule):
     num_classes : int
     recipe : Recipe
     seed : int
-        Decides the initial weights, the order of every epoch and every dropout mask.
+        Determines the initial weights, the order of every epoch and every dropout mask.
     """
 
     def __init__(self, model_name: str, *, num_classes: int, recipe: Recipe, seed: int) -> None:
@@ -85,10 +85,10 @@ class SegmentationTask(L.LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         images, masks = batch  # (B, 3, H, W) uint8, (B, H, W) uint8
         if self.recipe.compile == "cuda_graphs":
-            self.zero_grad()  # the last step's gradients lie in memory that the next replay takes
+            self.zero_grad()  # the next replay reuses the memory of the last step's gradients
             torch.compiler.cudagraph_mark_step_begin()
         loss, predicted = (self.compiled or self.forward_pass)(images, masks)
-        with torch.no_grad():  # summed where they are: nothing here waits for the device
+        with torch.no_grad():  # summed on the device: nothing here waits for it
             self.loss_sum += loss
             self.matrix += confusion_matrices(masks, predicted, self.num_classes).sum(0)
         return loss
@@ -104,11 +104,11 @@ class SegmentationTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         mode = {"default": "default", "cuda_graphs": "reduce-overhead"}.get(self.recipe.compile)
-        whole = self.trainer.world_size == 1  # batch norm over several processes breaks the graph
-        self.compiled = torch.compile(self.forward_pass, mode=mode, fullgraph=whole) if mode else None
+        one_graph = self.trainer.world_size == 1  # batch norm over several processes breaks the graph
+        self.compiled = torch.compile(self.forward_pass, mode=mode, fullgraph=one_graph) if mode else None
 
     def on_fit_end(self) -> None:
-        self.compiled = None  # of no use beyond the fit, and it cannot be copied
+        self.compiled = None  # not needed after the fit, and it cannot be copied
 
     def on_train_epoch_start(self) -> None:
         self.trainer.train_dataloader.set_epoch(self.current_epoch)
@@ -137,20 +137,20 @@ class SegmentationTask(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         r = self.recipe
-        rate, least = r.rates
+        rate, min_rate = r.rates
         if r.optimizer == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), lr=rate, momentum=r.momentum, weight_decay=r.weight_decay)
         else:
             optimizer = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=r.weight_decay, fused=True)
         steps = self.trainer.estimated_stepping_batches
         warmup = round(r.warmup_epochs * steps / r.epochs)
-        floor = least / rate
+        final_factor = min_rate / rate
 
         def factor(step: int) -> float:
             if step < warmup:
                 return (step + 1) / (warmup + 1)
             progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
-            return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+            return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

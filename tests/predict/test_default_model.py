@@ -14,7 +14,7 @@ from rhseg_lib.evaluation.weights import read_card
 from rhseg_lib.predict import segment
 from rhseg_lib.profile import load_profile
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / segment.DEFAULT_WEIGHTS
 
 

@@ -544,8 +544,8 @@ def written(monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_voc
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
+import test_build
 from rhseg_lib.files import Unfinished
 
 count, record = 0, Unfinished.record
@@ -559,7 +559,7 @@ def record_and_die(self, records):
 
 if __name__ == "__main__":
     Unfinished.record = record_and_die
-    test_voc.build(Path(sys.argv[2]), Path(sys.argv[3]), workers=int(sys.argv[5]))
+    test_build.build(Path(sys.argv[2]), Path(sys.argv[3]), workers=int(sys.argv[5]))
 """
 
 

@@ -157,7 +157,7 @@ train(load_profile("tiny", root=root), folder, checkpoint_seconds=0)
 class TestResume:
     def test_killed_run_resumes_to_the_same_weights(self, profile, uninterrupted, tmp_path):
         here = Path(__file__).parent
-        script = STALLED.format(paths=[str(here), str(here.parent)])
+        script = STALLED.format(paths=list(map(str, (here, here.parent, here.parents[1]))))
         process = subprocess.Popen(
             [sys.executable, "-c", script, profile.root, tmp_path], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
         )

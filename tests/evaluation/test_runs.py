@@ -170,7 +170,7 @@ class TestFinishRun:
         assert origin["commit"] == "not in a git repository"
 
     def test_lock_and_commit_of_this_project(self):
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         assert len(provenance.provenance(root, torch.device("cpu"))["lock"]) == 12
 
     def test_two_runs_of_a_profile_agree(self, finished, own_profile):

@@ -24,7 +24,7 @@ from rhseg_lib.profile import Profile, load_profile
 from rhseg_lib.report import overlays
 from rhseg_lib.report.explore import Explorer, enlarge
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WITHOUT_EMA = "deeplabv3plus_mobilenetv2"
 

@@ -84,7 +84,7 @@ class TestCheckParameters:
             check_parameters(tmp_path / "absent" / "01_dataset.ipynb", {})
 
     @pytest.mark.parametrize(
-        "path", sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+        "path", sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
     )
     def test_the_studys_notebooks_can_be_checked(self, path):
         check_parameters(path, {"source": "data/sample"} if path.stem == "09_predict" else {"profile": "quick"})

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from torch import nn
 
@@ -44,30 +46,21 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     dict
         The content of ``metrics.json``.
     """
-    dataset = voc_tree.read_dataset(profile.voc)
-    recipe = profile.recipe_of(model_name)
     folder = profile.run_folder(model_name, seed)
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it would mark these weights as complete
     weights.round_to_half(model)
-    num_classes = len(profile.data.class_names)
-    epoch = recipe.epoch_images or dataset["counts"]["train"]
+    dataset = voc_tree.read_dataset(profile.voc)
     tables, results = [], {}
     for part in (part for part in ("test", "holdout") if part in dataset["counts"]):
         names = voc_tree.read_split(profile.voc, part)
         images, masks = load_tensors(profile.voc, names)
         predictions = predict(model, images)
-        matrices = confusions(masks, predictions, num_classes)
-        columns = [f"{i}{j}" for i in range(num_classes) for j in range(num_classes)]
-        table = pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=pd.Index(names, name="name"))
-        originals = [dataset["copy_of"].get(name, name) for name in names]
-        units = [dataset["group_of"].get(name, name) for name in originals]
-        tables.append(table.assign(part=part, unit=units))
+        matrices = confusions(masks, predictions, len(dataset["classes"]))
+        tables.append(_per_image(matrices, names, dataset).assign(part=part))
         results[part] = {**asdict(scores(matrices.sum(0))), "images": len(names)}
         if part == "test":
             bound = abstention_bound(model, images, masks)
-            (folder / "predictions").mkdir(exist_ok=True)
-            for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
-                write_palette_png(folder / "predictions" / f"{name}.png", prediction)
+            _write_predictions(folder / "predictions", names, predictions)
     write_atomically(folder / "per_image.parquet", pd.concat(tables).to_parquet())
     origin = provenance(profile.root, next(model.parameters()).device)
     card = weights.Card(
@@ -88,6 +81,36 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         "model": model_name,
         "seed": seed,
         **results,
+        **_settings(profile, model_name, dataset, history),
+        **origin,
+    }
+    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+    for checkpoint in folder.glob("last.ckpt*"):
+        checkpoint.unlink()
+    return metrics
+
+
+def _per_image(matrices: np.ndarray, names: list[str], dataset: dict) -> pd.DataFrame:
+    """A row per image: its name, the counts of its confusion matrix, and the unit it belongs to."""
+    classes = matrices.shape[1]
+    columns = [f"{i}{j}" for i in range(classes) for j in range(classes)]
+    originals = [dataset["copy_of"].get(name, name) for name in names]
+    units = [dataset["group_of"].get(name, name) for name in originals]
+    index = pd.Index(names, name="name")
+    return pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=index).assign(unit=units)
+
+
+def _write_predictions(folder: Path, names: list[str], predictions: torch.Tensor) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
+        write_palette_png(folder / f"{name}.png", prediction)
+
+
+def _settings(profile: Profile, model_name: str, dataset: dict, history: list[dict]) -> dict:
+    """What a run was trained with and for how long."""
+    recipe = profile.recipe_of(model_name)
+    epoch = recipe.epoch_images or dataset["counts"]["train"]
+    return {
         "class_names": list(profile.data.class_names),
         "final_loss": history[-1]["loss"],
         "images_seen": recipe.epochs * (epoch - epoch % recipe.batch_size),
@@ -96,12 +119,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         "recipe": recipe.model_dump(),
         "image_size": profile.data.image_size,
         "dataset_hash": dataset["hash"],
-        **origin,
     }
-    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
-    for checkpoint in folder.glob("last.ckpt*"):
-        checkpoint.unlink()
-    return metrics
 
 
 def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, overwrite: bool) -> bool:

@@ -1,7 +1,5 @@
 """The eight models, once: how the pages call each, and what it is made of."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """The one error that a user sees: what is wrong, where, and how to fix it."""
 
-from __future__ import annotations
-
 from functools import partial
 
 

@@ -5,8 +5,6 @@
 <name>.replaced                    the old <name>, between two renames
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,13 +1,11 @@
 """What to run: a typed profile read from ``profiles/<name>.yaml``; all paths of the study derive from it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -85,7 +83,7 @@ class Data(Strict):
         return group
 
     @model_validator(mode="after")
-    def _consistent(self) -> Data:
+    def _consistent(self) -> Self:
         if (self.source == "synthetic") == (self.folder is not None):
             raise ValueError("'folder' is required for the sources 'labelme' and 'voc', and allowed only there")
         if self.source != "synthetic" and self.holdout_scenes:
@@ -132,7 +130,7 @@ class Recipe(Strict):
     pretrained: bool = False  # ImageNet encoder weights
 
     @model_validator(mode="after")
-    def _epoch_holds_a_batch(self) -> Recipe:
+    def _epoch_holds_a_batch(self) -> Self:
         if self.epoch_images is not None and self.epoch_images < self.batch_size:
             raise ValueError("'epoch_images' is smaller than 'batch_size'")
         return self
@@ -149,7 +147,7 @@ class Recipe(Strict):
         return fingerprint(self.model_dump(exclude_defaults=True))
 
     @model_validator(mode="after")
-    def _falling_rate(self) -> Recipe:
+    def _falling_rate(self) -> Self:
         if self.min_learning_rate > self.learning_rate:
             raise ValueError("'min_learning_rate' must not exceed 'learning_rate'")
         if self.warmup_epochs >= self.epochs:
@@ -173,7 +171,7 @@ class Profile(Strict):
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
-    def _no_duplicates(self) -> Profile:
+    def _no_duplicates(self) -> Self:
         for key, values in (("models", self.models), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"'{key}' must name at least one, and each once")

@@ -1,7 +1,5 @@
 """The paper's four augmentations (section 3.1); only this file uses albumentations."""
 
-from __future__ import annotations
-
 import os
 from hashlib import sha256
 

@@ -1,7 +1,5 @@
 """The VOC tree in memory as uint8, and batches taken from it on its device (CPU or GPU)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The tree is built in a folder beside it and renamed when whole; its bytes do not
 build that was killed resumes with what is finished there, image by image (`files.Unfinished`).
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import shutil

@@ -3,8 +3,6 @@
 What is finished stands in the draft's journal, so that a killed build resumes after its last image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from hashlib import sha256

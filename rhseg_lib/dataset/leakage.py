@@ -6,8 +6,6 @@ match, though the hashes alone would pair 32. Saved again as JPEG of quality 60,
 mirrored, all are detected; cropped by 3 % at each side, all but one. Finer thumbnails would miss more of the cropped.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from hashlib import sha256
@@ -44,7 +42,7 @@ class _Features:
     hashes: np.ndarray  # (N, 2) uint64
     thumbnails: np.ndarray  # (N, 2, 256) float32, of mean 0 and norm 1; 0 for an image of one colour
 
-    def __getitem__(self, rows: slice) -> _Features:
+    def __getitem__(self, rows: slice) -> "_Features":
         return _Features(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 

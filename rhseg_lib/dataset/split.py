@@ -1,7 +1,5 @@
 """Which originals are augmented and which images are for train, test or holdout; by name, group and classes alone."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Set

@@ -8,8 +8,6 @@ ImageSets/Segmentation/holdout.txt  if requested: fresh images besides the paper
 dataset.json                        classes, counts, pixels, settings, and one hash over all files
 """
 
-from __future__ import annotations
-
 import json
 from hashlib import sha256
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A `map` over processes, for work on images and masks alone."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator

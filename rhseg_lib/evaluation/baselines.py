@@ -1,7 +1,5 @@
 """References for the networks: pixel-classifier baselines (lower), agreement of simulated annotators (upper)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

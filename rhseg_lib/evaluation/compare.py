@@ -3,8 +3,6 @@
 Every statement in the report about a model or a pair of models comes from `summarise` and `compare_models`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 

@@ -1,7 +1,5 @@
 """Predictions of a trained model, and their confidence."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn

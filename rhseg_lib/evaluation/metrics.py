@@ -6,8 +6,6 @@ not in the truth scores 0 in both means: Eq. 4 is then 0/0, and excluding the cl
 torchmetrics and scikit-learn also use 0.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

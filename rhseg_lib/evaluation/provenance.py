@@ -1,7 +1,5 @@
 """Origin of a result: device, versions, commit and lock."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from hashlib import sha256

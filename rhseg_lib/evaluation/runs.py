@@ -1,7 +1,5 @@
 """The complete record of a run in its folder: written atomically, read back, refused if it does not match."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -10,8 +10,6 @@ hard for both does not count. If the seeds differ little or the units are few, t
 With one seed the seeds' share is unknown: intervals and tests then hold for these weights, not for the model.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A trained network in one safetensors file, with a card that states its classes, its data and its score."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Literal

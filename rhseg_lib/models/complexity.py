@@ -1,7 +1,5 @@
 """Cost of a network: parameters, bytes, multiply-accumulates, milliseconds."""
 
-from __future__ import annotations
-
 import copy
 import time
 from fractions import Fraction

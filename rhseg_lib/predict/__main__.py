@@ -1,7 +1,5 @@
 """Segment new images or a video with trained weights; see `segment`."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

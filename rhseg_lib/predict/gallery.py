@@ -1,7 +1,5 @@
 """Tables and HTML page of a prediction run, least confident images first."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote

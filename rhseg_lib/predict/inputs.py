@@ -1,7 +1,5 @@
 """Sources of new images: a folder, an image, a video."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -21,8 +21,6 @@ probability. The mean over all pixels does not work: networks are sure of backgr
 abstains on images whose confidence is below the 1st percentile of its test images; its weights store that threshold.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The claim ledger: each statement of the paper (claims.yaml), the result of this study, and a verdict."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Diagrams of the architectures, drawn from the live models (Figures 1 to 4)."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns

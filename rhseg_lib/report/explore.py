@@ -1,7 +1,5 @@
 """The controls of ``notebooks/explore.ipynb``: one image of a test scene, repainted as they change."""
 
-from __future__ import annotations
-
 import html
 from functools import lru_cache, partial
 

@@ -1,7 +1,5 @@
 """Figures of scores, and saving and display of all figures; one colour per model in the whole report."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """Summaries of the tables as sentences."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown

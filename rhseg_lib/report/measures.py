@@ -1,7 +1,5 @@
 """Measurements on live models for the report: size, work, Equation 1, EMA's pooling, latency."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

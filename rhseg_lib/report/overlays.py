@@ -1,7 +1,5 @@
 """Overlays of classes, errors or values on images; one colour per class in the whole report."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import torch

@@ -3,8 +3,6 @@
 Yu & Liu, "Research on image segmentation method of steel slag layer in RH vacuum degassing".
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 TABLE1 = {

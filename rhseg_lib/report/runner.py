@@ -5,8 +5,6 @@
         --html reports/quick/html/03_train_unet_vgg16_seed0.html
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

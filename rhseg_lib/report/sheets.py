@@ -1,7 +1,5 @@
 """Figures of images: contact sheets, Figure 5, attention maps."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure

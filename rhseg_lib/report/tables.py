@@ -1,7 +1,5 @@
 """Every table of the report: built from files, shown as HTML, saved as CSV."""
 
-from __future__ import annotations
-
 import html
 from pathlib import Path
 

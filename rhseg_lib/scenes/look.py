@@ -1,7 +1,5 @@
 """The random parameters of a scene, and the noise used for every surface."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Surfaces and light: refractory, slag, steelwork, glow; painted in linear light."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -6,8 +6,6 @@ the frame, so that (seed, index) is the same scene at every size. On a tube, `u`
 visible half and `v` down the axis, zero in the middle of the slag band.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial

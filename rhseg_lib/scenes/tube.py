@@ -1,7 +1,5 @@
 """One immersion tube after a dip: slag band, surface, exact mask."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import cv2

@@ -1,7 +1,5 @@
 """Scenes on disk: images, annotations by two annotators, exact masks, and `truth.parquet`."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """All errors in a source of images, in one table, each with its fix."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

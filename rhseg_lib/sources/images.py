@@ -1,7 +1,5 @@
 """Images and masks as arrays: decoding, resizing to the study's size, padding, palettes."""
 
-from __future__ import annotations
-
 import io
 import math
 import warnings

@@ -3,8 +3,6 @@
 As in Labelme, an embedded image takes precedence over the named file, and EXIF orients only an image read from a file.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """A folder of images and Labelme JSON as a source of images with masks."""
 
-from __future__ import annotations
-
 import os
 import re
 import unicodedata

@@ -5,8 +5,6 @@ order, later ones on top. Since version 7, line strips have round joints, and a 
 to the nearest.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from dataclasses import dataclass

@@ -8,8 +8,6 @@
 An empty list counts as missing. Without lists all images are used, and the study splits them.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections import Counter

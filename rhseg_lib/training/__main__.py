@@ -6,8 +6,6 @@ On several devices, of one or more machines, `torchrun --nproc-per-node 4 -m rhs
 trains to the last epoch and leaves a checkpoint; the study then evaluates it without training again.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 

@@ -1,7 +1,5 @@
 """Fit one model with one seed; exact resume after any interruption."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time

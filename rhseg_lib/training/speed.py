@@ -1,7 +1,5 @@
 """Speed of training and prediction, option by option, against the plain loop; all in one process."""
 
-from __future__ import annotations
-
 import copy
 import tempfile
 import time

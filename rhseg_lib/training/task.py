@@ -1,7 +1,5 @@
 """The model with its loss and schedule, and the training data in memory (paper, Table 1)."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

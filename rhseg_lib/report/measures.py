@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from rhseg_lib.catalogue import SHORT
 from rhseg_lib.profile import Profile
 from rhseg_lib.report.paper import PAPER_ROWS
 
@@ -77,3 +78,31 @@ def latency(names: list[str], profile: Profile) -> pd.DataFrame:
             "upper_quartile": measured.upper_quartile,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def stages_shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """`complexity.stages` for display: shapes as text, work in GMAC, shares in per cent."""
+    return pd.DataFrame(
+        {
+            "stage": frame["stage"],
+            "output (C × H × W)": [" × ".join(map(str, shape)) for shape in frame["output_shape"]],
+            "parameters": frame["parameters"],
+            "GMAC": frame["macs"] / 1e9,
+            "share of the work, %": 100 * frame["share"],
+        }
+    )
+
+
+def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
+    """`measures.separable` for display: ratios in per cent, and the factor of work saved."""
+    percent = {name: [f"{100 * value:.3f} %" for value in ratios[name]] for name in ("predicted", "counted")}
+    return ratios.assign(**percent, **{"times less work": 1 / ratios["counted"]})
+
+
+def speed_shown(measured: pd.DataFrame) -> pd.DataFrame:
+    """A table of speeds for display: short model names, ratios in per cent."""
+    shown = measured.reset_index()
+    shown["model"] = [SHORT[model] for model in shown["model"]]
+    if "share_of_peak" in shown:
+        shown["share_of_peak"] = [f"{100 * share:.0f} %" for share in shown["share_of_peak"]]
+    return shown.rename(columns=lambda name: "TFLOP/s" if name == "tflops" else name.replace("_", " "))

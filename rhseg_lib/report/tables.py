@@ -121,19 +121,6 @@ def of_scores(results: dict[str, Scores], class_names: tuple[str, ...]) -> pd.Da
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-def stages(frame: pd.DataFrame) -> pd.DataFrame:
-    """`complexity.stages` for display: shapes as text, work in GMAC, shares in per cent."""
-    return pd.DataFrame(
-        {
-            "stage": frame["stage"],
-            "output (C × H × W)": [" × ".join(map(str, shape)) for shape in frame["output_shape"]],
-            "parameters": frame["parameters"],
-            "GMAC": frame["macs"] / 1e9,
-            "share of the work, %": 100 * frame["share"],
-        }
-    )
-
-
 def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.DataFrame:
     """The recipe beside the paper's Table 1; `exceptions` maps a model to its differing values."""
     ours = {
@@ -318,12 +305,6 @@ def learning_rates(profile: Profile) -> pd.DataFrame:
     return table.assign(chosen=chosen).rename(index=LABELS).rename_axis("model")
 
 
-def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
-    """`measures.separable` for display: ratios in per cent, and the factor of work saved."""
-    percent = {name: [f"{100 * value:.3f} %" for value in ratios[name]] for name in ("predicted", "counted")}
-    return ratios.assign(**percent, **{"times less work": 1 / ratios["counted"]})
-
-
 def claims(ledger: pd.DataFrame) -> HTML:
     """The claim ledger as one block per statement, readable on a phone."""
     blocks = []
@@ -357,12 +338,3 @@ def models(summary: pd.DataFrame, runs: list[Run], profile: Profile, *, folder: 
             "page": [f"{folder}03_train_{m}_seed{first[m]}.html" for m in shown["model"]],
         }
     )
-
-
-def speed(measured: pd.DataFrame) -> pd.DataFrame:
-    """A table of speeds for display: short model names, ratios in per cent."""
-    shown = measured.reset_index()
-    shown["model"] = [SHORT[model] for model in shown["model"]]
-    if "share_of_peak" in shown:
-        shown["share_of_peak"] = [f"{100 * share:.0f} %" for share in shown["share_of_peak"]]
-    return shown.rename(columns=lambda name: "TFLOP/s" if name == "tflops" else name.replace("_", " "))

@@ -47,7 +47,7 @@ from rhseg_lib.report import overlays
 from rhseg_lib.sources import images
 
 FORMAT = 1  # of progress.jsonl; raised when the meaning of a row changes
-DEFAULT_WEIGHTS = "models/deeplabv3plus_mobilenetv2_ds_ema.safetensors"
+DEFAULT_WEIGHTS = "reports/reduced/runs/deeplabv3plus_mobilenetv2_ds_ema/seed0/weights.safetensors"
 OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", "progress.jsonl")
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
 GAP = 4  # pixels between image and overlay in a thumbnail

@@ -72,7 +72,7 @@ rule dataset:
         library=DATA,
     output:
         **page("01_dataset"),
-        dataset=update(f"data/{PROFILE}/voc/dataset.json"),  # not removed before the job: it vouches for the tree
+        dataset=update(f"data/{PROFILE}/voc/dataset.json"),  # not removed before the job: it marks the tree as complete
         baselines=f"{REPORTS}/tables/baselines.csv",
     params:
         settings=SETTINGS,
@@ -104,13 +104,12 @@ if TRAINS:
         input:
             source=ancient("notebooks/03_train.ipynb"),
             library=TRAINING,
-            dataset=ancient(rules.dataset.output.dataset),  # what decides it is among the inputs and settings here
+            dataset=rules.dataset.output.dataset,
         output:
             **page("03_train_{model}_seed{seed}"),
             metrics=f"{RUNS}/metrics.json",
         params:
             recipe=lambda wildcards: study.recipe_of(wildcards.model).digest,
-            settings=SETTINGS,
             cells=cells("03_train"),
         wildcard_constraints:
             seed=r"\d+",

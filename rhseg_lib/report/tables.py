@@ -139,7 +139,7 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
             f"{NOT_REPORTED}; its likely source scales",
             "yes" if used.scale_rate_by_batch else "no, as printed",
         ),
-        ("warm-up", NOT_REPORTED, f"{used.warmup_epochs:g} epochs, linear"),
+        ("warm-up", NOT_REPORTED, f"{used.warmup_epochs:g} epoch(s), linear"),
         ("schedule", NOT_REPORTED, "cosine from Init_lr to Min_lr"),
         ("loss", NOT_REPORTED, "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
         ("images per epoch", NOT_REPORTED, str(used.epoch_images or "each training image once")),

@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import yaml
 
-from rhseg_lib.dataset.convert import Source, resume, write_copies, write_originals
 from rhseg_lib.dataset.split import Plan, absence_in_words, plan
 from rhseg_lib.dataset.voc_tree import FORMAT, MARK, image_names, tree_hash, write_lists
 from rhseg_lib.dataset.workers import processes
+from rhseg_lib.dataset.write_images import Source, drop_stale, write_copies, write_originals
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import Unfinished, repair, write_atomically
 from rhseg_lib.profile import Data, Profile
@@ -160,7 +160,7 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
             (draft.tree / folder).mkdir(parents=True, exist_ok=True)
         with processes(workers) as run:
-            resume(draft, originals, source, run)
+            drop_stale(draft, originals, source, run)
             invalid = write_originals(draft, originals, source, data.image_size, run)
             images = _choose(originals, invalid, draft, source, data, given_test)
             write_copies(draft, images.originals, images.plan.operations, source, data.image_size, data.seed, run)

@@ -91,7 +91,7 @@ def compare_models(runs: list[Run]) -> pd.DataFrame:
     models = stacked(runs)
     pairs = [pair for pair in combinations(models, 2) if same_recipe(runs, *pair)]
     estimates = [statistics.difference(models[a], models[b]) for a, b in pairs]
-    tests = sum(estimate.known for estimate in estimates)
+    tests = sum(estimate.has_interval for estimate in estimates)
     rows = []
     for (first, second), estimate in zip(pairs, estimates, strict=True):
         of_weights = statistics.difference(models[first], models[second], these_weights=True)
@@ -102,7 +102,7 @@ def compare_models(runs: list[Run]) -> pd.DataFrame:
         row["p_value"] = estimate.p_value
         row["detectable"] = 100 * estimate.detectable()
         row["detectable_holm"] = 100 * estimate.detectable(tests=max(tests, 1))
-        row["needed"] = estimate.seeds_needed(tests=max(tests, 1)) if estimate.known else None
+        row["needed"] = estimate.seeds_needed(tests=max(tests, 1)) if estimate.has_interval else None
         rows.append(row)
     columns = ["first", "second", "seeds", "units", "difference", "low", "high", "weights_low", "weights_high"]
     columns += ["p_value", "detectable", "detectable_holm", "needed"]
@@ -124,7 +124,7 @@ def pair(compared: pd.DataFrame, first: str, second: str) -> dict | None:
     return None
 
 
-def tells(row: dict) -> bool:
+def is_significant(row: dict) -> bool:
     """Whether a difference is significant: the one rule for every sentence and mark in the report."""
     return bool(row["p_holm"] < statistics.LEVEL)
 
@@ -146,8 +146,8 @@ def generalisation(profile: Profile) -> pd.DataFrame:
         test, holdout = (stacked(finished_runs(profile, part=part)) for part in parts(profile))
         for model in test:
             means = [100 * mean_iou(subset[model].sum(1)).mean() for subset in (test, holdout)]
-            estimate = statistics.optimism(test[model], holdout[model])
-            of_weights = statistics.optimism(test[model], holdout[model], these_weights=True)
+            estimate = statistics.holdout_gap(test[model], holdout[model])
+            of_weights = statistics.holdout_gap(test[model], holdout[model], these_weights=True)
             rows[model] = (len(test[model]), *means, 100 * estimate.value, *points(estimate), *points(of_weights))
     columns = ["seeds", "test", "holdout", "difference", "low", "high", "weights_low", "weights_high"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")

@@ -4,8 +4,8 @@ A mean IoU changes with the images, and with the seed of the training run. A sta
 both. The images' share of the variance is estimated from the influence of each unit (an image, or the images of one
 group) on the summed confusion matrix; the seeds' share from the spread of the runs, minus the part that the images
 already explain: a seed that happens to suit some images is in both. A t distribution with Satterthwaite's degrees of
-freedom gives interval and p. The seeds of two models are independent; their images are the same, so an image that is
-hard for both does not count. If the seeds differ little or the units are few, the test is conservative.
+freedom gives interval and p. The seeds of two models are independent; their images are the same, so shared difficulty
+cancels in the difference. If the seeds differ little or the units are few, the test is conservative.
 
 With one seed the seeds' share is unknown: intervals and tests then hold for these weights, not for the model.
 """
@@ -32,19 +32,19 @@ class Estimate:
 
     value: float
     image_variance: float  # of `value`, over samples of images
-    units: int  # independent images or groups that show the rarest class; 0: a predicted class is in none
+    units: int  # independent images or groups that show the rarest class; 0 if a predicted class is never in the truth
     seed_variances: tuple[float, ...] = ()  # between runs, for each model; empty: these weights only
-    interaction: tuple[float, ...] = ()  # share of each also in `image_variance`: seeds that suit some images
+    interaction: tuple[float, ...] = ()  # part of each that `image_variance` counts too: seeds that suit some images
     seeds: tuple[int, ...] = ()  # runs of each model
 
     @property
-    def known(self) -> bool:
+    def has_interval(self) -> bool:
         """Whether there are enough seeds and units for an interval."""
         return self.units >= FEWEST_UNITS and all(count > 1 for count in self.seeds)
 
-    def spread(self, seeds: int | None = None) -> tuple[float, float]:
+    def error_and_df(self, seeds: int | None = None) -> tuple[float, float]:
         """Standard error and Satterthwaite's degrees of freedom; with `seeds`, for that many runs of each model."""
-        if not self.known:
+        if not self.has_interval:
             return math.nan, math.nan
         between, shared, counts = (np.array(each) for each in (self.seed_variances, self.interaction, self.seeds))
         images = self.image_variance
@@ -61,24 +61,24 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper end of the 95 % interval; NaN if not `known`."""
-        error, df = self.spread()
+        error, df = self.error_and_df()
         half = stats.t.ppf(1 - LEVEL / 2, df) * error
         return float(self.value - half), float(self.value + half)
 
     @property
     def p_value(self) -> float:
         """Two-sided p for a true value of zero; NaN if not `known`."""
-        error, df = self.spread()
+        error, df = self.error_and_df()
         if error < ROUNDING:
             return float(abs(self.value) < ROUNDING)
         return float(2 * stats.t.sf(abs(self.value) / error, df))
 
     def detectable(self, *, tests: int = 1, seeds: int | None = None) -> float:
-        """Smallest true difference detected in 80 of 100 such studies, tested first of `tests` by Holm's method.
+        """Smallest true difference detected in 80 of 100 such studies, at Holm's strictest level 0.05 / `tests`.
 
         A rough estimate, as the spread of a few seeds is.
         """
-        error, df = self.spread(seeds)
+        error, df = self.error_and_df(seeds)
         if math.isnan(error) or error < ROUNDING:
             return error
         critical = stats.t.ppf(1 - LEVEL / tests / 2, df)
@@ -118,7 +118,7 @@ def difference(first: np.ndarray, second: np.ndarray, *, these_weights: bool = F
     return _estimate([first, second], [1, -1], these_weights=these_weights)
 
 
-def optimism(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = False) -> Estimate:
+def holdout_gap(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = False) -> Estimate:
     """How much higher the mean IoU of one model's runs is on one set of units than on another, independent one.
 
     Parameters
@@ -137,7 +137,7 @@ def optimism(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = Fal
     if these_weights:
         return Estimate(float(each.mean()), images, units)
     interaction = sum(_interaction(of_set) for of_set in influences)
-    return Estimate(float(each.mean()), images, units, (_spread(each),), (interaction,), (len(each),))
+    return Estimate(float(each.mean()), images, units, (_variance_between_runs(each),), (interaction,), (len(each),))
 
 
 def _estimate(models: list[np.ndarray], signs: list[int], *, these_weights: bool) -> Estimate:
@@ -149,11 +149,11 @@ def _estimate(models: list[np.ndarray], signs: list[int], *, these_weights: bool
     units = min(units_showing(matrices) for matrices in models)
     if these_weights:
         return Estimate(value, images, units)
-    spreads, interaction = tuple(map(_spread, each)), tuple(map(_interaction, influences))
+    spreads, interaction = tuple(map(_variance_between_runs, each)), tuple(map(_interaction, influences))
     return Estimate(value, images, units, spreads, interaction, tuple(map(len, each)))
 
 
-def _spread(scores: np.ndarray) -> float:
+def _variance_between_runs(scores: np.ndarray) -> float:
     """Variance between runs (R,); NaN for one run."""
     return float(scores.var(ddof=1)) if len(scores) > 1 else math.nan
 
@@ -165,7 +165,7 @@ def _variance(influences: np.ndarray) -> float:
 
 
 def _interaction(influences: np.ndarray) -> float:
-    """Variance of one run from units that suit its seed, from (R, M) influences; NaN for one run."""
+    """Seed × unit part of the variance of one run, from (R, M) influences; NaN for one run."""
     runs = len(influences)
     deviations = influences - influences.mean(0)
     return sum(map(_variance, deviations)) / (runs - 1) if runs > 1 else math.nan
@@ -182,7 +182,7 @@ def influence(matrices: np.ndarray) -> np.ndarray:
 
 
 def units_showing(matrices: np.ndarray) -> int:
-    """Number of units that show the rarest class in the truth or the predictions: (R, M, K, K) -> count.
+    """Number of units whose truth shows the rarest class, predicted classes included: (R, M, K, K) -> count.
 
     A class that is predicted but in no unit's truth counts as 0 units: a single pixel sets its score to 0.
     """

@@ -21,7 +21,7 @@ COPY_AGAIN = "copy it again from its source"
 class Frame(NamedTuple):
     """One image of a source, or the error that prevented reading it."""
 
-    name: str  # of the files written for it
+    name: str  # of the files written for it; empty for an error of the whole video
     source: str
     seconds: float | None  # from the start of a video
     image: np.ndarray | StudyError  # (H, W, 3) uint8 RGB
@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files, named by their path in `folder`; the suffix is dropped if the names stay unique without it."""
+    """Image files, named by their path in `folder`; suffixes are dropped if all names stay unique without them."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -55,7 +55,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class Video:
-    """Every n-th frame of a video, decoded in order by OpenCV; frames it cannot decode are not numbered."""
+    """Every n-th frame of a video, decoded in order; a frame that fails to decode keeps its number and is reported."""
 
     path: Path
     every: int
@@ -82,7 +82,7 @@ class Video:
         return -(-self.frames() // self.every)
 
     def read(self, start: int) -> Iterator[Frame]:
-        """Yield every selected frame from number `start` on; earlier ones are decoded past, as seeking is not exact."""
+        """Yield every selected frame from number `start` on; earlier ones are discarded, as seeking is not exact."""
         capture, source, number = self.open(), self.path.name, 0
         while capture.grab():
             if number % self.every == 0 and number // self.every >= start:
@@ -127,7 +127,9 @@ def open_source(
     )
     files = tuple(path for path in paths if subfolders or path.parent == source)
     skipped = len(paths) - len(files)
-    below = f"; {skipped} in subfolders, which the setting `subfolders` (--subfolders) includes" if skipped else ""
+    below = (
+        f"; {skipped} in subfolders, skipped: the setting `subfolders` (--subfolders) includes them" if skipped else ""
+    )
     if not files:
         fix = f"give a folder with files {', '.join(PICTURE_SUFFIXES)}; give a video by its own path"
         raise StudyError(f"no images in the folder{below}", where=source, fix=fix)

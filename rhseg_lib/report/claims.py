@@ -8,7 +8,7 @@ import yaml
 
 from rhseg_lib import catalogue
 from rhseg_lib.catalogue import COUNTED, DESCRIBED, FCN, MOBILENET, SEPARABLE, UNET, XCEPTION
-from rhseg_lib.evaluation.compare import pair, tells
+from rhseg_lib.evaluation.compare import is_significant, pair
 from rhseg_lib.report.findings import difference_in_words
 from rhseg_lib.report.paper import PAPER_ROWS
 
@@ -136,7 +136,7 @@ def accuracy(first: str, second: str, compared: pd.DataFrame, scope: str) -> dic
         claim["ours"] += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
     if not scope:
         claim["why"] = "Accuracies are not judged in a demonstration."
-    elif not tells(row):
+    elif not is_significant(row):
         claim["why"] = f"{scope}, the difference {difference_in_words(row)}."
     else:
         same = (row["difference"] > 0) == (published > 0)

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from rhseg_lib.catalogue import SHORT
-from rhseg_lib.evaluation.compare import tells
+from rhseg_lib.evaluation.compare import is_significant
 from rhseg_lib.report.overlays import CLASS_COLOURS
 
 MODEL_COLOURS = dict(zip(SHORT, sns.color_palette("deep", len(SHORT)).as_hex(), strict=True))
@@ -169,7 +169,7 @@ def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
     for row in pairs.itertuples():
         grid.loc[row.first, row.second] = row.difference
         grid.loc[row.second, row.first] = -row.difference
-        if tells(row._asdict()):
+        if is_significant(row._asdict()):
             bold |= {(row.first, row.second), (row.second, row.first)}
     figure, axis = plt.subplots(figsize=(9, 5.4))
     grid = grid.round(1) + 0.0  # no -0.0

@@ -6,8 +6,8 @@ from IPython.display import Markdown
 
 from rhseg_lib.catalogue import COUNTED, FCN, LABELS, PROPOSED, SHORT, UNET, XCEPTION
 from rhseg_lib.evaluation import statistics
-from rhseg_lib.evaluation.compare import compare_models, pair, stacked, tells
-from rhseg_lib.evaluation.runs import Run
+from rhseg_lib.evaluation.compare import compare_models, is_significant, pair, stacked
+from rhseg_lib.evaluation.runs import Run, parts
 from rhseg_lib.profile import Profile
 from rhseg_lib.report.tables import EFFECTS, generalisation_table, interval
 
@@ -26,7 +26,7 @@ def difference_in_words(row: dict) -> str:
     if np.isnan(row["p_holm"]):
         return f"cannot be judged from one seed ({shown} with these weights; another seed gives other weights)"
     result = f"{shown}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}, adjusted {format_p_value(row['p_holm'])}"
-    if tells(row):
+    if is_significant(row):
         return f"is significant: {result}"
     count = "more than 50" if np.isnan(row["needed"]) else f"about {row['needed']:.0f}"
     return f"is not significant: {result}; detecting one of this size would take {count} seeds of each model"
@@ -94,26 +94,26 @@ def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list
     tested = compared[compared["p_holm"].notna()]
     if len(tested):
         others = tested[(tested["first"] == best) | (tested["second"] == best)]
-        if close := sum(not tells(row) for row in others.to_dict("records")):
+        if close := sum(not is_significant(row) for row in others.to_dict("records")):
             text += f" It does not differ significantly from {close} of the {len(others)} others."
-        significant = sum(tells(row) for row in tested.to_dict("records"))
+        significant = sum(is_significant(row) for row in tested.to_dict("records"))
         text += (
-            f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images, about four of "
-            f"five true differences of {tested['detectable'].median():.1f} points are detected if one pair is tested, "
-            f"of {tested['detectable_holm'].median():.1f} points if all pairs are (medians); the paper ranks "
-            "models 0.41 points apart, with one run each and no interval."
+            f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images, a true "
+            f"difference of {tested['detectable'].median():.1f} points is detected four times in five if one pair is tested, of "
+            f"{tested['detectable_holm'].median():.1f} points if all pairs are (medians); the paper ranks models "
+            "0.41 points apart, with one run each and no interval."
         )
     return Markdown(f"{text}\n\n{_limits(runs, profile)}")
 
 
 def scope(profile: Profile) -> str:
     """Image size and start for which verdicts on accuracy hold; empty for a demonstration, which judges none."""
-    start = "ImageNet" if profile.recipe.pretrained else "random"
+    initial = "ImageNet" if profile.recipe.pretrained else "random"
     side = profile.data.image_size
-    return f"At {side}×{side}, from {start} weights" if profile.kind == "result" else ""
+    return f"At {side}×{side}, from {initial} weights" if profile.kind == "result" else ""
 
 
-def answers(compared: pd.DataFrame) -> list[str]:
+def paper_comparisons(compared: pd.DataFrame) -> list[str]:
     """A sentence per comparison that the paper makes, where both models were trained."""
     return [
         f"- **{name}**: the difference {difference_in_words(row)}."
@@ -138,7 +138,7 @@ def findings(
     """Main results for the Summary page, each from the tables."""
     baseline = baselines["miou"].filter(like="pixel classifier").max()
     verdicts = ledger["verdict"].value_counts()
-    judged = f"; accuracies {scope(profile).lower()}" if scope(profile) else "; no accuracy, as this is a demonstration"
+    judged = f"; accuracies a{scope(profile)[1:]}" if scope(profile) else "; no accuracy, as this is a demonstration"
     lines = [
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
@@ -151,13 +151,14 @@ def findings(
     ]
     if PROPOSED in summary.index:
         row = summary.loc[PROPOSED]
+        inside = row["low"] <= baseline <= row["high"] and parts(profile)[-1] == "test"  # scored on the same images
         result = (
             f"- The model as the text describes it reaches **{row['miou']:.1f} % mIoU** {interval(row)} on "
-            f"{len(runs[0].names)} images; the better of the two pixel-classifier baselines "
-            f"reaches {baseline:.1f} %{', **inside that interval**' if row['low'] <= baseline <= row['high'] else ''}."
+            f"{len(runs[0].names)} images; the better of the two pixel-classifier baselines reaches "
+            f"{baseline:.1f} % on the test set{', **inside that interval**' if inside else ''}."
         )
         lines.insert(len(lines) if profile.data.source == "synthetic" else 0, result)  # own images first
     lines += leakage_summary(generalisation_table(profile))
     if profile.kind == "result":
-        lines += ["", f"**{scope(profile)}:**", "", *answers(compare_models(runs))]
+        lines += ["", f"**{scope(profile)}:**", "", *paper_comparisons(compare_models(runs))]
     return Markdown("\n".join([*lines, "", _limits(runs, profile)]))

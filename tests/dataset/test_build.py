@@ -20,11 +20,11 @@ import pytest
 from conftest import data_settings
 from PIL import Image
 
-from rhseg_lib.dataset import convert, voc_tree
+from rhseg_lib.dataset import voc_tree, write_images
 from rhseg_lib.dataset.build import build_voc
-from rhseg_lib.dataset.convert import _write_image
 from rhseg_lib.dataset.leakage import leakage
 from rhseg_lib.dataset.split import OPERATIONS
+from rhseg_lib.dataset.write_images import _write_image
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import Unfinished, repair
 from rhseg_lib.sources import images, labelme, labelme_folder
@@ -537,7 +537,7 @@ def written(monkeypatch):
         names.append(name)
         return write(tree, name, *others)
 
-    monkeypatch.setattr(convert, "_write_image", noted)
+    monkeypatch.setattr(write_images, "_write_image", noted)
     return names
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rhseg_lib.evaluation import compare, statistics
-from rhseg_lib.evaluation.compare import by_unit, compare_models, pair, stacked, summarise, tells
+from rhseg_lib.evaluation.compare import by_unit, compare_models, is_significant, pair, stacked, summarise
 from rhseg_lib.evaluation.runs import Run
 from rhseg_lib.report.findings import difference_in_words
 
@@ -128,14 +128,14 @@ class TestStatements:
     )
     def test_follow_the_adjusted_p(self, changes: dict, significant: bool, statement: str) -> None:
         row = {"difference": 0.9, "low": 0.2, "high": 1.6, "units": 50, "p_holm": 0.03, "needed": 4.0} | changes
-        assert tells(row) == significant
+        assert is_significant(row) == significant
         assert statement in difference_in_words(row)
 
     def test_one_group_of_many_images_gives_no_verdict(self) -> None:
         runs = [*runs_of("good", 3, wrong=0.05, images=60), *runs_of("middling", 3, wrong=0.2, images=60)]
         heat = [run._replace(units=("heat",) * 60) for run in runs]
         (row,) = compare_models(heat).to_dict("records")
-        assert row["units"] == 1 and not tells(row)
+        assert row["units"] == 1 and not is_significant(row)
         assert "cannot be judged" in difference_in_words(row)
 
 

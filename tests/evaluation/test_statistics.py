@@ -8,7 +8,15 @@ from scipy import stats
 
 from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.metrics import mean_iou
-from rhseg_lib.evaluation.statistics import Estimate, difference, holm, influence, mean_of, optimism, units_showing
+from rhseg_lib.evaluation.statistics import (
+    Estimate,
+    difference,
+    holm,
+    influence,
+    mean_of,
+    holdout_gap,
+    units_showing,
+)
 
 SEED_SPREAD = 0.045  # of the log-odds of an error; changes mIoU by 0.7 points, like the seeds of a small network
 CLASS_ERROR = np.array([-3.6, -2.0, -1.2])  # log-odds of an error on background, tube, slag: mIoU about 76 %
@@ -106,13 +114,13 @@ def test_standard_error_of_images_is_that_of_a_jackknife() -> None:
     matrices = random_matrices(1, 60)
     left_out = np.array([mean_iou(matrices.sum(1) - matrices[:, i])[0] for i in range(60)])
     jackknife = math.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
-    assert mean_of(matrices, these_weights=True).spread()[0] == pytest.approx(jackknife, rel=0.03)
+    assert mean_of(matrices, these_weights=True).error_and_df()[0] == pytest.approx(jackknife, rel=0.03)
 
 
 def test_variances_add_with_satterthwaites_degrees_of_freedom() -> None:
     """Worked by hand: 4e-4 + 2e-4 / 2 + 3e-4 / 3 = 6e-4; 36e-8 / (16e-8 / 10 + 1e-8 / 1 + 1e-8 / 2) = 11.61."""
     estimate = Estimate(0.08, 4e-4, 11, (2e-4, 3e-4), (0, 0), (2, 3))
-    error, df = estimate.spread()
+    error, df = estimate.error_and_df()
     assert (error, df) == pytest.approx((math.sqrt(6e-4), 36 / 3.1))
     low, high = estimate.interval
     assert (low, high) == pytest.approx((0.08 - 2.1867 * error, 0.08 + 2.1867 * error), abs=2e-5)
@@ -133,8 +141,8 @@ def test_a_detectable_difference_is_detected_four_times_in_five(seeds: int, test
 
 def test_variance_shared_by_seeds_and_images_is_counted_once() -> None:
     """Of the runs' 1e-4, 0.4e-4 is from images that suit a seed: (1e-4 - 0.4e-4) / 2 is added, at least 0."""
-    assert Estimate(0, 4e-4, 50, (1e-4,), (0.4e-4,), (2,)).spread()[0] == pytest.approx(math.sqrt(4.3e-4))
-    assert Estimate(0, 4e-4, 50, (1e-4,), (2e-4,), (2,)).spread()[0] == pytest.approx(math.sqrt(4e-4))
+    assert Estimate(0, 4e-4, 50, (1e-4,), (0.4e-4,), (2,)).error_and_df()[0] == pytest.approx(math.sqrt(4.3e-4))
+    assert Estimate(0, 4e-4, 50, (1e-4,), (2e-4,), (2,)).error_and_df()[0] == pytest.approx(math.sqrt(4e-4))
     runs = random_matrices(4, 60)
     deviations = [influence(runs)[i] - influence(runs).mean(0) for i in range(4)]
     expected = sum((row**2).sum() * 60 / 59 for row in deviations) / 3
@@ -144,12 +152,12 @@ def test_variance_shared_by_seeds_and_images_is_counted_once() -> None:
 def test_the_interaction_of_seeds_and_images_shrinks_with_more_seeds() -> None:
     """By hand: of the images' 4e-4, 2 x 3e-4 / 3 is interaction; with six seeds 2e-4 + 2 x 3e-4 / 6 remain of both."""
     estimate = Estimate(0.01, 4e-4, 50, (2e-4, 3e-4), (3e-4, 3e-4), (3, 3))
-    assert estimate.spread(6)[0] == pytest.approx(math.sqrt(3e-4))
+    assert estimate.error_and_df(6)[0] == pytest.approx(math.sqrt(3e-4))
 
 
 def test_degrees_of_freedom_are_at_least_those_of_the_smallest_sample() -> None:
     """Satterthwaite's formula may give less if the seeds spread less than their interaction: 16 / (16/49 + 40.5)."""
-    assert Estimate(0, 4e-4, 50, (27e-4, 27e-4), (30e-4, 30e-4), (3, 3)).spread()[1] == 2
+    assert Estimate(0, 4e-4, 50, (27e-4, 27e-4), (30e-4, 30e-4), (3, 3)).error_and_df()[1] == 2
 
 
 def test_a_false_positive_of_a_class_in_no_image_gives_no_verdict() -> None:
@@ -157,16 +165,16 @@ def test_a_false_positive_of_a_class_in_no_image_gives_no_verdict() -> None:
     wide = [np.pad(matrices, ((0, 0), (0, 0), (0, 1), (0, 1))) for matrices in (first, second)]
     assert difference(*wide).p_value == pytest.approx(difference(first, second).p_value)
     wide[0][:, 7, 0, 3] = 1
-    assert not difference(*wide).known and math.isnan(difference(*wide).p_value)
+    assert not difference(*wide).has_interval and math.isnan(difference(*wide).p_value)
 
 
 def test_a_class_in_only_one_set_gives_no_optimism() -> None:
     test, holdout = random_matrices(3, 50), random_matrices(3, 90)
     holdout[:, :, 2] = 0
     holdout[..., 2] = 0
-    assert not optimism(test, holdout).known
+    assert not holdout_gap(test, holdout).has_interval
     with pytest.raises(ValueError, match="3 runs"):
-        optimism(test, holdout[:1])
+        holdout_gap(test, holdout[:1])
 
 
 def test_rounding_is_not_a_difference() -> None:
@@ -185,27 +193,27 @@ def test_one_seed_gives_no_estimate_for_a_model() -> None:
         mean_of(one),
         difference(one, three),
         difference(three, one),
-        optimism(one, random_matrices(1, 90)),
+        holdout_gap(one, random_matrices(1, 90)),
     ):
-        assert not estimate.known
+        assert not estimate.has_interval
         assert np.isnan([*estimate.interval, estimate.p_value, estimate.detectable()]).all()
         assert math.isfinite(estimate.value)
-    assert mean_of(one, these_weights=True).known
+    assert mean_of(one, these_weights=True).has_interval
 
 
-@pytest.mark.parametrize(("images", "known"), [(1, False), (5, False), (6, True)])
-def test_few_units_give_no_interval(images: int, known: bool) -> None:
+@pytest.mark.parametrize(("images", "has_interval"), [(1, False), (5, False), (6, True)])
+def test_few_units_give_no_interval(images: int, has_interval: bool) -> None:
     estimate = difference(random_matrices(3, images), random_matrices(3, images, seed=1))
-    assert estimate.units == images and estimate.known is known
-    assert math.isnan(estimate.p_value) is not known
+    assert estimate.units == images and estimate.has_interval is has_interval
+    assert math.isnan(estimate.p_value) is not has_interval
 
 
 def test_a_rare_class_counts_by_the_units_that_show_it() -> None:
     matrices = random_matrices(2, 50)
     matrices[:, 3:, 2] = 0  # three images show slag
-    assert units_showing(matrices) == 3 and not mean_of(matrices).known
+    assert units_showing(matrices) == 3 and not mean_of(matrices).has_interval
     matrices[:, :, 2], matrices[..., 2] = 0, 0  # neither in truth nor predicted: no class of these images
-    assert units_showing(matrices) == 50 and mean_of(matrices).known
+    assert units_showing(matrices) == 50 and mean_of(matrices).has_interval
 
 
 def test_equal_runs_and_images_have_no_variance() -> None:
@@ -233,7 +241,7 @@ def test_seeds_needed_are_the_fewest_that_detect_it() -> None:
 
 def test_optimism_compares_two_independent_sets_of_images() -> None:
     test, holdout = random_matrices(3, 50), random_matrices(3, 400, seed=1)
-    estimate = optimism(test, holdout)
+    estimate = holdout_gap(test, holdout)
     each = mean_iou(test.sum(1)) - mean_iou(holdout.sum(1))
     variances = [mean_of(matrices, these_weights=True).image_variance for matrices in (test, holdout)]
     assert estimate.value == pytest.approx(each.mean())

@@ -10,7 +10,7 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import baselines
 from rhseg_lib.evaluation.runs import Run
 from rhseg_lib.profile import Profile
-from rhseg_lib.report import claims, findings, overlays, sheets, tables
+from rhseg_lib.report import claims, findings, image_figures, overlays, tables
 
 
 def test_text_in_a_table_is_escaped() -> None:
@@ -26,7 +26,7 @@ def test_text_in_sentences_is_escaped() -> None:
 
 
 def test_an_image_title_may_be_any_name() -> None:
-    sheet = sheets.contact_sheet([np.zeros((4, 4, 3), np.uint8)], columns=1, titles=["$\\frac{ $"])
+    sheet = image_figures.contact_sheet([np.zeros((4, 4, 3), np.uint8)], columns=1, titles=["$\\frac{ $"])
     sheet.canvas.draw()
     plt.close(sheet)
 

@@ -1,6 +1,6 @@
 """Write the images of a VOC tree: originals and their augmented copies, one by one, over processes.
 
-What is finished stands in the draft's journal, so that a killed build resumes after its last image.
+Finished images are logged in the draft's journal, so that a killed build resumes after its last image.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ from rhseg_lib.sources.voc_folder import VocTree
 Source = LabelmeFolder | VocTree
 
 
-def resume(draft: Unfinished, images: dict[str, Path], source: Source, run: Callable) -> None:
+def drop_stale(draft: Unfinished, images: dict[str, Path], source: Source, run: Callable) -> None:
     """Keep what an earlier call finished if neither its input nor its files changed since."""
     found = {name: record for name, record in draft.finished.items() if record["original"] in images}
     paths = [images[record["original"]] for record in found.values()]
@@ -49,7 +49,7 @@ def write_originals(
     image_size: int,
     run: Callable,
 ) -> dict[str, list[checks.Fault]]:
-    """Check and write the originals that are not finished; the faults of those that have some, by name."""
+    """Check and write the originals that are not finished; returns the errors, by image name."""
     missing, invalid = [name for name in images if name not in draft.finished], {}
     write = partial(_write_original, source=source, tree=draft.tree, image_size=image_size)
     jobs = run(write, missing, [images[name] for name in missing])
@@ -111,7 +111,7 @@ def _write_copies_of(
     image_size: int,
     seed: int,
 ) -> dict[str, dict]:
-    """Write augmented copies of one original, from its pixels before they became JPEG; their records by name."""
+    """Write augmented copies of one original, from the source's pixels, not the saved JPEG; their records by name."""
     if source.fingerprint(path) != made_of:
         raise StudyError("the image changed while it was converted", where=path, fix="run again")
     sample, found = source.examine(path)

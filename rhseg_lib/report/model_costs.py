@@ -94,7 +94,7 @@ def stages_shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def separable_shown(ratios: pd.DataFrame) -> pd.DataFrame:
-    """`measures.separable` for display: ratios in per cent, and the factor of work saved."""
+    """`separable` for display: ratios in per cent, and the factor of work saved."""
     percent = {name: [f"{100 * value:.3f} %" for value in ratios[name]] for name in ("predicted", "counted")}
     return ratios.assign(**percent, **{"times less work": 1 / ratios["counted"]})
 

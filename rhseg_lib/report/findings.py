@@ -99,9 +99,9 @@ def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list
         significant = sum(is_significant(row) for row in tested.to_dict("records"))
         text += (
             f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images, a true "
-            f"difference of {tested['detectable'].median():.1f} points is detected four times in five if one pair is tested, of "
-            f"{tested['detectable_holm'].median():.1f} points if all pairs are (medians); the paper ranks models "
-            "0.41 points apart, with one run each and no interval."
+            f"difference of {tested['detectable'].median():.1f} points is detected four times in five if one pair is "
+            f"tested, of {tested['detectable_holm'].median():.1f} points if all pairs are (medians); the paper ranks "
+            "models 0.41 points apart, with one run each and no interval."
         )
     return Markdown(f"{text}\n\n{_limits(runs, profile)}")
 

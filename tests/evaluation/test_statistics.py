@@ -11,10 +11,10 @@ from rhseg_lib.evaluation.metrics import mean_iou
 from rhseg_lib.evaluation.statistics import (
     Estimate,
     difference,
+    holdout_gap,
     holm,
     influence,
     mean_of,
-    holdout_gap,
     units_showing,
 )
 

@@ -30,6 +30,7 @@ test: .venv/installed
 lint: .venv/installed
 	ruff check .
 	ruff format --check .
+	mypy
 
 lab: .venv/installed
 	@jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements  # asks the network

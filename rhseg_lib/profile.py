@@ -5,7 +5,7 @@ import os
 import re
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,7 +13,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.errors import StudyError
 
-ModelName = Literal[MODEL_NAMES]
+if TYPE_CHECKING:
+    ModelName = str  # a type checker cannot read the names
+else:
+    ModelName = Literal[MODEL_NAMES]
 
 
 def _number(value: object) -> object:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,15 +119,16 @@ class DecodedBatches(Batches):
     """
 
     def __init__(
-        self, folder: Path, names: list[str], *, device: torch.device, workers: int = 2, **options: int | None
+        self, folder: Path, names: list[str], *, device: torch.device, workers: int = 2, **options: Any
     ) -> None:
-        super().__init__(names, names, **options)
-        self.folder, self.device, self.workers = folder, device, workers
+        counted = torch.empty(len(names), 0)  # in place of the images: only their number is used
+        super().__init__(counted, counted, **options)
+        self.folder, self.names, self.device, self.workers = folder, names, device, workers
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         shares = [share.tolist() for share in self._shares(self._order())]
         loader = DataLoader(
-            _Decoded(self.folder, self.images),
+            _Decoded(self.folder, self.names),
             batch_sampler=shares,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",

@@ -55,7 +55,9 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
     if data.source == "synthetic":
         render(profile, workers=workers)
     source = open_source(profile)
-    notes = _of_unannotated(source.unannotated()) if data.source == "labelme" else []
+    notes = (
+        _of_unannotated(source.unannotated()) if data.source == "labelme" and isinstance(source, LabelmeFolder) else []
+    )
     listed = profile.tables / "faults.csv"
     try:
         dataset = build_voc(source, profile.voc, data, workers=workers, notes=notes)
@@ -152,7 +154,7 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
     originals = source.names()
     if voc.exists() and any(voc.iterdir()) and not any((voc / name).is_file() for name in ("dataset.json", MARK)):
         raise StudyError("a folder not made here is in the way", where=voc, fix="move it elsewhere")
-    given_test, of_lists = None, []
+    given_test, of_lists = None, list[str]()
     if isinstance(source, VocTree) and data.split == "given":
         given_test, of_lists = source.given_split()
     with _errors_explained(source.folder, voc.parent):

@@ -58,7 +58,7 @@ def leakage(folder: Path) -> Leakage:
     """
     copy_of = voc_tree.read_dataset(folder)["copy_of"]
     train, test = voc_tree.read_split(folder, "train"), voc_tree.read_split(folder, "test")
-    trained = {}
+    trained: dict[str, list[str]] = {}
     for name in train:
         trained.setdefault(copy_of.get(name, name), []).append(name)
     origins = {name: copy_of.get(name, name) for name in test}

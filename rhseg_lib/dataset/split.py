@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-    shown: dict[str, Set[str]],
+    shown: Mapping[str, Set[str]],
     *,
     split: str,
     test_fraction: float,
@@ -65,8 +65,9 @@ def plan(
     groups, notes = _groups(used, group)
     presence = {key: set().union(*(shown[name] for name in members)) for key, members in groups.items()}
     operations = {name: [OPERATIONS[(i + j) % 4] for j in range(copies)] for i, name in enumerate(used)}
-    test = []
+    test: list[str] = []
     if split == "given":
+        assert given_test is not None
         test = given_test
         _refuse_separated(groups, set(test))
     elif split == "grouped":
@@ -120,7 +121,7 @@ def _groups(names: list[str], pattern: str | None) -> tuple[dict[str, list[str]]
     """The names by group, and notes on those in no group."""
     if pattern is None:
         return {name: [name] for name in names}, []
-    groups, single = {}, 0
+    groups, single = dict[str, list[str]](), 0
     for name in names:
         found = re.search(pattern, name)
         key = found and (found.group(1) if found.re.groups and found.group(1) is not None else found.group())
@@ -150,12 +151,12 @@ def _draw_test(order: list[str], sizes: dict[str, int], fraction: float) -> list
     if len(order) < 2:
         fix = "annotate at least two images" if total == 1 else "choose a 'group' that finds more than one"
         raise StudyError(f"one {'image' if total == 1 else 'group'} cannot be split", where=order[0], fix=fix)
-    missing, test = min(max(round(total * fraction), 1), total - 1), []
+    missing, test = min(max(round(total * fraction), 1), total - 1), list[str]()
     for key in order:
         if sizes[key] < 2 * missing and len(test) < len(order) - 1:
             test.append(key)
             missing -= sizes[key]
-    return test or [min(order, key=sizes.get)]
+    return test or [min(order, key=sizes.__getitem__)]
 
 
 def _fix_absence(test: list[str], order: list[str], presence: dict[str, set[str]], sizes: dict[str, int]) -> list[str]:
@@ -169,7 +170,7 @@ def _fix_absence(test: list[str], order: list[str], presence: dict[str, set[str]
     while True:
         train = [key for key in order if key not in set(test)]
         offered, weights = np.array([shows[key] for key in train]), np.array([sizes[key] for key in train])
-        held = sum(shows[key] for key in test)  # (K,) groups of the test set that show each class
+        held = np.sum([shows[key] for key in test], axis=0)  # (K,) groups of the test set that show each class
         least, swap = ((held == 0) | (held == everywhere)).sum(), None
         for key in reversed(test):
             then = held - shows[key] + offered  # (N, K), if each group of the training set took its place

@@ -76,7 +76,7 @@ def verify_voc(voc: Path) -> None:
         image_path, mask_path = image_file(voc, name), mask_file(voc, name)
         try:
             with Image.open(image_path) as image, Image.open(mask_path) as mask:
-                values = set(np.unique(mask).tolist())
+                values = set(np.unique(np.asarray(mask)).tolist())
         except (OSError, SyntaxError) as error:  # SyntaxError is what PIL raises on a broken PNG
             raise StudyError(f"cannot be read ({error})", where=mask_path, fix=REBUILD) from error
         check(image.size == size, f"{image.size} pixels instead of {size}", image_path)

@@ -29,10 +29,11 @@ def _start_worker() -> None:
     """One thread per process, and no torch: albumentations would load it, which takes seconds for no use."""
     Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
-    sys.modules.setdefault("torch", None)
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # typeshed omits None, which blocks an import
 
 
 def _end_with_parent() -> None:
     """End with the parent: a worker whose parent was killed would wait for work forever."""
-    parent_process().join()
-    os._exit(1)
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)

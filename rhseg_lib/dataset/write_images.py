@@ -116,6 +116,7 @@ def _write_copies_of(
         raise StudyError("the image changed while it was converted", where=path, fix="run again")
     sample, found = source.examine(path)
     checks.refuse(found, path)
+    assert sample is not None
     original, records = fit(sample.image, sample.mask, image_size), {}
     for operation in operations:
         copy = f"{name}_{operation}"

@@ -47,8 +47,8 @@ def pixel_classifier(profile: Profile, *, place: bool, pixels_per_image: int = 4
     features, labels = pixel_features(images, place=place), masks.ravel()
     pixels = masks[0].size
     rng = np.random.default_rng(seed)
-    rows = [i * pixels + rng.choice(pixels, min(pixels_per_image, pixels), replace=False) for i in range(len(images))]
-    rows = np.concatenate(rows)
+    drawn = [i * pixels + rng.choice(pixels, min(pixels_per_image, pixels), replace=False) for i in range(len(images))]
+    rows = np.concatenate(drawn)
     rows = rows[labels[rows] != IGNORE_INDEX]
     model = HistGradientBoostingClassifier(random_state=seed).fit(features[rows], labels[rows])
 

@@ -15,7 +15,7 @@ def provenance(root: Path, device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     git, commit = which("git"), ""
     if git:  # a container may have none
-        command = [git, "-C", root, "rev-parse", "--short", "HEAD"]
+        command = [git, "-C", str(root), "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
     lock = root / "requirements.lock"
     return {

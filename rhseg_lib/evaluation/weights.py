@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import ModelName, Strict
 
-FORMAT = 2  # of the card; raised when its meaning changes. In 1, networks resized without aligning corners
+FORMAT: Final = 2  # of the card; raised when its meaning changes. In 1, networks resized without aligning corners
 RETRAIN = "use a weights.safetensors written by this study"
 
 

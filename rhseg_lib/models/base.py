@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class SegmentationModel(nn.Module):
     A subclass sets `encoder`, `decoder`, `classifier` and writes `logits`.
     """
 
-    encoder: nn.Module
+    encoder: Any  # a Module; smp's add `out_channels`
     decoder: nn.Module
     classifier: nn.Conv2d
 

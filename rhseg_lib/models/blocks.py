@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(features: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bilinear resize of `(B, C, h, w)` to `(B, C, *size)`, the centres of the corner pixels aligned as in DeepLab."""
     if features.shape[-2:] == size:
         return features

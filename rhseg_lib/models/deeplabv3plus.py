@@ -61,7 +61,7 @@ def take_fine_features_before_relu(stack: nn.Sequential) -> None:
     timm hands out what leaves `act3`. That layer now passes its input through, and the convolution behind it rectifies.
     """
     stack.act3.__class__ = nn.Identity  # in place: timm's hook stays on it
-    stack.conv3.register_forward_pre_hook(lambda _, inputs: (F.relu(inputs[0]),))
+    stack.get_submodule("conv3").register_forward_pre_hook(lambda _, inputs: (F.relu(inputs[0]),))
 
 
 class Decoder(nn.Module):

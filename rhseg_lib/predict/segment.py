@@ -181,7 +181,7 @@ def _segment_rest(
 
 def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folder: Path) -> dict | None:
     """Write masks, overlays and thumbnails of a batch; return its rows and errors, None without frames."""
-    squares, waiting, rows, errors = [], [], [], []
+    squares, waiting, rows, errors = [], [], list[dict](), []
     for frame in frames:
         if isinstance(frame.image, StudyError):
             where = f"{frame.source} {frame.name}".strip() if frame.seconds is not None else frame.source
@@ -249,6 +249,7 @@ def _shrink(image: np.ndarray, side: int, how: int) -> np.ndarray:
 
 def _write_images(frame: Frame, mask: np.ndarray, folder: Path) -> None:
     """Write the mask at the image's own size, the overlay, and a thumbnail with image and overlay side by side."""
+    assert not isinstance(frame.image, StudyError)
     shown = cv2.resize(mask, frame.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     overlay = overlays.blend(frame.image, shown)
     pair = [_shrink(image, THUMBNAIL_SIDE, cv2.INTER_AREA) for image in (frame.image, overlay)]

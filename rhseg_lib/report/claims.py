@@ -57,7 +57,8 @@ def ledger(
     for claim in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")):
         judged = {}
         if "above" in claim:
-            judged = accuracy(*(MODELS[name] for name in claim["above"]), compared, scope)
+            first, second = (MODELS[name] for name in claim["above"])
+            judged = accuracy(first, second, compared, scope)
         elif "equals" in claim:
             agrees = abs(float(claim["published"]) - float(claim["equals"].format(**values))) <= 0.005
             judged = {"tolerance": "±0.005", "verdict": REPRODUCED if agrees else NOT_REPRODUCED}

@@ -1,5 +1,7 @@
 """Diagrams of the architectures, drawn from the live models (Figures 1 to 4)."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -16,7 +18,7 @@ def block_diagram(
     places: list[tuple[int, int]] | None = None,
     arrows: list[tuple[int, int]] | None = None,
     skips: dict[tuple[int, int], str] | None = None,
-    highlight: set[int] = frozenset(),
+    highlight: set[int] | frozenset[int] = frozenset(),
 ) -> Figure:
     """Boxes with arrows between them.
 
@@ -101,7 +103,7 @@ def work_bars(work: dict[str, dict[str, int]]) -> Figure:
 
 def residual_diagram(encoder: nn.Module, side: int) -> Figure:
     """Figure 2: the steps of the encoder's first shape-preserving inverted residual, read from the live block."""
-    block = next(m for m in encoder.modules() if type(m).__name__ == "InvertedResidual" and m.has_skip)
+    block: Any = next(m for m in encoder.modules() if type(m).__name__ == "InvertedResidual" and m.has_skip)
     channels = block.conv_pw.in_channels
     steps = {"1×1 widens": block.conv_pw, "3×3 depthwise": block.conv_dw, "1×1 narrows": block.conv_pwl}
     boxes = [("input", f"{channels} × {side} × {side}")]

@@ -102,7 +102,7 @@ def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
 
 def one_per_operation(copies: list[str], copy_of: dict[str, str]) -> list[tuple[str, str]]:
     """The first (original, copy) of each augmentation."""
-    pairs = {}
+    pairs: dict[str, tuple[str, str]] = {}
     for copy in copies:
         pairs.setdefault(copy.removeprefix(copy_of[copy]), (copy_of[copy], copy))
     return list(pairs.values())

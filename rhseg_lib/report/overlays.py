@@ -1,11 +1,12 @@
 """Overlays of classes, errors or values on images; one colour per class in the whole report."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, to_hex
-from torch import nn
 
 from rhseg_lib.sources.images import IGNORE_INDEX
 
@@ -50,6 +51,6 @@ def outline(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def ema_weights(model: nn.Module, image: torch.Tensor) -> np.ndarray:
+def ema_weights(model: Any, image: torch.Tensor) -> np.ndarray:
     """Weight maps (G, h, w) of a DeepLabv3+ with EMA for one normalised image (1, 3, H, W)."""
     return model.attention.attention(model.encoder(image)[-1])[0].numpy()

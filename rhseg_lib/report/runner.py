@@ -38,7 +38,7 @@ PAGES = {  # notebook -> name in the navigation
     "08_speed": "Speed",
 }
 KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})  # other users cannot send the kernel commands
-TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
+TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ def sift(
     FaultyAnnotations
         There are errors, unless they are to be skipped and at least one image is left.
     """
-    first, invalid = {}, {}
+    first, invalid = dict[str, Path](), {}
     for (name, path), (digest, faults) in zip(annotations.items(), checked, strict=True):
         if faults:
             invalid[name] = faults
@@ -75,7 +75,7 @@ def refuse(faults: list[Fault], where: Path) -> None:
     grouped: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
         grouped.setdefault((fault.what, fault.fix), []).append(fault)
-    rows = [("file", "shape", "what", "fix")]
+    rows: list[tuple[str, ...]] = [("file", "shape", "what", "fix")]
     for (what, fix), same in list(grouped.items())[:MAX_ROWS]:
         others = len({fault.file for fault in same}) - 1
         shape = "" if same[0].shape is None else str(same[0].shape)

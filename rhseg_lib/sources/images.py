@@ -60,14 +60,15 @@ def decode(content: bytes, *, use_exif: bool, least_side: int = 0) -> tuple[Imag
             image = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
             size = image.size
             if least_side:
-                image.draft(None, tuple(math.ceil(side * least_side / max(size)) for side in size))
+                width, height = (math.ceil(side * least_side / max(size)) for side in size)
+                image.draft(None, (width, height))
             stored = image.size
             image.load()
             if use_exif:
                 ImageOps.exif_transpose(image, in_place=True)
             return image, size if image.size == stored else size[::-1]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
+        what = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise unplaced(what, "make the image smaller, then annotate it") from error
     except UnidentifiedImageError as error:
         raise unplaced("no picture, or of a kind that is not read here", COPY_AGAIN) from error

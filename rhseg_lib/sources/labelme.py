@@ -32,7 +32,7 @@ POINT_COUNTS = {  # minimum and maximum number of points
     "point": (1, 1),
     "mask": (2, 2),
 }
-WRITTEN_SHAPE = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
+WRITTEN_SHAPE: dict = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
 REDRAW = "delete the shape in Labelme and draw it again"
 SAVE_AGAIN = "open the image in Labelme and save it again"
 MOVE_OUT = "save it again in Labelme, or move it out of the folder"
@@ -65,7 +65,7 @@ def write_annotation(
     height, width : int
         Size of the image in pixels.
     """
-    document = {
+    document: dict[str, object] = {
         "version": "5.5.0",
         "flags": {},
         "shapes": [
@@ -99,6 +99,7 @@ def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annota
     """
     annotation, faults = examine(path, root=root, labels=labels)
     refuse(faults, path)
+    assert annotation is not None
     return annotation
 
 
@@ -124,7 +125,9 @@ def examine(
             shapes.append(_read_shape(item, labels, size, _major_version(document)))
         except StudyError as error:
             faults.append(Fault(file, index, error.what, error.fix))
-    return (None if faults else Annotation(path, image, tuple(shapes), size, digest)), faults
+    if faults or image is None or size is None:
+        return None, faults
+    return Annotation(path, image, tuple(shapes), size, digest), []
 
 
 def _read_bytes(path: Path) -> bytes:

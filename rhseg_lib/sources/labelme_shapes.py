@@ -7,6 +7,7 @@ to the nearest.
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ def label_ids(
 
 
 def rasterize(
-    shapes: tuple[Shape, ...],
+    shapes: Sequence[Shape],
     height: int,
     width: int,
     *,
@@ -76,7 +77,7 @@ def rasterize(
         rank = {label: index for index, label in enumerate(class_priority)}
         objects = {label for label, index in labels.items() if index == 0 and label not in BACKGROUND_LABELS}
         shapes = sorted(shapes, key=lambda shape: -1 if shape.label in objects else rank.get(shape.label, len(rank)))
-    canvas, overwritten, painted = Image.new("L", (width, height)), Counter(), set()
+    canvas, overwritten, painted = Image.new("L", (width, height)), Counter[tuple[str, str]](), set[str]()
     for shape in shapes:
         value, others = labels[shape.label], painted - {shape.label}
         box = _bounds(shape, width, height)
@@ -108,7 +109,7 @@ def _draw(shape: Shape, canvas: Image.Image, value: int) -> None:
         case "circle" | "point":
             (x, y), radius = points[0], _radius(shape)
             draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=value, fill=value)
-        case "mask":
+        case "mask" if shape.mask is not None:
             canvas.paste(value, _corner(shape), Image.fromarray(shape.mask))
 
 

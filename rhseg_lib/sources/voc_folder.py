@@ -61,7 +61,7 @@ class VocTree:
                 raise StudyError(what, where=drawn, fix="restore the image it was drawn on, or draw the mask again")
         except StudyError as error:
             faults.append(_fault(drawn.relative_to(self.folder), error.what, error.fix))
-        return (None if faults else Picture(image, mask, Counter())), faults
+        return (None if faults or image is None or mask is None else Picture(image, mask, Counter())), faults
 
     def fingerprint(self, path: Path) -> str:
         """Changes with the size or time of the image file or of its mask."""
@@ -74,7 +74,7 @@ class VocTree:
 
     def _survey(self) -> tuple[dict[str, Path], list[str] | None, list[str]]:
         """Names, test names and notes, from file names and lists alone."""
-        faults, notes, test = [], [], None
+        faults, notes, test = list[Fault](), list[str](), None
         images, masks = self._by_name(IMAGES, IMAGE_SUFFIXES, faults), self._by_name(MASKS, None, faults)
         wanted = images.keys() | masks.keys()
         if self.own_split:
@@ -102,7 +102,7 @@ class VocTree:
 
     def _by_name(self, inner: str, suffixes: tuple[str, ...] | None, faults: list[Fault]) -> dict[str, Path]:
         """The files of a folder by name without suffix; hidden files and other suffixes are ignored."""
-        folder, found = self.folder / inner, {}
+        folder, found = self.folder / inner, dict[str, Path]()
         if not folder.is_dir():
             fix = f"give the folder that holds {IMAGES}, {MASKS} and {LISTS}"
             raise StudyError(f"no folder '{inner}'", where=self.folder, fix=fix)
@@ -169,7 +169,7 @@ def _load(path: Path) -> Image.Image:
         image.load()
         return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        what = f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
+        what = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise StudyError(what, where=path, fix="make image and mask smaller") from error
     except (OSError, SyntaxError, ValueError) as error:  # PIL's decoders raise these on broken files
         raise StudyError(f"cannot be read ({error})", where=path, fix=COPY_AGAIN) from error
@@ -184,12 +184,12 @@ def _read_mask(path: Path, num_classes: int) -> np.ndarray:
     image = _load(path)
     if image.format not in LOSSLESS:
         refuse_mask(f"a mask in {image.format} format, which changes class ids")
-    if image.mode == "RGBA" and image.getextrema()[3] == (255, 255):
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
     if image.mode not in ("P", "L", "1", "RGB"):
         bits = ", of 16 bits or more" if image.mode.startswith(("I", "F")) else ""
         refuse_mask(f"a mask of mode {image.mode}{bits}")
-    mask, unknown = np.asarray(image), []
+    mask, unknown = np.asarray(image), list[tuple[int, int, int]]()
     if image.mode == "RGB":
         mask, unknown = _ids_of_colours(mask)
     mask = mask.astype(np.uint8)
@@ -206,7 +206,7 @@ def _read_mask(path: Path, num_classes: int) -> np.ndarray:
         fix = "name all classes in the profile, in the order of their ids, or correct the mask"
         refuse_mask(f"mask values that belong to no class: {named}; the classes are 1 to {num_classes}", fix)
     if image.mode == "P":
-        colours = np.reshape(image.getpalette(), (-1, 3)).tolist()
+        colours: list[list[int]] = np.reshape(image.getpalette() or [], (-1, 3)).tolist()
         known = {tuple(colour): value for value, colour in enumerate(VOC_PALETTE[: num_classes + 1].tolist()) if value}
         for value in values[: np.searchsorted(values, len(colours))]:
             meant = known.get(tuple(colours[value]), value)

@@ -39,7 +39,7 @@ class SaveProgress(Checkpoint):
             disable=not trainer.is_global_zero,
         )
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         last = pl_module.history[-1]
         self.bar.set_postfix(loss=f"{last['loss']:.3f}", train_miou=f"{last['train_miou']:.3f}", refresh=False)
         self.bar.update()

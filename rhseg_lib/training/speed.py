@@ -181,7 +181,8 @@ class Fast(nn.Module):
     def __init__(self, network: nn.Module, *, gpu: bool) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        self.gpu, self.run = gpu, None
+        self.gpu = gpu
+        self.run: Callable | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> logits (B, K, H, W)."""

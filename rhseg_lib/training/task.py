@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from segmentation_models_pytorch.losses import DiceLoss
 from torch.nn import functional as F
 
@@ -42,8 +43,9 @@ class SlagDataModule(L.LightningDataModule):
             self.images, self.masks = load_tensors(self.folder, self.names)
 
     def train_dataloader(self) -> Batches:
+        assert self.trainer is not None
         device = self.trainer.strategy.root_device
-        options = {
+        options: dict[str, Any] = {
             "batch_size": self.recipe.batch_size,
             "epoch_images": self.recipe.epoch_images,
             "seed": self.seed,
@@ -109,7 +111,8 @@ class SegmentationTask(L.LightningModule):
         self.compiled = None  # not needed after the fit, and it cannot be copied
 
     def on_train_epoch_start(self) -> None:
-        self.trainer.train_dataloader.set_epoch(self.current_epoch)
+        batches: Any = self.trainer.train_dataloader
+        batches.set_epoch(self.current_epoch)
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch) * 64 + self.global_rank)
         self.loss_sum = torch.zeros((), device=self.device)
         self.matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.device)
@@ -128,14 +131,15 @@ class SegmentationTask(L.LightningModule):
             "epoch": self.current_epoch + 1,
             "loss": loss,
             "train_miou": scores(matrix).miou,
-            "learning_rate": self.optimizers().param_groups[0]["lr"],
+            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self.started,
         }
         self.history.append(row)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         r = self.recipe
         rate, min_rate = r.rates
+        optimizer: torch.optim.Optimizer
         if r.optimizer == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), lr=rate, momentum=r.momentum, weight_decay=r.weight_decay)
         else:

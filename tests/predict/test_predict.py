@@ -245,7 +245,7 @@ class TestErrors:
         ("make", "options", "expected"),
         [
             (lambda folder: None, [], "no images in the folder"),
-            (lambda folder: save(folder / "below/a.png", 4, 4), [], "1 in subfolders, skipped: the setting `subfolders`"),
+            (lambda folder: save(folder / "below/a.png", 4, 4), [], "1 in subfolders, skipped: the setting"),
             (lambda folder: folder.rmdir(), [], "the source does not exist"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--batch-size", "0"], "out of range"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--threshold", "1.5"], "out of range"),

@@ -138,7 +138,11 @@ def findings(
     """Main results for the Summary page, each from the tables."""
     baseline = baselines["miou"].filter(like="pixel classifier").max()
     verdicts = ledger["verdict"].value_counts()
-    judged = f"; accuracies a{scope(profile)[1:]}" if scope(profile) else "; no accuracy, as this is a demonstration"
+    compared = compare_models(runs)
+    judged = "; no accuracy, as this is a demonstration"
+    if scope(profile):
+        tested = compared["p_holm"].notna().any()
+        judged = f"; accuracies a{scope(profile)[1:]}" if tested else "; no accuracy yet, for want of seeds or images"
     lines = [
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
@@ -160,5 +164,5 @@ def findings(
         lines.insert(len(lines) if profile.data.source == "synthetic" else 0, result)  # own images first
     lines += leakage_summary(generalisation_table(profile))
     if profile.kind == "result":
-        lines += ["", f"**{scope(profile)}:**", "", *paper_comparisons(compare_models(runs))]
+        lines += ["", f"**{scope(profile)}:**", "", *paper_comparisons(compared)]
     return Markdown("\n".join([*lines, "", _limits(runs, profile)]))

@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
+import zmq
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -37,7 +39,7 @@ PAGES = {  # notebook -> name in the navigation
     "07_claims": "Claims",
     "08_speed": "Speed",
 }
-KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})  # other users cannot send the kernel commands
+START_SECONDS = 300  # a kernel's first import from a cold, busy disk takes over a minute
 TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
@@ -89,16 +91,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
     partial = output.with_suffix(".partial.ipynb")
     failed = output.with_suffix(".failed.ipynb")
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(partial),
-            parameters,
-            cwd=str(root),
-            progress_bar=False,
-            stderr_file=sys.stderr,
-            config=KERNEL,
-            shutdown_kernel="immediate",
-        )
+        _execute(notebook, partial, parameters, root)
     except PapermillExecutionError as error:
         os.replace(partial, failed)
         raise StudyError(
@@ -115,6 +108,42 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
         ) from error
     failed.unlink(missing_ok=True)
     os.replace(partial, output)
+
+
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any], root: Path) -> None:
+    """Run every cell in a new kernel; one that does not start has run no cell and is tried three times."""
+    for starts_left in (2, 1, 0):
+        with tempfile.TemporaryDirectory(prefix="kernel") as sockets:
+            try:
+                papermill.execute_notebook(
+                    str(notebook),
+                    str(output),
+                    parameters,
+                    cwd=str(root),
+                    progress_bar=False,
+                    stderr_file=sys.stderr,
+                    config=kernel_config(Path(sockets)),
+                    start_timeout=START_SECONDS,
+                    shutdown_kernel="immediate",
+                )
+                return
+            except (DeadKernelError, PapermillExecutionError):
+                raise  # a cell had started
+            except RuntimeError as error:
+                if starts_left == 0:
+                    output.unlink(missing_ok=True)
+                    fix = "`python -m ipykernel` in a terminal shows what hinders it; then run the same command again"
+                    raise StudyError(f"no kernel started: {error}", where=notebook, fix=fix) from error
+                print(f"{notebook.name}: {error}; trying again", file=sys.stderr)
+
+
+def kernel_config(sockets: Path) -> Config:
+    """Return where a kernel listens: in files of a private folder, so that kernels started together never share a port.
+
+    Where the system has no such sockets (Windows), over TCP; encrypted, so that other users cannot send commands.
+    """
+    place = {"transport": "ipc", "connection_file": str(sockets / "kernel.json")} if zmq.has("ipc") else {}
+    return Config({"KernelManager": {"transport_encryption": "auto", **place}})
 
 
 def plain(text: str) -> str:

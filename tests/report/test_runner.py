@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -118,6 +119,35 @@ class TestRunNotebook:
         with pytest.raises(StudyError, match=r"04_ablation.ipynb lost its kernel(?s:.*)memory"):
             run_notebook(path, output, {})
         assert [entry.name for entry in output.parent.iterdir()] == ["page.failed.ipynb"]
+
+    def test_kernels_started_together_share_no_port(self, tmp_path):
+        code = (
+            "import json, ipykernel\nconnection = json.load(open(ipykernel.get_connection_file()))\n"
+            "print(connection['transport'], bool(connection.get('curve_publickey')))"
+        )
+        output = tmp_path / "out" / "page.ipynb"
+        run_notebook(notebook(tmp_path, code), output, {})
+        assert "ipc True" in str(nbformat.read(output, as_version=4).cells[-1].outputs)
+
+    @pytest.mark.parametrize(("failing", "started"), [(2, True), (3, False)])
+    def test_a_kernel_that_does_not_start_is_started_again(self, tmp_path, monkeypatch, capsys, failing, started):
+        execute, starts = papermill.execute_notebook, []
+
+        def fail_first(*arguments, **options):
+            starts.append(1)
+            if len(starts) <= failing:
+                raise RuntimeError("Kernel died before replying to kernel_info")
+            return execute(*arguments, **options)
+
+        monkeypatch.setattr(papermill, "execute_notebook", fail_first)
+        output = tmp_path / "out" / "page.ipynb"
+        if started:
+            run_notebook(notebook(tmp_path, "print(1)"), output, {})
+        else:
+            with pytest.raises(StudyError, match="no kernel started"):
+                run_notebook(notebook(tmp_path, "print(1)"), output, {})
+        assert capsys.readouterr().err.count("trying again") == 2 and len(starts) == 3
+        assert [entry.name for entry in output.parent.iterdir()] == (["page.ipynb"] if started else [])
 
     def test_invalid_parameters_start_nothing(self, tmp_path):
         output = tmp_path / "out" / "page.ipynb"

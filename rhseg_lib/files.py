@@ -1,50 +1,143 @@
-"""Atomic file writes, and resumable, atomic folder builds.
+"""Atomic file writes, one writer per folder, and resumable folder builds.
 
 <name>.unfinished/finished.jsonl   the settings of the build, then one line for each finished item
 <name>.unfinished/tree/            becomes <name>
 <name>.replaced                    the old <name>, between two renames
+
+A folder is replaced or emptied only if it holds a file that this study put there.
 """
 
 import errno
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from rhseg_lib.errors import StudyError
 
 LEFT_BEHIND = ("thumbs.db", "desktop.ini")  # by file managers that only displayed the folder
+LOCK = ".writing"  # held by the process that writes the folder; a kill leaves the file, but nobody holds it
+JOURNAL = "finished.jsonl"
+DISK_ERRORS = {
+    errno.ENOSPC: ("no space left on the disk", "free space there"),
+    errno.EDQUOT: ("no space left in your quota", "free space there"),
+    errno.EROFS: ("a read-only disk", "choose a folder that can be written"),
+    errno.EACCES: ("no permission", "allow access to it, or choose another folder"),
+}
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn a full or read-only disk and a lack of permission into a StudyError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        what, fix = DISK_ERRORS[error.errno]
+        fix += ", then run again: what is finished is kept"
+        raise StudyError(what, where=error.filename or where, fix=fix) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name beside `path`, then rename: `path` is complete or unchanged.
+    """Write under a temporary name beside `path`, then rename: `path` is complete or unchanged; see `disk_errors`."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with disk_errors(path.parent):
+        try:
+            draft.write_bytes(content)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def refuse_foreign(folder: Path, marks: Iterable[str]) -> None:
+    """Stop before a folder with files is replaced or emptied, unless a file in it marks it as made by this study."""
+    foreign = folder.is_dir() and any(folder.iterdir()) and not any((folder / mark).exists() for mark in marks)
+    if foreign or folder.is_file():
+        raise StudyError("a file or folder not made here is in the way", where=folder, fix="move it elsewhere")
+
+
+@contextmanager
+def sole_writer(folder: Path, *, marks: Iterable[str]) -> Iterator[None]:
+    """Be the only process that writes `folder`, which is created; if it is empty in the end, it is removed.
 
     Raises
     ------
     StudyError
-        No space is left on the disk.
+        Another process writes it, or it holds files and none of them is among `marks`.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    refuse_foreign(folder, (LOCK, *marks))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, FileNotFoundError) as error:  # not found: the other writer has just removed it
+            fix = "wait until it has ended, then run again; or give each its own folder"
+            raise StudyError("another run is writing here", where=folder, fix=fix) from error
     try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StudyError("no space left on the disk", where=path, fix="free space there, then run again") from error
+        yield
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes no open file
+            (folder / LOCK).unlink()  # while held, so that nobody can take a lock that is about to vanish
+        lock.release()
+        with suppress(OSError):  # not empty: kept for the next run
+            folder.rmdir()
+
+
+def draft_of(target: Path) -> Path:
+    """The folder in which the new `target` is built."""
+    return target.with_name(f"{target.name}.unfinished")
+
+
+class Journal:
+    """A file that lists the settings of a run, then what it has finished, one JSON object per line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, settings: dict) -> list[dict] | None:
+        """Records of a run with these settings, or None; a line that a kill cut off is removed."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        complete = content[: content.rfind(b"\n") + 1]
+        if not complete:
+            return None
+        run = f"the run in '{self.path.parent.name}'"
+        try:
+            first, *records = map(json.loads, filter(None, complete.splitlines()))
+        except ValueError:
+            print(f"{self.path.name} of {run} is damaged: starting again")
+            return None
+        changed = [name for name, value in settings.items() if first.get(name) != value]
+        if changed:
+            print(f"{', '.join(changed)} changed since {run}: starting again")
+            return None
+        if complete != content:
+            write_atomically(self.path, complete)
+        return records
+
+    def start(self, settings: dict, records: Iterable[dict] = ()) -> None:
+        """Replace the file."""
+        write_atomically(self.path, b"".join(map(_line, (settings, *records))))
+
+    def add(self, *records: dict) -> None:
+        """Append records of items whose files are complete."""
+        with self.path.open("ab") as file:
+            file.writelines(map(_line, records))
 
 
 class Unfinished:
-    """A folder under construction that will replace `target`.
+    """A folder under construction that will replace `target`; call it as `sole_writer` of `draft_of(target)`.
 
     Parameters
     ----------
     target : Path
-    settings : str
+    settings : dict
         Everything besides the input that determines the content; a build with other settings is discarded.
 
     Attributes
@@ -55,24 +148,22 @@ class Unfinished:
         Record of each finished item by its name, as JSON types.
     """
 
-    def __init__(self, target: Path, settings: str) -> None:
+    def __init__(self, target: Path, settings: dict) -> None:
         self.target = target
-        self.folder = target.with_name(f"{target.name}.unfinished")
-        self.tree = self.folder / "tree"
-        self._journal = self.folder / "finished.jsonl"
-        self.finished = self._read(settings)
-        if not self.finished:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.tree.mkdir(parents=True, exist_ok=True)
+        self.tree = draft_of(target) / "tree"
+        self._journal = Journal(draft_of(target) / JOURNAL)
+        records = self._journal.read(settings)
+        if records is None:
+            shutil.rmtree(self.tree, ignore_errors=True)
+        self.finished = {record.pop("name"): record for record in records or []}
+        self._journal.start(settings, ({"name": name, **record} for name, record in self.finished.items()))
+        self.tree.mkdir(exist_ok=True)
         (self.tree / "dataset.json").unlink(missing_ok=True)  # of a build killed just before it was published
-        lines = [{"settings": settings}, *({"name": name, **record} for name, record in self.finished.items())]
-        write_atomically(self._journal, "".join(map(_line, lines)).encode())
 
     def record(self, records: dict[str, dict]) -> None:
         """Record finished items, whose files are complete."""
         self.finished |= records
-        with self._journal.open("a", encoding="utf-8", newline="\n") as journal:
-            journal.writelines(_line({"name": name, **record}) for name, record in records.items())
+        self._journal.add(*({"name": name, **record} for name, record in records.items()))
 
     def forget(self, names: list[str]) -> None:
         """Drop items that must be rebuilt; a later line with the same name replaces the earlier one."""
@@ -86,36 +177,24 @@ class Unfinished:
             self.target.rename(replaced)
         self.tree.rename(self.target)
         shutil.rmtree(replaced, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _read(self, settings: str) -> dict[str, dict]:
-        """Records in the journal; none if the build had other settings."""
-        records = []
-        with suppress(OSError, ValueError):  # no journal, or a last line cut off by a kill
-            for line in self._journal.read_text(encoding="utf-8", errors="replace").splitlines():
-                records.append(json.loads(line))
-        if not records or records[0] != {"settings": settings}:
-            return {}
-        return {record.pop("name"): record for record in records[1:]}
+        self._journal.path.unlink()
 
 
-def repair(target: Path) -> None:
+def repair(target: Path, marks: Iterable[str]) -> None:
     """Restore the old `target` after a kill between the two renames; delete it after a kill that came later."""
     replaced = _replaced(target)
-    if not replaced.exists():
-        return
-    if target.exists():
-        shutil.rmtree(replaced)
-    else:
+    refuse_foreign(replaced, marks)
+    if not target.exists() and replaced.exists():
         replaced.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _replaced(target: Path) -> Path:
     return target.with_name(f"{target.name}.replaced")
 
 
-def _line(record: dict) -> str:
-    return json.dumps(record) + "\n"
+def _line(record: dict) -> bytes:
+    return json.dumps(record).encode() + b"\n"
 
 
 def content_digest(folder: Path) -> str:

@@ -4,7 +4,6 @@ The tree is built in a folder beside it and renamed when whole; its bytes do not
 build that was killed resumes with what is finished there, image by image (`files.Unfinished`).
 """
 
-import errno
 import json
 import shutil
 from collections import Counter
@@ -26,7 +25,17 @@ from rhseg_lib.dataset.voc_tree import FORMAT, MARK, image_names, tree_hash, wri
 from rhseg_lib.dataset.workers import processes
 from rhseg_lib.dataset.write_images import Source, drop_stale, write_copies, write_originals
 from rhseg_lib.errors import StudyError
-from rhseg_lib.files import Unfinished, repair, write_atomically
+from rhseg_lib.files import (
+    JOURNAL,
+    LOCK,
+    Unfinished,
+    disk_errors,
+    draft_of,
+    refuse_foreign,
+    repair,
+    sole_writer,
+    write_atomically,
+)
 from rhseg_lib.profile import Data, Profile
 from rhseg_lib.scenes.write import write_scenes
 from rhseg_lib.sources import checks
@@ -34,6 +43,7 @@ from rhseg_lib.sources.images import IGNORE_INDEX
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.sources.voc_folder import VocTree
 
+MARKS = ("dataset.json", MARK)  # either shows that a tree was built here
 REDUCTION = 1.5  # a JPEG may be decoded reduced, to no less than so many times the study's size
 
 
@@ -71,19 +81,18 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
 
 def render(profile: Profile, *, workers: int = 0) -> None:
     """Render the scenes of a profile into its folder `raw`; scenes of other settings there are replaced."""
-    data = profile.data
+    data, raw = profile.data, profile.raw
     total = data.num_scenes + data.holdout_scenes
     wanted = {"seed": data.seed, "size": data.scene_size, "num_scenes": total}
-    note = profile.raw / "scenes.yaml"
-    if profile.raw.exists() and any(profile.raw.iterdir()) and not note.exists():
-        fix = "move it elsewhere: scenes are rendered there"
-        raise StudyError("a folder not made here is in the way", where=profile.raw, fix=fix)
-    if note.exists() and yaml.safe_load(note.read_text()) != wanted:
-        print(f"{profile.raw} holds scenes of other settings: rendering again")
-        shutil.rmtree(profile.raw)  # nothing is lost: scenes follow from their settings
-    profile.raw.mkdir(parents=True, exist_ok=True)
-    write_atomically(note, yaml.safe_dump(wanted).encode())
-    write_scenes(profile.raw, num_scenes=total, size=data.scene_size, seed=data.seed, workers=workers)
+    note = raw / "scenes.yaml"
+    with sole_writer(raw, marks=[note.name]):
+        if note.exists() and yaml.safe_load(note.read_text()) != wanted:
+            print(f"{raw} holds scenes of other settings: rendering again")
+            for path in raw.iterdir():  # nothing is lost: scenes follow from their settings
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        write_atomically(note, yaml.safe_dump(wanted).encode())
+        write_scenes(raw, num_scenes=total, size=data.scene_size, seed=data.seed, workers=workers)
 
 
 def open_source(profile: Profile) -> Source:
@@ -150,15 +159,14 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
         then is kept beside `voc` for the next call, as after a kill.
     """
     voc = voc.resolve()  # a link to another disk stays a link
-    repair(voc)
-    originals = source.names()
-    if voc.exists() and any(voc.iterdir()) and not any((voc / name).is_file() for name in ("dataset.json", MARK)):
-        raise StudyError("a folder not made here is in the way", where=voc, fix="move it elsewhere")
-    given_test, of_lists = None, list[str]()
-    if isinstance(source, VocTree) and data.split == "given":
-        given_test, of_lists = source.given_split()
-    with _errors_explained(source.folder, voc.parent):
-        draft = Unfinished(voc, _digest_of_settings(source, data.image_size, data.seed))
+    with sole_writer(draft_of(voc), marks=[JOURNAL]), _errors_explained(source.folder, voc.parent):
+        repair(voc, MARKS)
+        refuse_foreign(voc, MARKS)
+        originals = source.names()
+        given_test, of_lists = None, list[str]()
+        if isinstance(source, VocTree) and data.split == "given":
+            given_test, of_lists = source.given_split()
+        draft = Unfinished(voc, {"settings": _digest_of_settings(source, data.image_size, data.seed)})
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
             (draft.tree / folder).mkdir(parents=True, exist_ok=True)
         with processes(workers) as run:
@@ -249,16 +257,12 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
 @contextmanager
 def _errors_explained(source: Path, disk: Path) -> Iterator[None]:
     """Turn a worker that died and a full disk into a StudyError."""
-    try:
-        yield
-    except BrokenProcessPool as error:
-        fix = "run again with one worker: most often memory ran out; what is finished is kept"
-        raise StudyError("a worker process died", where=source, fix=fix) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        fix = "free space there, then run again: what is finished is kept"
-        raise StudyError("no space left on the disk", where=disk, fix=fix) from error
+    with disk_errors(disk):
+        try:
+            yield
+        except BrokenProcessPool as error:
+            fix = "run again with one worker: most often memory ran out; what is finished is kept"
+            raise StudyError("a worker process died", where=source, fix=fix) from error
 
 
 def _digest_of_settings(source: Source, image_size: int, seed: int) -> str:

@@ -21,7 +21,6 @@ probability. The mean over all pixels does not work: networks are sure of backgr
 abstains on images whose confidence is below the 1st percentile of its test images; its weights store that threshold.
 """
 
-import errno
 import json
 import shutil
 from collections.abc import Iterable
@@ -40,7 +39,7 @@ from rhseg_lib.dataset.batches import normalize
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.inference import confidence
 from rhseg_lib.evaluation.weights import Card, read_weights
-from rhseg_lib.files import write_atomically
+from rhseg_lib.files import Journal, disk_errors, draft_of, sole_writer, write_atomically
 from rhseg_lib.predict.gallery import Prediction, write_tables
 from rhseg_lib.predict.inputs import Frame, ImageFiles, Video, open_source
 from rhseg_lib.report import overlays
@@ -48,7 +47,8 @@ from rhseg_lib.sources import images
 
 FORMAT = 1  # of progress.jsonl; raised when the meaning of a row changes
 DEFAULT_WEIGHTS = "reports/reduced/runs/deeplabv3plus_mobilenetv2_ds_ema/seed0/weights.safetensors"
-OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", "progress.jsonl")
+PROGRESS = "progress.jsonl"
+OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", PROGRESS)  # the last: done
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
 GAP = 4  # pixels between image and overlay in a thumbnail
 STRIP = 2**22  # values in memory at once while logits are resized to the image's own size
@@ -73,22 +73,20 @@ def predict_source(
     weights : Path
         A safetensors file that this study wrote.
     output : Path
-        Folder for the results. Those of an earlier run are replaced when the new ones are complete.
+        Those of an earlier run there are replaced when the new ones are complete.
     batch_size : int
         Images per forward pass.
     threshold : float or None
-        Images with lower confidence are marked `abstain`. It may change without segmenting again. None: the threshold
-        stored in the weights.
-    every : int
-        Use every n-th frame of a video.
-    subfolders : bool
-        Include images in subfolders.
+        Images with lower confidence are marked `abstain`; None: the threshold stored in the weights. It may change
+        without segmenting again.
+    every, subfolders
+        Use every n-th frame of a video; include images in subfolders.
 
     Raises
     ------
     StudyError
-        No source, no weights, foreign files in the output folder, a full disk. Images that cannot be read are listed in
-        `errors`.
+        No source, no weights, foreign files in the output folder, another run that writes it, a full disk. Images that
+        cannot be read are listed in `errors`.
     """
     if batch_size < 1 or every < 1 or not 0 <= (threshold or 0) <= 1:
         fix = "batch_size and every: at least 1; threshold: from 0 to 1"
@@ -97,32 +95,19 @@ def predict_source(
     network, card = read_weights(weights)
     threshold = card.abstain_below if threshold is None else threshold
     output = output.resolve()  # a link to another disk stays a link
-    draft = output.with_name(f"{output.name}.unfinished")
-    progress = output / "progress.jsonl"
-    if output.is_file() or (not progress.exists() and any((output / name).exists() for name in OUTPUTS)):
-        raise StudyError("the output folder holds other files", where=output, fix="move them, or choose another folder")
+    draft = draft_of(output)
     inputs = open_source(source, every=every, subfolders=subfolders, leave_out=(output, draft))
     settings = run_settings(inputs, weights=weights, batch_size=batch_size, every=every)
-    batches = finished_batches(output, settings)
-    if batches and all((output / f"masks/{row['name']}.png").exists() for batch in batches for row in batch["rows"]):
-        return write_tables(output, batches, card, source=source, threshold=threshold)
-    try:
-        batches = finished_batches(draft, settings)
-        if batches is None:
-            shutil.rmtree(draft, ignore_errors=True)
-            for name in OUTPUTS[:3]:
-                (draft / name).mkdir(parents=True)
-            write_atomically(draft / progress.name, _line(settings))
-        for partial in draft.rglob(".*.[0-9]*"):  # files that an interrupted run was writing
-            partial.unlink()
-        batches = _segment_rest(inputs, batches or [], network.to(settings["device"]), card, draft, batch_size)
+    with sole_writer(draft, marks=[PROGRESS]), disk_errors(draft):
+        if output.is_file() or (any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()):
+            fix = "move them, or choose another folder"
+            raise StudyError("the output folder holds other files", where=output, fix=fix)
+        batches = Journal(output / PROGRESS).read(settings)
+        if batches and all((output / f"masks/{row['name']}.png").exists() for done in batches for row in done["rows"]):
+            return write_tables(output, batches, card, source=source, threshold=threshold)
+        batches = _segment(inputs, network.to(settings["device"]), card, draft, settings)
         result = write_tables(draft, batches, card, source=source, threshold=threshold)
         _move(draft, output)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        fix = "free space there, then run again: finished images are kept"
-        raise StudyError("no space left on the disk", where=draft, fix=fix) from error
     return result
 
 
@@ -141,39 +126,22 @@ def run_settings(inputs: ImageFiles | Video, *, weights: Path, batch_size: int, 
     }
 
 
-def finished_batches(folder: Path, settings: dict) -> list[dict] | None:
-    """Read the finished batches of a run with the same settings in `folder`; None if there is no such run."""
-    path = folder / "progress.jsonl"
-    if not path.exists():
-        return None
-    content = path.read_bytes()
-    complete = content[: content.rfind(b"\n") + 1]  # an interrupted run may leave half a line
-    if not complete:
-        return None
-    try:
-        first, *batches = map(json.loads, complete.splitlines())
-    except ValueError:
-        print(f"{path.name} of the run in '{folder.name}' is damaged: starting again")
-        return None
-    changed = [name for name, value in settings.items() if first.get(name) != value]
-    if changed:
-        print(f"{', '.join(changed)} changed since the run in '{folder.name}': starting again")
-        return None
-    if complete != content:
-        write_atomically(path, complete)
-    return batches
-
-
-def _segment_rest(
-    inputs: ImageFiles | Video, batches: list[dict], network: nn.Module, card: Card, folder: Path, batch_size: int
-) -> list[dict]:
+def _segment(inputs: ImageFiles | Video, network: nn.Module, card: Card, draft: Path, settings: dict) -> list[dict]:
     """Resume after the finished batches; add a line of progress per batch once its files are written."""
+    journal = Journal(draft / PROGRESS)
+    batches = journal.read(settings)
+    if batches is None:
+        for name in OUTPUTS[:3]:
+            shutil.rmtree(draft / name, ignore_errors=True)
+        journal.start(settings)
+        batches = []
+    for partial in draft.rglob(".*.[0-9]*"):  # files that an interrupted run was writing
+        partial.unlink()
     done = sum(len(batch["rows"]) + len(batch["faults"]) for batch in batches)
     frames = inputs.read(done)
     with tqdm(total=len(inputs) or None, initial=done, desc="segmenting") as bar:
-        while batch := segment_batch(islice(frames, batch_size), network, card, folder):
-            with (folder / "progress.jsonl").open("ab") as file:
-                file.write(_line(batch))
+        while batch := segment_batch(islice(frames, settings["batch size"]), network, card, draft):
+            journal.add(batch)
             batches.append(batch)
             bar.update(len(batch["rows"]) + len(batch["faults"]))
     return batches
@@ -268,17 +236,11 @@ def _webp(image: np.ndarray) -> bytes:
     return cv2.imencode(".webp", image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 85])[1].tobytes()
 
 
-def _line(content: dict) -> bytes:
-    return json.dumps(content).encode() + b"\n"
-
-
 def _move(draft: Path, output: Path) -> None:
     """Replace an earlier run's files with the finished ones; an interrupted move resumes at the next call."""
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "progress.jsonl", b"")  # an incomplete run until the last of OUTPUTS is there
+    write_atomically(output / PROGRESS, b"")  # an incomplete run until the last of OUTPUTS is there
     for name in OUTPUTS:
         if (draft / name).exists():
-            if (output / name).is_dir():
-                shutil.rmtree(output / name)
+            shutil.rmtree(output / name, ignore_errors=True)  # of a file there is nothing to remove: it is replaced
             (draft / name).replace(output / name)
-    shutil.rmtree(draft)

@@ -21,7 +21,7 @@ from conftest import data_settings
 from PIL import Image
 
 from rhseg_lib.dataset import voc_tree, write_images
-from rhseg_lib.dataset.build import build_voc
+from rhseg_lib.dataset.build import MARKS, build_voc
 from rhseg_lib.dataset.leakage import leakage
 from rhseg_lib.dataset.split import OPERATIONS
 from rhseg_lib.dataset.write_images import _write_image
@@ -482,7 +482,7 @@ class FullDisk:
     ("error", "expected", "what"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), StudyError, "no space left on the disk"),
-        (PermissionError(errno.EACCES, "denied"), PermissionError, "denied"),
+        (PermissionError(errno.EACCES, "denied"), StudyError, "no permission"),
         (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
     ],
 )
@@ -708,7 +708,7 @@ def test_killed_while_the_tree_takes_its_place(own, raw, monkeypatch, tmp_path, 
         build(raw, own, seed=5)
     present = voc_tree.read_dataset(own)["seed"] if own.exists() else None
     assert present == {"before": 3, "between": None, "after": 5}[moment]
-    repair(own)
+    repair(own, MARKS)
     voc_tree.verify_voc(own)
     assert (files(own) == old) == (moment != "after")
     assert not own.with_name("voc.replaced").exists()
@@ -734,6 +734,44 @@ def test_folder_not_made_here_is_not_replaced(raw, tmp_path):
     with pytest.raises(StudyError, match="not made here"):
         build(raw, tmp_path / "voc")
     assert (tmp_path / "voc" / "thesis.tex").read_text() == "years"
+
+
+@pytest.mark.parametrize("suffix", [".unfinished", ".replaced"])
+def test_no_folder_of_the_user_is_removed(raw, tmp_path, suffix):
+    """Only folders that hold a file of ours are replaced or emptied, whatever their names."""
+    own = tmp_path / f"voc{suffix}"
+    own.mkdir()
+    (own / "thesis.tex").write_text("years")
+    with pytest.raises(StudyError, match="not made here"):
+        build(raw, tmp_path / "voc")
+    assert (own / "thesis.tex").read_text() == "years"
+    assert [path.name for path in tmp_path.iterdir()] == [own.name]
+
+
+def test_one_build_at_a_time(raw, tmp_path):
+    """While a process writes the tree, another says so and leaves everything alone; a killed one holds nothing."""
+    tree, script = tmp_path / "voc", tmp_path / "held.py"
+    script.write_text(HELD)
+    with subprocess.Popen([sys.executable, script, tree], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "writing\n"
+        with pytest.raises(StudyError, match="another run is writing here"):
+            build(raw, tree)
+        other.kill()
+    assert not tree.exists()
+    build(raw, tree)
+    voc_tree.verify_voc(tree)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held.py", "voc"]
+
+
+HELD = """
+import sys, time
+from pathlib import Path
+from rhseg_lib.files import JOURNAL, draft_of, sole_writer
+
+with sole_writer(draft_of(Path(sys.argv[1])), marks=[JOURNAL]):
+    print("writing", flush=True)
+    time.sleep(600)
+"""
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -276,6 +278,37 @@ class TestErrors:
         with pytest.raises(StudyError, match="holds other files"):
             predict_source(source, weights=weights, output=out)
         assert content(out) == before
+
+    def test_a_folder_named_like_the_draft_is_not_removed(self, weights, source, tmp_path):
+        own = tmp_path / "out.unfinished"
+        own.mkdir()
+        (own / "thesis.tex").write_text("years")
+        with pytest.raises(StudyError, match="not made here"):
+            predict_source(source, weights=weights, output=tmp_path / "out")
+        assert content(own) == {"thesis.tex": b"years"}
+        assert not (tmp_path / "out").exists()
+
+    def test_the_same_command_twice_at_once_loses_nothing(self, weights, source, tmp_path):
+        for index in range(30):
+            save(source / f"more_{index:02}.png", 64, 64)
+        predict_source(source, weights=weights, output=tmp_path / "alone")
+        command = [
+            sys.executable,
+            "-m",
+            "rhseg_lib.predict",
+            source,
+            "--weights",
+            weights,
+            "--output",
+            tmp_path / "out",
+        ]
+        runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        errors = [run.communicate()[1] for run in runs]
+        codes = sorted(run.returncode for run in runs)
+        assert codes == [0, 1] or codes == [0, 0]  # the second may start after the first has ended
+        assert codes == [0, 0] or any("another run is writing here" in error for error in errors)
+        assert content(tmp_path / "out") == content(tmp_path / "alone")
+        assert not (tmp_path / "out.unfinished").exists()
 
     def test_notes_beside_the_results_are_kept(self, weights, source, tmp_path):
         out = tmp_path / "out"

@@ -14,15 +14,16 @@ export PYTHONUNBUFFERED := 1
 
 .PHONY: study report test lint lab clean
 
-SNAKEMAKE = snakemake --cores $(CORES) --resources gpu_gb=$(strip $(GPU_GB)) --rerun-incomplete --quiet rules host
+NAME = $(subst ','\'',$(value PROFILE))# as typed: nothing in it is expanded or run
+SNAKEMAKE = snakemake --cores $(CORES) --resources gpu_gb=$(strip $(GPU_GB)) --quiet rules host
 
 study: .venv/installed
-	$(SNAKEMAKE) --config profile=$(PROFILE)
-	@echo "open reports/$(PROFILE)/index.html"
+	$(SNAKEMAKE) --config 'profile=$(NAME)'
+	@echo 'open reports/$(NAME)/index.html'
 
 report: .venv/installed
-	$(SNAKEMAKE) --config profile=$(PROFILE) runs=finished --forcerun architectures segmentations
-	@echo "open reports/$(PROFILE)/index.html"
+	$(SNAKEMAKE) --config 'profile=$(NAME)' runs=finished --forcerun architectures segmentations
+	@echo 'open reports/$(NAME)/index.html'
 
 test: .venv/installed
 	python -m pytest tests

@@ -4,6 +4,7 @@
 import json
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
 from rhseg_lib.errors import StudyError
@@ -11,7 +12,7 @@ from rhseg_lib.files import content_digest
 from rhseg_lib.profile import fingerprint, load_profile
 
 try:
-    study = load_profile(config.get("profile", "quick"), root=".")
+    study = load_profile(str(config.get("profile", "quick")), root=".")
 except StudyError as fault:
     raise WorkflowError(str(fault)) from None
 PROFILE = study.name
@@ -59,6 +60,17 @@ COMMAND = (
     f" --html {{output.html}} -p profile {PROFILE}"
 )
 RUN = "OMP_NUM_THREADS={threads} " + COMMAND
+
+
+RUNNING = FileLock(f".snakemake/{PROFILE}.lock")  # ends with this process, however that ends
+
+
+onstart:
+    try:
+        RUNNING.acquire(timeout=0)
+    except Timeout:
+        fix = "wait until it has ended, or stop it; then run again"
+        raise WorkflowError(f"another run of the profile '{PROFILE}' is going on here\n  fix:   {fix}") from None
 
 
 rule study:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,36 @@ def test_an_unknown_profile_is_one_clear_error(study: Path) -> None:
     assert "unknown profile 'fast'" in ran.stderr
     assert "take one of: ci, own, paper, paper_as_described, quick" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_killed_study_goes_on_and_two_at_once_do_not(study: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("raw"))
+    again = ("--forcerun", "segmentations", "--until", "segmentations")
+    command = ["snakemake", "--cores", "1", "--config", "profile=ci", *again]
+    started = subprocess.Popen(
+        command, cwd=copy, env={**os.environ, "PATH": PATH}, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with started as first:
+        assert any("localrule segmentations" in line or "rule segmentations" in line for line in first.stderr)
+        second = snakemake(*again, cwd=copy)
+        os.killpg(first.pid, signal.SIGKILL)
+    assert second.returncode != 0
+    assert "another run of the profile 'ci' is going on here" in second.stderr and "Traceback" not in second.stderr
+    third = snakemake(*again, cwd=copy)
+    assert third.returncode == 0, third.stderr[-2000:]
+    assert planned(copy, "--until", "segmentations") == {}
+
+
+@pytest.mark.parametrize("name", ["$(shell touch spy)", "`touch spy`", "$(touch spy)", "'; touch spy; '", "a b"])
+def test_nothing_in_the_name_of_a_profile_is_run(study: Path, name: str) -> None:
+    (study / ".venv").mkdir(exist_ok=True)
+    (study / ".venv/installed").touch()
+    for command in (("make", "study", f"PROFILE={name}"), ("make", "report", f"PROFILE={name}")):
+        ran = call(*command, cwd=study)
+        assert ran.returncode != 0 and "no name of a profile" in ran.stderr, ran.stderr
+    assert not (study / "spy").exists()
 
 
 @pytest.mark.parametrize("notebook", ["06_segmentations", "explore"])

@@ -159,6 +159,9 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
         then is kept beside `voc` for the next call, as after a kill.
     """
     voc = voc.resolve()  # a link to another disk stays a link
+    if voc.is_mount():
+        fix = f"mount {voc.parent} instead"
+        raise StudyError("a mount point cannot be replaced by the finished data set", where=voc, fix=fix)
     with sole_writer(draft_of(voc), marks=[JOURNAL]), _errors_explained(source.folder, voc.parent):
         repair(voc, MARKS)
         refuse_foreign(voc, MARKS)

@@ -24,7 +24,9 @@ class Prediction(NamedTuple):
     card: Card
 
 
-def write_tables(folder: Path, batches: list[dict], card: Card, *, source: Path, threshold: float) -> Prediction:
+def write_tables(
+    folder: Path, batches: list[dict], card: Card, *, source: Path, left_out: str, threshold: float
+) -> Prediction:
     """Write the two tables and the gallery from the finished batches of progress.jsonl."""
     rows = [row for batch in batches for row in batch["rows"]]
     columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence"]
@@ -41,11 +43,12 @@ def write_tables(folder: Path, batches: list[dict], card: Card, *, source: Path,
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "faults.csv", errors.to_csv(index=False).encode())
     result = Prediction(table, errors, card)
-    write_atomically(folder / "index.html", gallery(result, title=source.resolve().name, threshold=threshold).encode())
+    page = gallery(result, title=source.resolve().name, left_out=left_out, threshold=threshold)
+    write_atomically(folder / "index.html", page.encode())
     return result
 
 
-def gallery(result: Prediction, *, title: str, threshold: float) -> str:
+def gallery(result: Prediction, *, title: str, left_out: str, threshold: float) -> str:
     """HTML page of a run: the least confident images first, at most `SHOWN`; it loads only its own files."""
     table, errors, card = result
     classes = [
@@ -67,6 +70,7 @@ def gallery(result: Prediction, *, title: str, threshold: float) -> str:
     )
     return environment.get_template("gallery/index.html.j2").render(
         title=title,
+        left_out=left_out,
         card=card,
         classes=classes,
         shown=shown,

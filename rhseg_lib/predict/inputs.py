@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from rhseg_lib.errors import StudyError
+from rhseg_lib.files import LEFT_BEHIND
 from rhseg_lib.sources import images
 from rhseg_lib.sources.images import PICTURE_SUFFIXES
 
-VIDEOS = (".avi", ".mkv", ".mov", ".mp4")
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 COPY_AGAIN = "copy it again from its source"
 
 
@@ -33,6 +34,7 @@ class ImageFiles:
 
     folder: Path
     files: tuple[Path, ...]
+    left_out: str = ""  # files of the folder that are not segmented, and why
 
     def __len__(self) -> int:
         return len(self.files)
@@ -59,6 +61,7 @@ class Video:
 
     path: Path
     every: int
+    left_out = ""
 
     @property
     def folder(self) -> Path:
@@ -97,9 +100,11 @@ class Video:
 
 
 def open_source(
-    source: Path, *, every: int = 1, subfolders: bool = False, leave_out: tuple[Path, ...] = ()
+    source: Path, *, every: int = 1, subfolders: bool = False, leave_out: Path | None = None
 ) -> ImageFiles | Video:
-    """Open an image, a folder of images or a video; files below the folders `leave_out` are ignored.
+    """Open an image, a folder of images or a video; files below the folder `leave_out` are ignored.
+
+    Every other file of a folder is used or, if it is no image by its suffix, counted and named.
 
     Raises
     ------
@@ -117,22 +122,37 @@ def open_source(
         what = f"neither an image nor a video: '{kind}'" if source.is_file() else "the source does not exist"
         fix = f"give a folder of images, an image ({', '.join(PICTURE_SUFFIXES)}) or a video ({', '.join(VIDEOS)})"
         raise StudyError(what, where=source, fix=fix)
-    paths = sorted(
+    present = sorted(
         path
         for path in source.rglob("*")
-        if path.suffix.lower() in PICTURE_SUFFIXES
-        and path.is_file()
+        if path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
-        and not any(path.resolve().is_relative_to(folder) for folder in leave_out)
+        and path.name.lower() not in LEFT_BEHIND
+        and not (leave_out and path.resolve().is_relative_to(leave_out))
     )
-    files = tuple(path for path in paths if subfolders or path.parent == source)
-    skipped = len(paths) - len(files)
-    below = (
-        f"; {skipped} in subfolders, skipped: the setting `subfolders` (--subfolders) includes them" if skipped else ""
-    )
+    wanted = [path for path in present if subfolders or path.parent == source]
+    files = tuple(path for path in wanted if path.suffix.lower() in PICTURE_SUFFIXES)
+    others = [path for path in wanted if path.suffix.lower() not in PICTURE_SUFFIXES]
+    below = len(present) - len(wanted)
+    left_out = [_listed(others)] if others else []
+    if below:
+        left_out.append(f"{below} in subfolders, which the setting `subfolders` (--subfolders) includes")
+    summary = f"left out: {'; '.join(left_out)}" if left_out else ""
     if not files:
         fix = f"give a folder with files {', '.join(PICTURE_SUFFIXES)}; give a video by its own path"
-        raise StudyError(f"no images in the folder{below}", where=source, fix=fix)
-    if below:
-        print(f"{source}: {len(files)} images{below}")
-    return ImageFiles(source, files)
+        what = f"no images in the folder; {summary}" if summary else "no images in the folder"
+        raise StudyError(what, where=source, fix=fix)
+    if summary:
+        print(f"{source}: {len(files)} images; {summary}")
+    return ImageFiles(source, files, summary)
+
+
+def _listed(paths: list[Path]) -> str:
+    """How many files of each kind, with up to three names: "1 .heic (a.heic), 12 .json (a.json, b.json, c.json, …)"."""
+    kinds = dict[str, list[str]]()
+    for path in paths:
+        kinds.setdefault(path.suffix.lower() or "without suffix", []).append(path.name)
+    return ", ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+    )

@@ -11,9 +11,9 @@ Files in the output folder:
     index.html             the gallery, least confident first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch
 
-All files are written to `<output>.unfinished` and moved when complete. An interrupted run resumes there after its last
-complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their size,
-since sums differ in their last digits between batch sizes.
+All files are written to its folder `unfinished` and moved when complete. An interrupted run resumes there after its
+last complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their
+size, since sums differ in their last digits between batch sizes.
 
 Confidence is the mean, over the classes other than background, of the network's mean probability on the pixels that it
 assigns to that class; a class with no pixel counts as 0. It is a heuristic to sort images by, not a calibrated
@@ -24,6 +24,7 @@ abstains on images whose confidence is below the 1st percentile of its test imag
 import json
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
@@ -39,7 +40,7 @@ from rhseg_lib.dataset.batches import normalize
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.inference import confidence
 from rhseg_lib.evaluation.weights import Card, read_weights
-from rhseg_lib.files import Journal, disk_errors, draft_of, sole_writer, write_atomically
+from rhseg_lib.files import Journal, disk_errors, sole_writer, write_atomically
 from rhseg_lib.predict.gallery import Prediction, write_tables
 from rhseg_lib.predict.inputs import Frame, ImageFiles, Video, open_source
 from rhseg_lib.report import overlays
@@ -47,11 +48,11 @@ from rhseg_lib.sources import images
 
 FORMAT = 1  # of progress.jsonl; raised when the meaning of a row changes
 DEFAULT_WEIGHTS = "reports/reduced/runs/deeplabv3plus_mobilenetv2_ds_ema/seed0/weights.safetensors"
-PROGRESS = "progress.jsonl"
+PROGRESS, DRAFT = "progress.jsonl", "unfinished"
 OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", PROGRESS)  # the last: done
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
 GAP = 4  # pixels between image and overlay in a thumbnail
-STRIP = 2**22  # values in memory at once while logits are resized to the image's own size
+BLOCK = 512  # pixels, side of the blocks in which logits are resized to the image's own size
 
 
 def predict_source(
@@ -95,18 +96,19 @@ def predict_source(
     network, card = read_weights(weights)
     threshold = card.abstain_below if threshold is None else threshold
     output = output.resolve()  # a link to another disk stays a link
-    draft = draft_of(output)
-    inputs = open_source(source, every=every, subfolders=subfolders, leave_out=(output, draft))
+    inputs = open_source(source, every=every, subfolders=subfolders, leave_out=output)
     settings = run_settings(inputs, weights=weights, batch_size=batch_size, every=every)
+    if output.is_file() or (any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()):
+        fix = "move them, or choose another folder"
+        raise StudyError("the output folder holds other files", where=output, fix=fix)
+    draft = output / DRAFT
+    tables = partial(write_tables, card=card, source=source, left_out=inputs.left_out, threshold=threshold)
     with sole_writer(draft, marks=[PROGRESS]), disk_errors(draft):
-        if output.is_file() or (any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()):
-            fix = "move them, or choose another folder"
-            raise StudyError("the output folder holds other files", where=output, fix=fix)
         batches = Journal(output / PROGRESS).read(settings)
         if batches and all((output / f"masks/{row['name']}.png").exists() for done in batches for row in done["rows"]):
-            return write_tables(output, batches, card, source=source, threshold=threshold)
+            return tables(output, batches)
         batches = _segment(inputs, network.to(settings["device"]), card, draft, settings)
-        result = write_tables(draft, batches, card, source=source, threshold=threshold)
+        result = tables(draft, batches)
         _move(draft, output)
     return result
 
@@ -135,8 +137,8 @@ def _segment(inputs: ImageFiles | Video, network: nn.Module, card: Card, draft: 
             shutil.rmtree(draft / name, ignore_errors=True)
         journal.start(settings)
         batches = []
-    for partial in draft.rglob(".*.[0-9]*"):  # files that an interrupted run was writing
-        partial.unlink()
+    for half_written in draft.rglob(".*.[0-9]*"):  # by an interrupted run
+        half_written.unlink()
     done = sum(len(batch["rows"]) + len(batch["faults"]) for batch in batches)
     frames = inputs.read(done)
     with tqdm(total=len(inputs) or None, initial=done, desc="segmenting") as bar:
@@ -192,18 +194,31 @@ def network_logits(network: nn.Module, squares: np.ndarray) -> np.ndarray:
 
 
 def classes_at_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Most probable class at an image's own size: (K, h, w), resized bilinearly strip by strip -> (H, W) uint8."""
-    rows = np.ascontiguousarray(logits.transpose(1, 2, 0))  # (h, w, K)
-    last, mask = len(rows) - 1, np.empty((height, width), np.uint8)
-    step = max(1, STRIP // (width * rows.shape[2]))
-    for top in range(0, height, step):
-        bottom = min(height, top + step)
-        place = ((np.arange(top, bottom) + 0.5) * len(rows) / height - 0.5).clip(0, last)
-        above = place.astype(int)
-        weight = (place - above).astype(np.float32)[:, None, None]
-        strip = rows[above] * (1 - weight) + rows[np.minimum(above + 1, last)] * weight  # (bottom - top, w, K)
-        mask[top:bottom] = cv2.resize(strip, (width, bottom - top), interpolation=cv2.INTER_LINEAR).argmax(2)
+    """Most probable class at an image's own size: (K, h, w), resized bilinearly block by block -> (H, W) uint8."""
+    mask = np.zeros((height, width), np.uint8)
+    for top in range(0, height, BLOCK):
+        above, below, weight = _neighbours(logits.shape[1], height, top)
+        strip = logits[:, above] + (logits[:, below] - logits[:, above]) * weight[:, None]  # (K, BLOCK, w)
+        for left in range(0, width, BLOCK):
+            before, behind, weight = _neighbours(logits.shape[2], width, left)
+            classes, highest = mask[top : top + BLOCK, left : left + BLOCK], None
+            for number, scores in enumerate(strip):
+                here = scores.take(before, axis=1)
+                here += (scores.take(behind, axis=1) - here) * weight  # (BLOCK, BLOCK)
+                if highest is None:
+                    highest = here
+                    continue
+                classes[here > highest] = number
+                np.maximum(highest, here, out=highest)
     return mask
+
+
+def _neighbours(length: int, enlarged: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two values between which each place of a block lies along an axis, and the weight of the second."""
+    places = (np.arange(start, min(start + BLOCK, enlarged)) + 0.5) * length / enlarged - 0.5
+    places = places.clip(0, length - 1)
+    first = places.astype(int)
+    return first, np.minimum(first + 1, length - 1), (places - first).astype(np.float32)
 
 
 def _shrink(image: np.ndarray, side: int, how: int) -> np.ndarray:
@@ -238,7 +253,6 @@ def _webp(image: np.ndarray) -> bytes:
 
 def _move(draft: Path, output: Path) -> None:
     """Replace an earlier run's files with the finished ones; an interrupted move resumes at the next call."""
-    output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / PROGRESS, b"")  # an incomplete run until the last of OUTPUTS is there
     for name in OUTPUTS:
         if (draft / name).exists():

@@ -18,8 +18,10 @@ from rhseg_lib.sources.checks import shortened, unplaced
 
 IGNORE_INDEX = 255  # mask value excluded from every loss and metric
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")  # EPS would run a program
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files treated as images
 Image.init()  # given `formats`, PIL tries only those already loaded
+PICTURE_SUFFIXES = tuple(
+    sorted(suffix for suffix, name in Image.registered_extensions().items() if name in PICTURE_FORMATS)
+)
 COPY_AGAIN = "copy it again from its source, or save it as PNG or JPEG"
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 import re
 import shutil
@@ -138,11 +139,11 @@ class TestMasks:
         np.testing.assert_array_equal(outside, images.pad(small_mask, 64, 255))
 
     @pytest.mark.parametrize(("height", "width", "classes"), [(8, 8, 3), (40, 24, 3), (3, 5, 2), (33, 70, 7)])
-    def test_strips_do_not_change_the_mask(self, monkeypatch, height, width, classes):
+    def test_blocks_do_not_change_the_mask(self, monkeypatch, height, width, classes):
         logits = RANDOM.normal(size=(classes, 8, 8)).astype(np.float32)
         whole = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), (width, height)).argmax(2)
-        for numbers in (1, 200, 2**22):
-            monkeypatch.setattr(segment, "STRIP", numbers)
+        for side in (1, 7, 512):
+            monkeypatch.setattr(segment, "BLOCK", side)
             np.testing.assert_array_equal(classes_at_size(logits, height, width), whole)
 
 
@@ -209,7 +210,7 @@ class TestNames:
     def test_without_suffix_if_unique(self, tmp_path):
         for name in ("a.png", "b/a.png", ".hidden.png", ".cache/c.png", "out/masks/a.png", "notes.txt"):
             save(tmp_path / name, 4, 4) if name.endswith("png") else (tmp_path / name).write_text("")
-        files = open_source(tmp_path, subfolders=True, leave_out=((tmp_path / "out").resolve(),))
+        files = open_source(tmp_path, subfolders=True, leave_out=(tmp_path / "out").resolve())
         assert [frame.name for frame in files.read(0)] == ["a", "b/a"]
         assert [frame.name for frame in files.read(1)] == ["b/a"]
 
@@ -247,7 +248,7 @@ class TestErrors:
         ("make", "options", "expected"),
         [
             (lambda folder: None, [], "no images in the folder"),
-            (lambda folder: save(folder / "below/a.png", 4, 4), [], "1 in subfolders, skipped: the setting"),
+            (lambda folder: save(folder / "below/a.png", 4, 4), [], "1 in subfolders, which the setting"),
             (lambda folder: folder.rmdir(), [], "the source does not exist"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--batch-size", "0"], "out of range"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--threshold", "1.5"], "out of range"),
@@ -280,13 +281,40 @@ class TestErrors:
         assert content(out) == before
 
     def test_a_folder_named_like_the_draft_is_not_removed(self, weights, source, tmp_path):
-        own = tmp_path / "out.unfinished"
-        own.mkdir()
+        own = tmp_path / "out/unfinished"
+        own.mkdir(parents=True)
         (own / "thesis.tex").write_text("years")
         with pytest.raises(StudyError, match="not made here"):
             predict_source(source, weights=weights, output=tmp_path / "out")
-        assert content(own) == {"thesis.tex": b"years"}
-        assert not (tmp_path / "out").exists()
+        assert content(tmp_path / "out") == {"unfinished/thesis.tex": b"years"}
+
+    def test_every_file_of_a_folder_is_used_or_named(self, weights, tmp_path, capsys):
+        picture = Image.fromarray(RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+        (tmp_path / "in/below").mkdir(parents=True)
+        for suffix in ("jpg", "PNG", "jfif", "jpe", "jp2", "gif", "ppm", "bmp", "dib", "tiff", "webp", "pgm"):
+            picture.save(tmp_path / f"in/p_{suffix}.{suffix}")
+        for name in ("photo.heic", "a.json", "b.json", "c.json", "d.json", "<b>notes", "Thumbs.db", "below/x.png"):
+            (tmp_path / "in" / name).write_bytes(b"")
+        table = predict_source(tmp_path / "in", weights=weights, output=tmp_path / "out").table
+        assert len(table) == 12
+        kinds = "1 without suffix (<b>notes), 4 .json (a.json, b.json, c.json, …), 1 .heic (photo.heic)"
+        said = f"left out: {kinds}; 1 in subfolders"
+        assert said in capsys.readouterr().out
+        assert said.replace("<", "&lt;").replace(">", "&gt;") in (tmp_path / "out/index.html").read_text()
+
+    @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="mounting takes root on Linux")
+    def test_the_output_may_be_a_mount_point(self, weights, source, tmp_path):
+        predict_source(source, weights=weights, output=tmp_path / "plain")
+        (tmp_path / "disk").mkdir()
+        script = (
+            f"mount -t tmpfs tmpfs '{tmp_path}/disk' && '{sys.executable}' -m rhseg_lib.predict '{source}' "
+            f"--weights '{weights}' --output '{tmp_path}/disk' && cp -r '{tmp_path}/disk' '{tmp_path}/copied'"
+        )
+        ran = subprocess.run(["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, check=False)
+        if "unshare" in ran.stderr or "mount:" in ran.stderr:
+            pytest.skip("no mount can be made here")
+        assert ran.returncode == 0, ran.stderr
+        assert content(tmp_path / "copied") == content(tmp_path / "plain")
 
     def test_the_same_command_twice_at_once_loses_nothing(self, weights, source, tmp_path):
         for index in range(30):
@@ -308,7 +336,7 @@ class TestErrors:
         assert codes == [0, 1] or codes == [0, 0]  # the second may start after the first has ended
         assert codes == [0, 0] or any("another run is writing here" in error for error in errors)
         assert content(tmp_path / "out") == content(tmp_path / "alone")
-        assert not (tmp_path / "out.unfinished").exists()
+        assert not (tmp_path / "out/unfinished").exists()
 
     def test_notes_beside_the_results_are_kept(self, weights, source, tmp_path):
         out = tmp_path / "out"
@@ -334,9 +362,9 @@ class TestErrors:
             patched.setattr(files.Path, "write_bytes", full)
             with pytest.raises(StudyError, match="no space left"):
                 predict_source(source, weights=weights, output=out, batch_size=2)
-        assert content(out) == before
+        assert {name: bytes_ for name, bytes_ in content(out).items() if "unfinished" not in name} == before
         assert len(predict_source(source, weights=weights, output=out, batch_size=2).table) == 7
-        assert not out.with_name("out.unfinished").exists()
+        assert not (out / "unfinished").exists()
 
 
 class TestResume:
@@ -345,7 +373,7 @@ class TestResume:
         film = video(tmp_path / "film.avi", 18)
         settings = {"weights": weights, "batch_size": 2, "every": 2}
         predict_source(film, output=tmp_path / "uninterrupted", **settings)
-        out, draft = tmp_path / "killed", tmp_path / "killed.unfinished"
+        out, draft = tmp_path / "killed", tmp_path / "killed/unfinished"
         with monkeypatch.context() as patched:
             kill_after(patched, batches)
             with pytest.raises(KeyboardInterrupt):

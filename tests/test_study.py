@@ -206,20 +206,6 @@ def test_papermill_by_hand(study: Path, tmp_path: Path, notebook: str) -> None:
     assert out.exists()
 
 
-def test_jobs_go_through_a_cluster_executor(study: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "tree"
-    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("raw"))
-    submit = tmp_path / "submit.sh"
-    submit.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/submitted\nsh "$1" > {tmp_path}/job.log 2>&1 &\necho $!\n')
-    submit.chmod(0o755)
-    ran = snakemake(
-        "--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(submit), "--jobs", "1",
-        "--latency-wait", "20", "--forcerun", "segmentations", "--until", "segmentations", cwd=copy,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-2000:] + (tmp_path / "job.log").read_text()[-2000:]
-    assert len((tmp_path / "submitted").read_text().splitlines()) == 1
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_every_page_opens_without_a_network(study: Path) -> None:
     from playwright.sync_api import sync_playwright

@@ -66,14 +66,9 @@ def check_size(seed, index, size):
 
 
 def render_scene(seed: int, index: int, size: int = 512) -> Scene:
-    """Render one scene; the same (seed, index) is the same scene at every size.
+    """Render scene `index` of the data set `seed`, `size` pixels wide and high; it is the same scene at every size.
 
-    Parameters
-    ----------
-    seed, index : int
-        The data set's seed and the scene's number, 0 or more.
-    size : int
-        Edge length in pixels; below 64, or with a negative seed or index, StudyError.
+    StudyError: `size` is below 64, or `seed` or `index` below 0.
     """
     check_size(seed, index, size)
     streams = [np.random.default_rng([seed, index, part]) for part in range(11)]  # one per part of the scene

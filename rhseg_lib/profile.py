@@ -246,7 +246,7 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
             key = ".".join(map(str, problem["loc"])) or "profile"
             problems.append(f"{key}: {problem['msg']}, got {problem['input']!r:.60}")
         raise StudyError("the profile is invalid", where=path, fix="; ".join(problems)) from error
-    except TypeError as error:  # no mapping, or a date, which JSON lacks
+    except (TypeError, ValueError) as error:  # no mapping; or a date or an endless YAML alias, which JSON lacks
         raise StudyError("the profile is invalid", where=path, fix=str(error)) from error
     for key in ("name", "root"):
         if key in content:

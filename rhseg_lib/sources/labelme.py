@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -164,17 +164,14 @@ def find_image(named: object, path: Path, root: Path) -> Path:
     relative = PureWindowsPath(named)
     if relative.anchor:
         raise unplaced(f"'imagePath' is absolute: {shortened(named)}", "put the image beside the JSON; give its name")
-    try:
+    with suppress(OSError, RuntimeError, ValueError):  # too long, a link to itself, a character that no path has
         found = (path.parent / relative.as_posix()).resolve()
         if not found.is_relative_to(root.resolve()):
             what = f"'imagePath' points outside the folder: {shortened(named)}"
             raise unplaced(what, "put the image beside the JSON")
-        there = found.is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, a link to itself, a character that no path has
-        there = False
-    if not there:
-        raise unplaced(f"image not found: {shortened(named)}", "put it there, or correct 'imagePath'")
-    return found
+        if found.is_file():
+            return found
+    raise unplaced(f"image not found: {shortened(named)}", "put it there, or correct 'imagePath'")
 
 
 @contextmanager
@@ -238,7 +235,7 @@ def _is_pair(point: object) -> bool:
 
 
 def _read_patch(text: object, corners: np.ndarray) -> np.ndarray:
-    """(h, w) bool of a mask shape, cut to the box that its two corners span."""
+    """The patch of a mask shape, (h, w) bool, cut to the box that its two corners span."""
     with _errors_about("the mask"):
         mask = np.asarray(decode(_from_base64(text), use_exif=False)[0]) > 0
     box = np.ptp(corners.round(), axis=0).astype(int)[::-1] + 1  # both corners are included
@@ -249,8 +246,9 @@ def _read_patch(text: object, corners: np.ndarray) -> np.ndarray:
 
 
 def _fix_label(label: object, labels: dict[str, int]) -> str:
-    own = [known for known in labels if known not in BACKGROUND_LABELS]
-    known = {name.casefold(): name for name in own}
-    near = get_close_matches(label[:60].strip().casefold(), known, n=1, cutoff=0.55) if isinstance(label, str) else []
-    use = f"did you mean {known[near[0]]!r}? rename it" if near else f"use one of {', '.join(own)}"
+    known = [name for name in labels if name not in BACKGROUND_LABELS]
+    spelling = {name.casefold(): name for name in known}
+    text = label[:60].strip().casefold() if isinstance(label, str) else ""
+    near = get_close_matches(text, spelling, n=1, cutoff=0.55)
+    use = f"did you mean {spelling[near[0]]!r}? rename it" if near else f"use one of {', '.join(known)}"
     return f"{use}, or add it to a list of labels in the profile"

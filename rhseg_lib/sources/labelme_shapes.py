@@ -67,9 +67,9 @@ def rasterize(
         before = np.asarray(canvas.crop(box)) if others else None
         _draw(shape, canvas, value)
         if before is not None and before.any():
-            taken = before != np.asarray(canvas.crop(box))
+            changed = before != np.asarray(canvas.crop(box))
             for label in others:
-                if lost := np.count_nonzero(taken & (before == labels[label])):
+                if lost := np.count_nonzero(changed & (before == labels[label])):
                     overwritten[label, shape.label] += int(lost)
         if value not in (0, IGNORE_INDEX):
             painted.add(shape.label)
@@ -85,9 +85,7 @@ def _draw(shape: Shape, canvas: Image.Image, value: int) -> None:
             draw.polygon(points, outline=value, fill=value)
         case "rectangle":
             draw.rectangle([*shape.points.min(0), *shape.points.max(0)], outline=value, fill=value)
-        case "line":
-            draw.line(points, fill=value, width=LINE_WIDTH)
-        case "linestrip":
+        case "line" | "linestrip":
             draw.line(points, fill=value, width=LINE_WIDTH, joint="curve" if shape.round_joints else None)
         case "circle" | "point":
             (x, y), radius = points[0], _radius(shape)

@@ -225,7 +225,7 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     """Read and check ``<root>/profiles/<name>.yaml``.
 
     `root` is the study's top folder, with data and reports below it; None searches upwards from the working directory.
-    StudyError: unknown profile, invalid YAML, unknown key or invalid value.
+    Raises StudyError for an unknown profile, invalid YAML, an unknown key or an invalid value.
     """
     root = find_root() if root is None else Path(root)
     path = root / "profiles" / f"{name}.yaml"

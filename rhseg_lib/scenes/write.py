@@ -28,7 +28,7 @@ def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers
     `second/scene_0000.json`, the exact mask `truth/scene_0000.png`, and last `truth.parquet`: scene, tube,
     mm_per_pixel, thickness_mm per tube. `workers` is the number of processes, 0 for one per processor; the files do not
     depend on it.
-    StudyError: a parameter is out of range, or the folder holds scenes of another seed or size.
+    Raises StudyError for a parameter out of range, or a folder that holds scenes of another seed or size.
     """
     check_size(seed, first_index, size)
     if num_scenes < 1 or workers < 0:

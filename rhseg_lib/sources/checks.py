@@ -48,10 +48,10 @@ def sift(
     folder: Path,
     on_fault: Literal["stop", "skip"],
 ) -> dict[str, list[Fault]]:
-    """The images to leave out, and why: they have errors, or are identical, byte for byte, to an earlier one.
+    """The images to leave out, and their errors; an image that repeats an earlier one byte for byte is also an error.
 
     `annotations` maps names to files in `folder`; `checked` holds, for each, the digest of its image, or "", and its
-    errors. FaultyAnnotations: there are errors, and `on_fault` is "stop" or no image is left.
+    errors. Raises FaultyAnnotations if there are errors, and `on_fault` is "stop" or no image is left.
     """
     first, invalid = dict[str, Path](), {}
     for (name, path), (digest, faults) in zip(annotations.items(), checked, strict=True):
@@ -67,7 +67,7 @@ def sift(
 
 
 def refuse(faults: list[Fault], where: Path) -> None:
-    """Raise one FaultyAnnotations with a table of all errors, identical ones in one row; no errors, no exception."""
+    """Raise one FaultyAnnotations with a table of all errors, identical ones in one row, unless there are none."""
     if not faults:
         return
     grouped: dict[tuple[str, str], list[Fault]] = {}

@@ -35,7 +35,7 @@ class Picture(NamedTuple):
 def read_picture(path: Path) -> np.ndarray:
     """Read an image of any mode, oriented by its EXIF: (H, W, 3) uint8 RGB.
 
-    StudyError: the file is missing, cannot be decoded to its last pixel, or is too large.
+    Raises StudyError if the file is missing, cannot be decoded to its last pixel, or is too large.
     """
     try:
         return to_rgb(decode(read_bytes(path), use_exif=True)[0])

@@ -1,11 +1,11 @@
-"""The eight models, once: how the pages call each, and what it is made of."""
+"""The eight models: their names in the report, and what each is made of."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the study; `models.build_model` makes the network from the last four."""
+    """One model of the study; `models.build_model` builds the network from all but `label` and `short`."""
 
     label: str  # in tables and titles
     short: str  # in figures
@@ -17,12 +17,11 @@ class Entry:
 
 
 CATALOGUE = {
-    "fcn_resnet50": Entry("FCN · ResNet-50", "FCN", "fcn", "ResNet-50"),  # Table 3, FCN
-    "unet_vgg16": Entry("U-Net · VGG-16", "U-Net", "unet", "VGG-16"),  # Table 3, U-Net
-    # Tables 2 and 3, DeepLabv3+
+    "fcn_resnet50": Entry("FCN · ResNet-50", "FCN", "fcn", "ResNet-50"),  # Table 3
+    "unet_vgg16": Entry("U-Net · VGG-16", "U-Net", "unet", "VGG-16"),  # Table 3
+    # DeepLabv3+ of Tables 2 and 3
     "deeplabv3plus_xception": Entry("DeepLabv3+ · Xception-65", "DL3+ Xception", backbone="Xception-65"),
-    # Table 2, row 2
-    "deeplabv3plus_mobilenetv2": Entry("DeepLabv3+ · MobileNetV2", "DL3+ MobileNetV2"),
+    "deeplabv3plus_mobilenetv2": Entry("DeepLabv3+ · MobileNetV2", "DL3+ MobileNetV2"),  # Table 2, row 2
     # "Ours" as the tables count it
     "deeplabv3plus_mobilenetv2_ema": Entry("MobileNetV2 + EMA (“Ours” as counted)", "+ EMA", attention=True),
     # the row that Table 2 leaves out
@@ -33,11 +32,7 @@ CATALOGUE = {
     ),
     # this study's own, taking up the paper's "future work"
     "deeplabv3plus_mobilenetv2_lite": Entry(
-        "MobileNetV2 + separable decoder (lite)",
-        "lite",
-        separable_aspp=True,
-        attention=True,
-        separable_decoder=True,
+        "MobileNetV2 + separable decoder (lite)", "lite", separable_aspp=True, attention=True, separable_decoder=True
     ),
 }
 MODEL_NAMES = tuple(CATALOGUE)

@@ -4,16 +4,9 @@ from functools import partial
 
 
 class StudyError(Exception):
-    """An error the user can fix: what is wrong, where, and what to do about it.
+    """An error the user can fix.
 
-    Parameters
-    ----------
-    what : str
-        The error in one sentence.
-    where : object
-        File, cell, parameter or location.
-    fix : str
-        What the user can do.
+    `what` is the error in one sentence, `where` a file, cell, parameter or location, `fix` what the user can do.
     """
 
     def __init__(self, what: str, *, where: object, fix: str) -> None:

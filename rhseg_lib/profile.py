@@ -3,9 +3,10 @@
 import json
 import os
 import re
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,19 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.errors import StudyError
 
-if TYPE_CHECKING:
-    ModelName = str  # a type checker cannot read the names
-else:
-    ModelName = Literal[MODEL_NAMES]
+ModelName = Literal[MODEL_NAMES]  # type: ignore[valid-type]  # a type checker cannot read the names
 
 
 def _number(value: object) -> object:
     """YAML 1.1 reads ``1e-4`` as a string; convert it to a number."""
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value
 
 
@@ -53,22 +49,19 @@ class Data(Strict):
     """Where the images come from and how they become a VOC tree (paper, section 3.1)."""
 
     source: Literal["synthetic", "labelme", "voc"] = "synthetic"
-    folder: str | None = None  # labelme: images and Labelme JSON; voc: a tree of images and masks; see `voc_source`
-    on_fault: Literal["stop", "skip"] = "stop"  # whether invalid annotations stop the study or are left out
+    folder: str | None = None  # labelme: images and Labelme JSON; voc: a tree of images and masks, see `voc_folder`
+    on_fault: Literal["stop", "skip"] = "stop"  # whether invalid annotations stop the build or are left out
     seed: int = 2024
     num_scenes: int = Field(500, ge=10)
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on
     scene_size: int = Field(512, ge=64)  # pixels, side of a rendered scene
     image_size: int = Field(512, ge=32)  # pixels, side of the study's images
-    classes: Annotated[tuple[Label, ...], Field(min_length=1, max_length=5)] = (  # ids 1, 2, ...; 0 is background
-        "immersion_tube",
-        "slag_layer",
-    )
-    class_priority: tuple[Label, ...] | None = Field(  # later paints over earlier; None: in drawing order
-        default_factory=lambda data: data.get("classes")
-    )
-    ignore_labels: tuple[Label, ...] = ("__ignore__",)  # regions excluded from training and test
-    background_labels: tuple[Label, ...] = ()  # annotated objects that are no class of this study
+    # Mask values 1, 2, ...; 0 is background.
+    classes: tuple[Label, ...] = Field(("immersion_tube", "slag_layer"), min_length=1, max_length=5)
+    # Painting order: later classes cover earlier ones; None: in drawing order.
+    class_priority: tuple[Label, ...] | None = Field(default_factory=lambda data: data.get("classes"))
+    ignore_labels: tuple[Label, ...] = ("__ignore__",)  # regions left out of training and evaluation
+    background_labels: tuple[Label, ...] = ()  # annotated objects that count as background
     augmented_copies: int = Field(1, ge=0, le=4)  # per original, in turn: flip, contrast, brightness, blur
     split: Literal["given", "grouped", "as_described"] = Field(  # given: by the lists of a VOC tree, if it has them
         default_factory=lambda data: "given" if data.get("source") == "voc" else "grouped"
@@ -78,7 +71,7 @@ class Data(Strict):
 
     @field_validator("group")
     @classmethod
-    def _regular_expression(cls, group: str | None) -> str | None:
+    def _is_regular_expression(cls, group: str | None) -> str | None:
         try:
             re.compile(group or "")
         except (re.error, OverflowError, RecursionError) as error:
@@ -133,9 +126,13 @@ class Recipe(Strict):
     pretrained: bool = False  # ImageNet encoder weights
 
     @model_validator(mode="after")
-    def _epoch_holds_a_batch(self) -> Self:
+    def _consistent(self) -> Self:
         if self.epoch_images is not None and self.epoch_images < self.batch_size:
             raise ValueError("'epoch_images' is smaller than 'batch_size'")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError("'min_learning_rate' must not exceed 'learning_rate'")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("'warmup_epochs' must be less than 'epochs': the rate rises, then falls")
         return self
 
     @property
@@ -148,14 +145,6 @@ class Recipe(Strict):
     def digest(self) -> str:
         """Equal for equal recipes; a key added in a later version and left at its default does not change it."""
         return fingerprint(self.model_dump(exclude_defaults=True))
-
-    @model_validator(mode="after")
-    def _falling_rate(self) -> Self:
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError("'min_learning_rate' must not exceed 'learning_rate'")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError("'warmup_epochs' must be less than 'epochs': the rate rises, then falls")
-        return self
 
 
 class Profile(Strict):
@@ -170,14 +159,14 @@ class Profile(Strict):
     models: tuple[ModelName, ...] = MODEL_NAMES
     seeds: tuple[int, ...] = (0,)
     gpu_gb_per_run: int = Field(0, ge=0)  # GPU memory of one run: decides how many share the GPU
-    leaky: str | None = None  # a profile that splits the same data as described, to compare its optimism
+    leaky: str | None = None  # a profile that splits the same data with leakage, to compare its scores
     root: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
     def _no_duplicates(self) -> Self:
         for key, values in (("models", self.models), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"'{key}' must name at least one, and each once")
+                raise ValueError(f"'{key}' must not be empty or list an entry twice")
         return self
 
     @property
@@ -212,9 +201,8 @@ class Profile(Strict):
         """One line for the top of every page: its data and its recipe."""
         r, side = self.recipe, self.data.image_size
         each = f" of {r.epoch_images} images" if r.epoch_images else ""
-        kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result on synthetic data"
-        if self.data.source != "synthetic" and self.kind == "result":
-            kind = "a result"
+        result = "a result on synthetic data" if self.data.source == "synthetic" else "a result"
+        kind = result if self.kind == "result" else "a demonstration, not a result"
         different = sum(model in self.recipe_for for model in self.models)
         others = f"; another for {different} of the {len(self.models)} models, see their pages" if different else ""
         return (
@@ -236,17 +224,8 @@ def find_root() -> Path:
 def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     """Read and check ``<root>/profiles/<name>.yaml``.
 
-    Parameters
-    ----------
-    name : str
-        Name of the profile: the file's name without ``.yaml``.
-    root : Path or None
-        The study's top folder, with data and reports below it; None searches upwards from the working directory.
-
-    Raises
-    ------
-    StudyError
-        Unknown profile, unreadable YAML, unknown key or a value of the wrong type.
+    `root` is the study's top folder, with data and reports below it; None searches upwards from the working directory.
+    Raises StudyError for an unknown profile, invalid YAML, an unknown key or an invalid value.
     """
     root = find_root() if root is None else Path(root)
     path = root / "profiles" / f"{name}.yaml"
@@ -255,15 +234,20 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
         raise StudyError(f"unknown profile '{name}'", where=path, fix=f"take one of: {', '.join(known) or 'none'}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError("the profile is not valid YAML", where=path, fix=str(error)) from error
-    try:
         # Through JSON: a YAML list becomes a tuple under strict validation.
         profile = Profile.model_validate_json(json.dumps({"name": name, **(content or {})}))
         for model in profile.recipe_for:
             profile.recipe_of(model)
-    except (ValidationError, TypeError) as error:
-        raise StudyError("the profile is invalid", where=path, fix=_explain(error)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError("the profile is not valid YAML", where=path, fix=str(error)) from error
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"])) or "profile"
+            problems.append(f"{key}: {problem['msg']}, got {problem['input']!r:.60}")
+        raise StudyError("the profile is invalid", where=path, fix="; ".join(problems)) from error
+    except (TypeError, ValueError) as error:  # no mapping; or a date or an endless YAML alias, which JSON lacks
+        raise StudyError("the profile is invalid", where=path, fix=str(error)) from error
     for key in ("name", "root"):
         if key in content:
             raise StudyError(f"the key '{key}' is set by the file's location", where=path, fix="remove it")
@@ -273,16 +257,8 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
 def check_model(name: str) -> None:
     """Raise a StudyError unless `name` is one of the study's models."""
     if name not in MODEL_NAMES:
-        raise StudyError(
-            f"unknown model '{name}'", where="parameter 'model'", fix=f"take one of: {', '.join(MODEL_NAMES)}"
-        )
-
-
-def _explain(error: ValidationError | TypeError) -> str:
-    if isinstance(error, TypeError):
-        return str(error)
-    lines = (f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}, got {e['input']!r:.60}" for e in error.errors())
-    return "; ".join(lines)
+        fix = f"take one of: {', '.join(MODEL_NAMES)}"
+        raise StudyError(f"unknown model '{name}'", where="parameter 'model'", fix=fix)
 
 
 def fingerprint(*parts: object) -> str:

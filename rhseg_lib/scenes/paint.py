@@ -89,11 +89,8 @@ def _steelwork(look, rng):
 def paint_hall(look, rng):
     """Radiance of the plant hall: steelwork, lamps, a refractory wall, crusts of slag, glow."""
     x, y, shape = look.x, look.y, look.x.shape
-    mottle, fine, runs = (
-        fractal_noise(rng, shape, 4),
-        fractal_noise(rng, shape, 24),
-        fractal_noise(rng, shape, 9, stretch=7),
-    )
+    mottle, fine = fractal_noise(rng, shape, 4), fractal_noise(rng, shape, 24)
+    runs = fractal_noise(rng, shape, 9, stretch=7)
     albedo = (_steelwork(look, rng).astype(np.float32) / 255) ** 1.6 * np.float32(look.hall_tone)
     albedo *= np.exp(0.15 * mottle + 0.06 * fine + 0.18 * runs)[..., None]
     relief, heat, near = 0.1 * mottle + 0.1 * fine, np.full(shape, 0.4, np.float32), smooth_step(y - 0.55, 0.5)
@@ -196,9 +193,8 @@ def paint_foreground(look, rng, canvas):
 def paint_air(look, rng, canvas):
     """Paint the dust veil, steam and sparks."""
     shape, level, colour = look.x.shape, float(np.mean(canvas)) + 0.02, np.float32((1.1, 1.0, 0.9))
-    cloud = smooth_step(fractal_noise(rng, shape, 3) + rng.uniform(-1, 1), 1.5) * smooth_step(
-        fractal_noise(rng, shape, 2, 2), 1.5
-    )
+    cloud = smooth_step(fractal_noise(rng, shape, 3) + rng.uniform(-1, 1), 1.5)
+    cloud *= smooth_step(fractal_noise(rng, shape, 2, 2), 1.5)
     density = look.veil + look.steam * cloud * look.steamy
     paint_over(canvas, np.minimum(density, 0.6), level * rng.uniform(0.6, 1.5) * colour)
     sparks, source = np.zeros(shape, np.uint8), np.array((rng.uniform(0, 1), rng.uniform(0.6, 1.2)))

@@ -14,16 +14,8 @@ import cv2
 import numpy as np
 
 from rhseg_lib.errors import StudyError
+from rhseg_lib.scenes import paint
 from rhseg_lib.scenes.look import draw_look, fractal_noise, gaussian_blur
-from rhseg_lib.scenes.paint import (
-    expose,
-    paint_air,
-    paint_foreground,
-    paint_hall,
-    paint_ladle,
-    paint_over,
-    paint_vessel,
-)
 from rhseg_lib.scenes.tube import paint_tube
 
 CLASSES = ("background", "immersion_tube", "slag_layer")
@@ -60,21 +52,14 @@ def _annotate(rng, drawn, bias):
 
 
 def check_size(seed, index, size):
+    """Raise StudyError for a negative seed or index, or a size below 64 pixels."""
     if size < 64 or seed < 0 or index < 0:
         where = f"seed={seed}, index={index}, size={size}"
         raise StudyError("invalid scene parameters", where=where, fix="take size >= 64, seed >= 0 and index >= 0")
 
 
 def render_scene(seed: int, index: int, size: int = 512) -> Scene:
-    """Render one scene; the same (seed, index) is the same scene at every size.
-
-    Parameters
-    ----------
-    seed, index : int
-        The data set's seed and the scene's number, 0 or more.
-    size : int
-        Edge length in pixels; below 64, or with a negative seed or index, StudyError.
-    """
+    """Render scene `index` of the data set `seed`, `size` pixels wide and high; it is the same scene at every size."""
     check_size(seed, index, size)
     streams = [np.random.default_rng([seed, index, part]) for part in range(11)]  # one per part of the scene
     look = draw_look(streams[0], size)
@@ -85,22 +70,22 @@ def render_scene(seed: int, index: int, size: int = 512) -> Scene:
         if -0.3 * look.radius < second[0] < 1 + 0.3 * look.radius:
             tubes.append((second, look.radius * scale))
 
-    canvas, mask = paint_hall(look, streams[1]), np.zeros((size, size), np.uint8)
+    canvas, mask = paint.paint_hall(look, streams[1]), np.zeros((size, size), np.uint8)
     if look.ladle:
-        ladle, whole, front = paint_ladle(look, streams[2], *tubes[0])
-        paint_over(canvas, whole, ladle)
-    paint_vessel(look, streams[3], canvas, tubes)
+        ladle, whole, front = paint.paint_ladle(look, streams[2], *tubes[0])
+        paint.paint_over(canvas, whole, ladle)
+    paint.paint_vessel(look, streams[3], canvas, tubes)
     heights = [paint_tube(look, streams[4 + k], canvas, mask, *tube) for k, tube in enumerate(tubes)]
     if look.ladle:
-        paint_over(canvas, front, ladle)
+        paint.paint_over(canvas, front, ladle)
         mask[front > 0.5] = 0
-    thick, hidden = paint_foreground(look, streams[6], canvas)
+    thick, hidden = paint.paint_foreground(look, streams[6], canvas)
     drawn = mask * ~thick
     mask[hidden] = 0
-    paint_air(look, streams[7], canvas)
+    paint.paint_air(look, streams[7], canvas)
     scales = [look.diameter_mm / (2 * radius) for _, radius in tubes]  # millimetres per frame
     return Scene(
-        image=expose(look, streams[8], canvas, mask),
+        image=paint.expose(look, streams[8], canvas, mask),
         mask=mask,
         annotations=(_annotate(streams[9], drawn, 0.0018), _annotate(streams[10], drawn, -0.0018)),
         mm_per_pixel=tuple(scale / size for scale in scales),

@@ -75,9 +75,8 @@ def paint_tube(look, rng, canvas, mask, place, radius):
     canvas += 0.06 * spill
     if tilt < 0:
         oval = np.hypot(u, (s - rim) / tilt)
-        broken = (
-            smooth_step(1 - np.abs(u), 0.01) * smooth_step(rim + pixel - v, pixel) * smooth_step(v - rim + 0.2, pixel)
-        )
+        broken = smooth_step(1 - np.abs(u), 0.01) * smooth_step(rim + pixel - v, pixel)
+        broken *= smooth_step(v - rim + 0.2, pixel)
         face, bore = np.maximum(smooth_step(1 - oval, 0.02), broken) * (1 - body), smooth_step(0.62 - oval, 0.03)
         end = illuminate(look, 0.11 * np.exp(0.2 * patch)[..., None], 0.3 * fine) + planck(steel - 0.05)
         paint_over(canvas, face, end * (1 - rng.uniform(0.5, 0.95) * bore)[..., None])

@@ -16,29 +16,19 @@ from tqdm import tqdm
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
-from rhseg_lib.scenes.render import check_size, render_scene
+from rhseg_lib.scenes.render import CLASSES, check_size, render_scene
+from rhseg_lib.sources.images import VOC_PALETTE
 from rhseg_lib.sources.labelme import write_annotation
-
-PALETTE = (0, 0, 0, 128, 0, 0, 0, 128, 0)
 
 
 def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers: int, first_index: int = 0) -> None:
-    """Write scenes with both annotators' polygons and the ground truth; existing scenes are kept.
+    """Write scenes `first_index`, `first_index` + 1, ... of `render_scene`; existing scenes are kept.
 
-    Parameters
-    ----------
-    folder : Path
-        Receives `scene_0000.jpg`, Labelme's `scene_0000.json` and `second/scene_0000.json`, the exact mask
-        `truth/scene_0000.png`, and last `truth.parquet`: scene, tube, mm_per_pixel, thickness_mm per tube.
-    num_scenes, size, seed, first_index : int
-        Scenes first_index, first_index + 1, ... of `render_scene`.
-    workers : int
-        Processes, 0 for one per processor; the files do not depend on it.
-
-    Raises
-    ------
-    StudyError
-        For a parameter out of range, or a folder that holds scenes of another seed or size.
+    `folder` receives `scene_0000.jpg`, the two annotators' polygons as Labelme's `scene_0000.json` and
+    `second/scene_0000.json`, the exact mask `truth/scene_0000.png`, and last `truth.parquet`: scene, tube,
+    mm_per_pixel, thickness_mm per tube. `workers` is the number of processes, 0 for one per processor; the files do not
+    depend on it.
+    Raises StudyError for a parameter out of range, or a folder that holds scenes of another seed or size.
     """
     check_size(seed, first_index, size)
     if num_scenes < 1 or workers < 0:
@@ -57,12 +47,8 @@ def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers
 def _write_scene(folder, size, seed, index):
     """Write the files of one scene, the mask last: it stores the scene's truth rows, which are returned."""
     name = f"scene_{index:04d}"
-    image, first, second = (
-        folder / f"{name}.jpg",
-        folder / f"{name}.json",
-        folder / "second" / f"{name}.json",
-    )
-    truth = folder / "truth" / f"{name}.png"
+    image, truth = folder / f"{name}.jpg", folder / "truth" / f"{name}.png"
+    first, second = folder / f"{name}.json", folder / "second" / f"{name}.json"
     if not all(path.exists() for path in (image, first, second, truth)):
         scene, jpeg, png, note = render_scene(seed, index, size), io.BytesIO(), io.BytesIO(), PngInfo()
         Image.fromarray(scene.image).save(jpeg, "JPEG", quality=scene.jpeg_quality)
@@ -70,12 +56,13 @@ def _write_scene(folder, size, seed, index):
         drawn = partial(write_annotation, height=size, width=size)
         drawn(first, image_path=image.name, shapes=scene.annotations[0])
         drawn(second, image_path=f"../{image.name}", shapes=scene.annotations[1])
-        columns = ("scene", "tube", "mm_per_pixel", "thickness_mm")
-        tubes = enumerate(zip(scene.mm_per_pixel, scene.thickness_mm, strict=True))
-        rows = [dict(zip(columns, (name, tube, *values), strict=True)) for tube, values in tubes]
+        rows = [
+            {"scene": name, "tube": tube, "mm_per_pixel": scale, "thickness_mm": thickness}
+            for tube, (scale, thickness) in enumerate(zip(scene.mm_per_pixel, scene.thickness_mm, strict=True))
+        ]
         note.add_text("truth", json.dumps({"seed": seed, "size": size, "rows": rows}))
         mask = Image.fromarray(scene.mask)
-        mask.putpalette(PALETTE)
+        mask.putpalette(VOC_PALETTE[: len(CLASSES)].tobytes())
         mask.save(png, "PNG", pnginfo=note)
         write_atomically(truth, png.getvalue())
     with Image.open(truth) as mask:

@@ -1,12 +1,14 @@
 """All errors in a source of images, in one table, each with its fix."""
 
-import csv
-import io
 import os
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
+
+import pandas as pd
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
@@ -30,6 +32,15 @@ class FaultyAnnotations(StudyError):
     faults: tuple[Fault, ...] = ()
 
 
+@contextmanager
+def collected(faults: list[Fault], file: str, shape: int | None = None) -> Iterator[None]:
+    """Append a StudyError of the block to `faults` instead of raising it."""
+    try:
+        yield
+    except StudyError as error:
+        faults.append(Fault(file, shape, error.what, error.fix))
+
+
 def sift(
     annotations: dict[str, Path],
     checked: list[tuple[str, list[Fault]]],
@@ -37,50 +48,32 @@ def sift(
     folder: Path,
     on_fault: Literal["stop", "skip"],
 ) -> dict[str, list[Fault]]:
-    """The images to leave out, and why.
+    """The images to leave out, and their errors; an image that repeats an earlier one byte for byte is also an error.
 
-    Parameters
-    ----------
-    annotations : dict of str to Path
-        Name -> annotation.
-    checked : list of (str, list of Fault)
-        For each annotation, the digest of its image, or "", and its errors. An image identical, byte for byte, to
-        that of an earlier annotation is also an error.
-    folder : Path
-        The source's folder.
-    on_fault : {"stop", "skip"}
-
-    Raises
-    ------
-    FaultyAnnotations
-        There are errors, unless they are to be skipped and at least one image is left.
+    `annotations` maps names to files in `folder`; `checked` holds, for each, the digest of its image, or "", and its
+    errors. Raises FaultyAnnotations if there are errors, and `on_fault` is "stop" or no image is left.
     """
     first, invalid = dict[str, Path](), {}
     for (name, path), (digest, faults) in zip(annotations.items(), checked, strict=True):
         if faults:
             invalid[name] = faults
         elif digest and first.setdefault(digest, path) != path:
-            what = f"annotates the same image as {told_path(first[digest], folder)}"
+            what = f"annotates the same image as {display_path(first[digest], folder)}"
             fix = "keep one of the two; move the other out of the folder"
-            invalid[name] = [Fault(told_path(path, folder), None, what, fix)]
+            invalid[name] = [Fault(display_path(path, folder), None, what, fix)]
     if on_fault == "stop" or len(invalid) == len(annotations):
         refuse([fault for faults in invalid.values() for fault in faults], folder)
     return invalid
 
 
 def refuse(faults: list[Fault], where: Path) -> None:
-    """Raise one FaultyAnnotations with a table of all errors, identical ones in one row; no errors, no exception."""
+    """Raise one FaultyAnnotations with a table of all errors, identical ones in one row, unless there are none."""
     if not faults:
         return
     grouped: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
         grouped.setdefault((fault.what, fault.fix), []).append(fault)
-    rows: list[tuple[str, ...]] = [("file", "shape", "what", "fix")]
-    for (what, fix), same in list(grouped.items())[:MAX_ROWS]:
-        others = len({fault.file for fault in same}) - 1
-        shape = "" if same[0].shape is None else str(same[0].shape)
-        repeats = f" ({len(same)} times)" if len(same) > 1 else ""
-        rows.append((same[0].file + (f" and {others} more" if others else ""), shape, what + repeats, fix))
+    rows = [("file", "shape", "what", "fix"), *map(_row, list(grouped.values())[:MAX_ROWS])]
     lines = _aligned(rows)
     if len(grouped) > MAX_ROWS:
         lines.append(f"and {len(grouped) - MAX_ROWS} more")
@@ -97,19 +90,25 @@ def write_faults(path: Path, faults: list[dict]) -> None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, fieldnames=[field.name for field in fields(Fault)])
-    table.writeheader()
-    table.writerows(faults)
-    write_atomically(path, text.getvalue().encode("utf-8-sig"))
+    # As objects: an empty 'shape' would turn the others into fractions.
+    table = pd.DataFrame(faults, columns=[field.name for field in fields(Fault)], dtype=object)
+    write_atomically(path, table.to_csv(index=False, lineterminator="\r\n").encode("utf-8-sig"))
 
 
-def told_path(path: Path, root: Path) -> str:
+def display_path(path: Path, root: Path) -> str:
     """A path for messages: relative to `root`, with forward slashes, control characters escaped."""
     return repr(Path(os.path.relpath(path, root)).as_posix())[1:-1]
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def _row(same: list[Fault]) -> tuple[str, str, str, str]:
+    """Errors with the same text: file, shape, what and fix of the first, and how many others there are."""
+    first, others = same[0], len({fault.file for fault in same}) - 1
+    file = f"{first.file} and {others} more" if others else first.file
+    what = f"{first.what} ({len(same)} times)" if len(same) > 1 else first.what
+    return file, "" if first.shape is None else str(first.shape), what, first.fix
+
+
+def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:
     """Lines of a table; a character that a terminal draws twice as wide counts twice."""
 
     def width(text: str) -> int:
@@ -121,7 +120,7 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def unplaced(what: str, fix: str) -> StudyError:
-    """An error whose location `examine` adds."""
+    """An error whose location is added by a caller, such as `collected`."""
     return StudyError(what, where=None, fix=fix)
 
 

@@ -22,7 +22,7 @@ Image.init()  # given `formats`, PIL tries only those already loaded
 PICTURE_SUFFIXES = tuple(
     sorted(suffix for suffix, name in Image.registered_extensions().items() if name in PICTURE_FORMATS)
 )
-COPY_AGAIN = "copy it again from its source, or save it as PNG or JPEG"
+COPY_AGAIN = "copy it again from its source, or save it as PNG or JPEG (a mask: as PNG only)"
 
 
 class Picture(NamedTuple):
@@ -37,23 +37,26 @@ class Picture(NamedTuple):
 def read_picture(path: Path) -> np.ndarray:
     """Read an image of any mode, oriented by its EXIF: (H, W, 3) uint8 RGB.
 
-    Raises
-    ------
-    StudyError
-        The file is missing, cannot be decoded to its last pixel, or is too large.
+    Raises StudyError if the file is missing, cannot be decoded to its last pixel, or is too large.
     """
     try:
-        return to_rgb(decode(path.read_bytes(), use_exif=True)[0])
+        return to_rgb(decode(read_bytes(path), use_exif=True)[0])
     except StudyError as error:
-        raise StudyError(error.what, where=path, fix=error.fix) from error
+        raise StudyError(f"the image {error.what}", where=path, fix=error.fix) from error
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
-        raise StudyError(f"the image cannot be read ({error.strerror})", where=path, fix="check the file") from error
+        raise unplaced(f"cannot be opened ({error.strerror})", "allow the file to be read, or copy it again") from error
 
 
 def decode(content: bytes, *, use_exif: bool, least_side: int = 0) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode an image to its last pixel, so that truncation is detected; orient it by EXIF if `use_exif`.
+    """Decode an image or mask to its last pixel, so that truncation is detected; orient it by EXIF if `use_exif`.
 
-    A JPEG may be decoded at reduced size, see `examine`. Also returns the full width and height.
+    With `least_side`, a JPEG may be decoded at reduced size, see `labelme.examine`. Also returns the full width and
+    height. The text of a StudyError begins with a verb: its subject is the caller's file.
     """
     try:
         with warnings.catch_warnings():
@@ -70,12 +73,12 @@ def decode(content: bytes, *, use_exif: bool, least_side: int = 0) -> tuple[Imag
                 ImageOps.exif_transpose(image, in_place=True)
             return image, size if image.size == stored else size[::-1]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        what = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
-        raise unplaced(what, "make the image smaller, then annotate it") from error
+        what = f"has more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
+        raise unplaced(what, "make the image smaller, then annotate it at that size") from error
     except UnidentifiedImageError as error:
-        raise unplaced("no picture, or of a kind that is not read here", COPY_AGAIN) from error
+        raise unplaced("is no picture, or of a kind that is not read here", COPY_AGAIN) from error
     except Exception as error:  # PIL's decoders raise many types on broken files
-        raise unplaced(f"the image cannot be read ({shortened(str(error))})", COPY_AGAIN) from error
+        raise unplaced(f"cannot be read ({shortened(str(error))})", COPY_AGAIN) from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -93,14 +96,9 @@ MARGIN_GREY = 128
 CHUNK = 2**18  # mask pixels processed at a time when downscaling
 
 
-def _voc_palette() -> np.ndarray:
-    """VOC's colour of every mask value, (256, 3) uint8: the value's bits go to R, G, B in turn, highest first."""
-    bits = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8), lowest bit first
-    weights = 128 >> np.arange(8) // 3
-    return np.stack([(bits * weights)[:, channel::3].sum(1) for channel in range(3)], axis=1).astype(np.uint8)
-
-
-VOC_PALETTE = _voc_palette()
+# VOC's colour of every mask value, (256, 3) uint8: its bits, lowest first, become the highest bits of R, G, B in turn.
+_BITS = (np.arange(256)[:, None] >> np.arange(8) & 1) * (128 >> np.arange(8) // 3)  # (256, 8)
+VOC_PALETTE = np.stack([_BITS[:, channel::3].sum(1) for channel in range(3)], axis=1).astype(np.uint8)
 
 
 def palette_png(mask: np.ndarray) -> bytes:
@@ -118,15 +116,16 @@ def write_palette_png(path: Path, mask: np.ndarray) -> None:
 def encode(image: Image.Image, file_format: str) -> bytes:
     """Encode in memory: PIL does not report a full disk when it writes a file itself."""
     buffer = io.BytesIO()
-    image.save(buffer, format=file_format, quality=95)  # ignored for PNG
+    image.save(buffer, format=file_format, quality=95)  # quality: ignored for PNG
     return buffer.getvalue()
 
 
 def fit(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Scale both so that the longer side is `size` pixels.
 
-    A pixel of the smaller mask takes the value that covers most of its area, at a tie the nearest one. Nearest
-    neighbour alone would break thin bands of slag; scaled polygons would thicken, as their outline stays a pixel wide.
+    A pixel of the smaller mask takes the value that covers most of its area; at a tie, that of the nearest pixel.
+    Nearest neighbour alone would break thin bands of slag; polygons rasterised at the smaller size would be too thick,
+    as their outline stays a pixel wide.
     """
     target = fitted_size(mask.shape, size)
     return fit_image(image, target), fit_mask(mask, target)
@@ -139,7 +138,7 @@ def fitted_size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
 
 
 def fit_image(image: np.ndarray, target: tuple[int, int]) -> np.ndarray:
-    """Scale an image to a width and height: bilinear down to half size, which skips no pixel, area average below."""
+    """Scale an image to a width and height: bilinear down to half size, where no pixel is skipped; below, by area."""
     far = image.shape[1] > 2 * target[0] or image.shape[0] > 2 * target[1]
     return cv2.resize(image, target, interpolation=cv2.INTER_AREA if far else cv2.INTER_LINEAR)
 

@@ -7,6 +7,8 @@ import base64
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -17,21 +19,14 @@ import numpy as np
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
-from rhseg_lib.sources.checks import Fault, refuse, shortened, told_path, unplaced
-from rhseg_lib.sources.images import decode, to_rgb
+from rhseg_lib.sources.checks import Fault, collected, display_path, refuse, shortened, unplaced
+from rhseg_lib.sources.images import decode, read_bytes, to_rgb
 from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
 
 MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL needs seconds for that many points
-POINT_COUNTS = {  # minimum and maximum number of points
-    "polygon": (3, MAX_POINTS),
-    "oriented_rectangle": (4, 4),
-    "rectangle": (2, 2),
-    "circle": (2, 2),
-    "line": (2, 2),
-    "linestrip": (2, MAX_POINTS),
-    "point": (1, 1),
-    "mask": (2, 2),
-}
+# Minimum and maximum number of points of a shape.
+POINT_COUNTS = {"polygon": (3, MAX_POINTS), "linestrip": (2, MAX_POINTS), "oriented_rectangle": (4, 4), "point": (1, 1)}
+POINT_COUNTS |= dict.fromkeys(("rectangle", "circle", "line", "mask"), (2, 2))
 WRITTEN_SHAPE: dict = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
 REDRAW = "delete the shape in Labelme and draw it again"
 SAVE_AGAIN = "open the image in Labelme and save it again"
@@ -42,7 +37,6 @@ MOVE_OUT = "save it again in Labelme, or move it out of the folder"
 class Annotation:
     """An image and the shapes drawn on it."""
 
-    path: Path
     image: np.ndarray  # (H, W, 3) uint8 RGB; may be reduced, see `examine`
     shapes: tuple[Shape, ...]
     size: tuple[int, int]  # width and height of the full image in pixels, which the shapes refer to
@@ -52,18 +46,10 @@ class Annotation:
 def write_annotation(
     path: Path, *, image_path: str, shapes: list[tuple[str, np.ndarray]], height: int, width: int
 ) -> None:
-    """Write polygons as Labelme 5 JSON that names its image rather than embedding it.
+    """Write polygons as Labelme 5 JSON that names its image rather than embedding it; `path` is replaced atomically.
 
-    Parameters
-    ----------
-    path : Path
-        The JSON file to write; replaced atomically, never half-written.
-    image_path : str
-        The image, relative to the folder of `path`, with forward slashes.
-    shapes : list of (str, (N, 2) float array)
-        Label and x, y corners in pixels, in painting order: later shapes lie on top.
-    height, width : int
-        Size of the image in pixels.
+    `image_path` is relative to the folder of `path`, with forward slashes; `shapes` are label and (N, 2) x, y corners
+    in pixels, in painting order: later shapes lie on top.
     """
     document: dict[str, object] = {
         "version": "5.5.0",
@@ -74,28 +60,16 @@ def write_annotation(
         ],
         "imagePath": image_path,
         "imageData": None,
-        "imageHeight": int(height),
-        "imageWidth": int(width),
+        "imageHeight": height,
+        "imageWidth": width,
     }
-    write_atomically(Path(path), json.dumps(document, indent=1).encode())
+    write_atomically(path, json.dumps(document, indent=1).encode())
 
 
 def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annotation:
-    """Read one annotation with its image.
+    """Read one annotation with its image; StudyError lists all errors in the file, each with its fix.
 
-    Parameters
-    ----------
-    path : Path
-        The JSON file.
-    root : Path
-        The folder the user gave; an image outside it is rejected.
-    labels : dict of str to int
-        The known labels, as `label_ids` gives them.
-
-    Raises
-    ------
-    StudyError
-        Lists all errors in the file, each with its fix.
+    An image outside `root`, the folder the user gave, is rejected; `labels` are the known ones, see `label_ids`.
     """
     annotation, faults = examine(path, root=root, labels=labels)
     refuse(faults, path)
@@ -111,38 +85,26 @@ def examine(
     With a `least_side`, a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its longer
     side has that many pixels: twice as fast, in a fraction of the memory, and truncation is still detected.
     """
-    file, faults, shapes, image, size, digest = told_path(path, root), [], [], None, None, ""
-    try:
-        document = read_document(path)
-    except StudyError as error:
-        return None, [Fault(file, None, error.what, error.fix)]
-    try:
+    file, faults, shapes = display_path(path, root), list[Fault](), list[Shape]()
+    document: dict = {"shapes": []}
+    image, size, digest = None, None, ""
+    with collected(faults, file):
+        document = parse(read_json(path))
         image, size, digest = _read_image(document, path, root, least_side)
-    except StudyError as error:
-        faults.append(Fault(file, None, error.what, error.fix))
     for index, item in enumerate(document["shapes"]):
-        try:
+        with collected(faults, file, index):
             shapes.append(_read_shape(item, labels, size, _major_version(document)))
-        except StudyError as error:
-            faults.append(Fault(file, index, error.what, error.fix))
     if faults or image is None or size is None:
         return None, faults
-    return Annotation(path, image, tuple(shapes), size, digest), []
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unplaced(f"cannot be opened ({error.strerror})", "allow the file to be read, or copy it again") from error
+    return Annotation(image, tuple(shapes), size, digest), []
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict:
     """A JSON object; StudyError for a duplicate key, as one of its values would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise unplaced(f"the key {shortened(twice)} is given twice", SAVE_AGAIN)
+        [(most_frequent, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise unplaced(f"the key {shortened(most_frequent)} is given twice", SAVE_AGAIN)
     return found
 
 
@@ -151,15 +113,12 @@ def read_json(path: Path) -> bytes:
         raise unplaced("a link to another folder, which is not followed", "put the folder itself there")
     if not path.is_file():
         raise unplaced("not a file, or a broken link", MOVE_OUT)
-    return _read_bytes(path)
-
-
-def read_document(path: Path) -> dict:
-    return _parse(read_json(path))
+    return read_bytes(path)
 
 
 @lru_cache(maxsize=1)  # a file is read twice: for its fingerprint and for its content
-def _parse(content: bytes) -> dict:
+def parse(content: bytes) -> dict:
+    """A document with at least one shape; StudyError for anything else."""
     if not content.strip():
         raise unplaced("an empty file", "annotate the image again, or move the file out of the folder")
     try:
@@ -186,11 +145,10 @@ def _major_version(document: dict) -> int:
 def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tuple[np.ndarray, tuple[int, int], str]:
     """The image the shapes were drawn on, (H, W, 3) uint8 RGB, possibly reduced; its full size; its digest."""
     embedded = document.get("imageData")
-    if embedded is None:
-        content = _read_bytes(find_image(document.get("imagePath"), path, root))
-    else:
-        content = _from_base64(embedded)
-    image, size = decode(content, use_exif=embedded is None, least_side=least_side)  # embedded ones are oriented
+    file = find_image(document.get("imagePath"), path, root) if embedded is None else None
+    with _errors_about("the image"):
+        content = read_bytes(file) if file else _from_base64(embedded)
+        image, size = decode(content, use_exif=embedded is None, least_side=least_side)  # embedded ones are oriented
     stated = document.get("imageWidth"), document.get("imageHeight")
     if any(side not in (None, found) for side, found in zip(stated, size, strict=True)):
         stated_size = "x".join("?" if side is None else shortened(side) for side in stated)
@@ -206,27 +164,32 @@ def find_image(named: object, path: Path, root: Path) -> Path:
     relative = PureWindowsPath(named)
     if relative.anchor:
         raise unplaced(f"'imagePath' is absolute: {shortened(named)}", "put the image beside the JSON; give its name")
-    try:
+    with suppress(OSError, RuntimeError, ValueError):  # too long, a link to itself, a character that no path has
         found = (path.parent / relative.as_posix()).resolve()
         if not found.is_relative_to(root.resolve()):
-            raise unplaced(
-                f"'imagePath' points outside the folder: {shortened(named)}", "put the image beside the JSON"
-            )
-        there = found.is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, a link to itself, a character that no path has
-        there = False
-    if not there:
-        raise unplaced(f"image not found: {shortened(named)}", "put it there, or correct 'imagePath'")
-    return found
+            what = f"'imagePath' points outside the folder: {shortened(named)}"
+            raise unplaced(what, "put the image beside the JSON")
+        if found.is_file():
+            return found
+    raise unplaced(f"image not found: {shortened(named)}", "put it there, or correct 'imagePath'")
+
+
+@contextmanager
+def _errors_about(subject: str) -> Iterator[None]:
+    """Put the subject before the text of a StudyError that `decode`, `read_bytes` or `_from_base64` raises."""
+    try:
+        yield
+    except StudyError as error:
+        raise unplaced(f"{subject} {error.what}", error.fix) from error
 
 
 def _from_base64(text: object) -> bytes:
     if not isinstance(text, str):
-        raise unplaced("embedded data that is not text", SAVE_AGAIN)
+        raise unplaced("has embedded data that is not text", SAVE_AGAIN)
     try:
         return base64.b64decode(text)
     except ValueError as error:
-        raise unplaced(f"broken base64 ({error})", SAVE_AGAIN) from error
+        raise unplaced(f"has broken base64 ({error})", SAVE_AGAIN) from error
 
 
 def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | None, version: int) -> Shape:
@@ -238,14 +201,7 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
         raise unplaced(f"unknown label {shortened(label)}", _fix_label(label, labels))
     if not isinstance(kind, str) or kind not in POINT_COUNTS:
         raise unplaced(f"unknown shape type {shortened(kind)}", "draw it as a polygon")
-    points = item["points"]
-    if not isinstance(points, list):
-        raise unplaced("'points' is not a list of x, y pairs", REDRAW)
-    least, most = POINT_COUNTS[kind]
-    if not least <= len(points) <= most:
-        wanted = str(least) if least == most else f"{least} to {most}"
-        raise unplaced(f"a {kind} of {len(points)} point(s) instead of {wanted}", REDRAW)
-    points = _read_points(points)
+    points = _read_points(item["points"], kind)
     if size is not None:
         reach = max(size) / 2  # a little outside is imprecise drawing; this far is another image
         if (points < -reach).any() or (points > np.add(size, reach)).any():
@@ -253,20 +209,18 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
             raise unplaced(what, "check that the JSON belongs to this image, or draw the shape again")
     if kind == "mask":
         points = points if version >= 7 else np.trunc(points)
-        mask = np.asarray(decode(_from_base64(item.get("mask")), use_exif=False)[0]) > 0
-        box = np.ptp(points.round(), axis=0).astype(int)[::-1] + 1  # both corners are included
-        if mask.ndim != 2 or np.abs(box - mask.shape).max() > 1:
-            raise unplaced(f"a mask of {mask.shape[::-1]} pixels in a box of {(*box[::-1].tolist(),)}", REDRAW)
-        if (points == points.round()).all():  # between pixels, Labelme uses the mask's own size
-            mask = mask[: box[0], : box[1]]
+        mask = _read_patch(item.get("mask"), points)
     return Shape(label, points, kind, item.get("group_id"), mask, round_joints=version >= 7)
 
 
-def _read_points(points: list) -> np.ndarray:
+def _read_points(points: object, kind: str) -> np.ndarray:
     """(N, 2) float64 of checked x, y pairs."""
-    for point in points:
-        if not isinstance(point, list) or len(point) != 2 or not {*map(type, point)} <= {int, float}:
-            raise unplaced("'points' is not a list of x, y pairs", REDRAW)
+    if not isinstance(points, list) or not all(map(_is_pair, points)):
+        raise unplaced("'points' is not a list of x, y pairs", REDRAW)
+    least, most = POINT_COUNTS[kind]
+    if not least <= len(points) <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        raise unplaced(f"a {kind} of {len(points)} point(s) instead of {wanted}", REDRAW)
     try:
         found = np.array(points, dtype=np.float64)
     except OverflowError:  # an integer of hundreds of digits
@@ -276,9 +230,25 @@ def _read_points(points: list) -> np.ndarray:
     return found
 
 
+def _is_pair(point: object) -> bool:
+    return isinstance(point, list) and len(point) == 2 and {*map(type, point)} <= {int, float}
+
+
+def _read_patch(text: object, corners: np.ndarray) -> np.ndarray:
+    """The patch of a mask shape, (h, w) bool, cut to the box that its two corners span."""
+    with _errors_about("the mask"):
+        mask = np.asarray(decode(_from_base64(text), use_exif=False)[0]) > 0
+    box = np.ptp(corners.round(), axis=0).astype(int)[::-1] + 1  # both corners are included
+    if mask.ndim != 2 or np.abs(box - mask.shape).max() > 1:
+        raise unplaced(f"a mask of {mask.shape[::-1]} pixels in a box of {(*box[::-1].tolist(),)}", REDRAW)
+    between_pixels = (corners != corners.round()).any()  # there, Labelme uses the mask's own size
+    return mask if between_pixels else mask[: box[0], : box[1]]
+
+
 def _fix_label(label: object, labels: dict[str, int]) -> str:
-    own = [known for known in labels if known not in BACKGROUND_LABELS]
-    known = {name.casefold(): name for name in own}
-    near = get_close_matches(label[:60].strip().casefold(), known, n=1, cutoff=0.55) if isinstance(label, str) else []
-    use = f"did you mean {known[near[0]]!r}? rename it" if near else f"use one of {', '.join(own)}"
+    known = [name for name in labels if name not in BACKGROUND_LABELS]
+    spelling = {name.casefold(): name for name in known}
+    text = label[:60].strip().casefold() if isinstance(label, str) else ""
+    near = get_close_matches(text, spelling, n=1, cutoff=0.55)
+    use = f"did you mean {spelling[near[0]]!r}? rename it" if near else f"use one of {', '.join(known)}"
     return f"{use}, or add it to a list of labels in the profile"

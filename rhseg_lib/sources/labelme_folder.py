@@ -3,15 +3,16 @@
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.sources.checks import Fault, told_path
+from rhseg_lib.sources.checks import Fault, display_path
 from rhseg_lib.sources.images import PICTURE_SUFFIXES, Picture
-from rhseg_lib.sources.labelme import examine, find_image, read_document, read_json
+from rhseg_lib.sources.labelme import examine, find_image, parse, read_json
 from rhseg_lib.sources.labelme_shapes import label_ids, rasterize
 
 UNSAFE = re.compile(r'[<>:"/\\|?*$]|^ | $')  # in Windows file names, lists of names or figure titles
@@ -21,10 +22,7 @@ MAX_NAME = 150  # bytes, so that a copy's name fits any file system
 
 @dataclass(frozen=True)
 class LabelmeFolder:
-    """A folder of images and Labelme JSON, as a source of images with masks.
-
-    Every source has these members: `folder`, `classes`, `names`, `examine` and `fingerprint`; it can be pickled.
-    """
+    """A folder of images and Labelme JSON, as a source of images with masks."""
 
     folder: Path
     classes: tuple[str, ...]  # labels of mask values 1, 2, ...
@@ -41,7 +39,7 @@ class LabelmeFolder:
     def names(self) -> dict[str, Path]:
         """Name of each image in the study -> its annotation, sorted by name; StudyError if there are none."""
         named, taken = {}, set()
-        for path in annotation_files(self.folder, subfolders=self.subfolders):
+        for path in self._annotations():
             relative = path.relative_to(self.folder)
             name = image_name(relative)
             if name.casefold() in taken:  # the same file on Windows; the first keeps its name
@@ -55,14 +53,14 @@ class LabelmeFolder:
 
         The annotation must be beside the image, or anywhere if the image's folder holds no annotations.
         """
-        annotations = annotation_files(self.folder, subfolders=self.subfolders)
-        folders, names = {path.parent for path in annotations}, {path.stem.casefold() for path in annotations}
-        beside = {(path.parent, path.stem.casefold()) for path in annotations}
+        names_in = defaultdict[Path, set[str]](set)  # folder -> names of its annotations
+        for path in self._annotations():
+            names_in[path.parent].add(path.stem.casefold())
+        anywhere = set[str]().union(*names_in.values())
         return [
-            told_path(path, self.folder)
-            for path in _files(self.folder, PICTURE_SUFFIXES, subfolders=self.subfolders)
-            if path.stem.casefold() not in names
-            or (path.parent in folders and (path.parent, path.stem.casefold()) not in beside)
+            display_path(path, self.folder)
+            for path in self._files(PICTURE_SUFFIXES)
+            if path.stem.casefold() not in names_in.get(path.parent, anywhere)
         ]
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
@@ -80,38 +78,36 @@ class LabelmeFolder:
         """Changes with the JSON, and with the size or time of the image file that it names."""
         digest = sha256()
         with suppress(StudyError):  # `examine` reports the error
-            digest.update(read_json(path))
-            document = read_document(path)
+            content = read_json(path)
+            digest.update(content)
+            document = parse(content)
             if document.get("imageData") is None:
                 about = find_image(document.get("imagePath"), path, self.folder).stat()
                 digest.update(f"{about.st_size} {about.st_mtime_ns}".encode())
         return digest.hexdigest()
 
+    def _annotations(self) -> list[Path]:
+        """The JSON files, sorted; StudyError if there are none.
 
-def annotation_files(folder: Path, *, subfolders: bool = True) -> list[Path]:
-    """The JSON files in `folder`, sorted, without hidden files and folders; StudyError if there are none.
+        A link to a folder is listed like a file, so that it is reported as an error rather than skipped.
+        """
+        if not self.folder.is_dir():
+            fix = "put the images and their Labelme JSON there, or correct 'folder' in the profile"
+            raise StudyError("the folder of annotations does not exist", where=self.folder, fix=fix)
+        files = self._files((".json",))
+        if not files:
+            fix = "annotate its images in Labelme and save the JSON files beside them"
+            raise StudyError("no Labelme JSON in the folder", where=self.folder, fix=fix)
+        return files
 
-    A link to a folder is listed like a file, so that it is reported as an error rather than skipped.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        fix = "put the images and their Labelme JSON there, or correct 'folder' in the profile"
-        raise StudyError("the folder of annotations does not exist", where=folder, fix=fix)
-    files = _files(folder, (".json",), subfolders=subfolders)
-    if not files:
-        fix = "annotate its images in Labelme and save the JSON files beside them"
-        raise StudyError("no Labelme JSON in the folder", where=folder, fix=fix)
-    return files
-
-
-def _files(folder: Path, suffixes: tuple[str, ...], *, subfolders: bool) -> list[Path]:
-    """Files with these suffixes and links to folders, sorted; StudyError if a folder cannot be read."""
-    files = []
-    for here, inner, found in os.walk(folder, onerror=_unreadable):
-        inner[:] = [name for name in inner if subfolders and name[0] != "."]
-        files += [Path(here, name) for name in found if name.lower().endswith(suffixes) and name[0] != "."]
-        files += [Path(here, name) for name in inner if Path(here, name).is_symlink()]
-    return sorted(files)
+    def _files(self, suffixes: tuple[str, ...]) -> list[Path]:
+        """Files with these suffixes and links to folders, sorted, none hidden; StudyError for an unreadable folder."""
+        files = []
+        for here, inner, found in os.walk(self.folder, onerror=_unreadable):
+            inner[:] = [name for name in inner if self.subfolders and name[0] != "."]
+            files += [Path(here, name) for name in found if name.lower().endswith(suffixes) and name[0] != "."]
+            files += [Path(here, name) for name in inner if Path(here, name).is_symlink()]
+        return sorted(files)
 
 
 def _unreadable(error: OSError) -> None:

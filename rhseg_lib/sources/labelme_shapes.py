@@ -46,32 +46,15 @@ def label_ids(
 
 
 def rasterize(
-    shapes: Sequence[Shape],
-    height: int,
-    width: int,
-    *,
-    labels: dict[str, int],
-    class_priority: tuple[str, ...] | None,
+    shapes: Sequence[Shape], height: int, width: int, *, labels: dict[str, int], class_priority: tuple[str, ...] | None
 ) -> tuple[np.ndarray, Counter]:
-    """Paint shapes into a mask.
+    """Paint shapes into a mask, (H, W) uint8 with the values of `labels` (see `label_ids`).
 
-    Parameters
-    ----------
-    shapes : tuple of Shape
-    height, width : int
-        Pixels.
-    labels : dict of str to int
-        Mask value of each label, as `label_ids` gives them.
-    class_priority : tuple of str or None
-        None paints in file order, as Labelme does. Otherwise classes are painted in this order, later ones on
-        top, above background objects. Ignored regions and holes (shapes labelled ``_background_``) come last, as
-        they remove pixels from the classes.
+    With `class_priority` None, shapes are painted in file order, as Labelme does. Otherwise classes are painted in
+    that order, later ones on top, above background objects. Ignored regions and holes (shapes labelled
+    ``_background_``) come last, as they remove pixels from the classes.
 
-    Returns
-    -------
-    mask : (H, W) uint8 array
-    overwritten : Counter
-        Pixels of a class that a later shape painted over, by (class lost, label painted).
+    Also counts the pixels of a class that a later shape painted over, by (class lost, label painted).
     """
     if class_priority is not None:
         rank = {label: index for index, label in enumerate(class_priority)}
@@ -84,9 +67,9 @@ def rasterize(
         before = np.asarray(canvas.crop(box)) if others else None
         _draw(shape, canvas, value)
         if before is not None and before.any():
-            taken = before != np.asarray(canvas.crop(box))
+            changed = before != np.asarray(canvas.crop(box))
             for label in others:
-                if lost := np.count_nonzero(taken & (before == labels[label])):
+                if lost := np.count_nonzero(changed & (before == labels[label])):
                     overwritten[label, shape.label] += int(lost)
         if value not in (0, IGNORE_INDEX):
             painted.add(shape.label)
@@ -102,9 +85,7 @@ def _draw(shape: Shape, canvas: Image.Image, value: int) -> None:
             draw.polygon(points, outline=value, fill=value)
         case "rectangle":
             draw.rectangle([*shape.points.min(0), *shape.points.max(0)], outline=value, fill=value)
-        case "line":
-            draw.line(points, fill=value, width=LINE_WIDTH)
-        case "linestrip":
+        case "line" | "linestrip":
             draw.line(points, fill=value, width=LINE_WIDTH, joint="curve" if shape.round_joints else None)
         case "circle" | "point":
             (x, y), radius = points[0], _radius(shape)

@@ -8,32 +8,27 @@
 An empty list counts as missing. Without lists all images are used, and the study splits them.
 """
 
-import io
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.sources.checks import Fault, refuse
-from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, to_rgb
+from rhseg_lib.sources.checks import Fault, collected, refuse, unplaced
+from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, to_rgb
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")  # formats of masks
-COPY_AGAIN = "copy it again from its source"
-AS_IDS = (
-    "save it as single-channel PNG with class ids: 0 background, 1, 2, … as the profile names the classes, 255 ignore"
-)
+LOSSLESS = ("PNG", "BMP", "DIB", "TIFF", "GIF", "PPM")  # formats of masks
+AS_IDS = "save it as single-channel PNG with class ids: 0 background, 1, 2, … in the profile's order, 255 ignore"
 RESPLIT = "correct the list, or set 'split: grouped' to split without lists"
 
 
 @dataclass(frozen=True)
 class VocTree:
-    """A folder in VOC's layout, as a source with the members of `labelme.LabelmeFolder`."""
+    """A folder in VOC's layout, as a source with the members of `labelme_folder.LabelmeFolder`."""
 
     folder: Path
     classes: tuple[str, ...]  # of mask values 1, 2, ...
@@ -49,18 +44,14 @@ class VocTree:
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
         """One image with its mask, or all errors in the two files."""
-        faults, image, mask, drawn = [], None, None, self._mask_of(path)
-        try:
-            image = to_rgb(ImageOps.exif_transpose(_load(path)))  # (H, W, 3)
-        except StudyError as error:
-            faults.append(_fault(path.relative_to(self.folder), error.what, error.fix))
-        try:
-            mask = _read_mask(drawn, len(self.classes))  # (H, W)
+        faults, image, mask, mask_path = list[Fault](), None, None, self._mask_of(path)
+        with collected(faults, f"{IMAGES}/{path.name}"):
+            image = to_rgb(decode(read_bytes(path), use_exif=True)[0])  # (H, W, 3)
+        with collected(faults, f"{MASKS}/{mask_path.name}"):
+            mask = _read_mask(mask_path, len(self.classes))  # (H, W)
             if image is not None and mask.shape != image.shape[:2]:
                 what = "a mask of {1}x{0} pixels for an image of {3}x{2}".format(*mask.shape, *image.shape[:2])
-                raise StudyError(what, where=drawn, fix="restore the image it was drawn on, or draw the mask again")
-        except StudyError as error:
-            faults.append(_fault(drawn.relative_to(self.folder), error.what, error.fix))
+                raise unplaced(what, "restore the image it was drawn on, or draw the mask again")
         return (None if faults or image is None or mask is None else Picture(image, mask, Counter())), faults
 
     def fingerprint(self, path: Path) -> str:
@@ -82,19 +73,21 @@ class VocTree:
             if subsets is None:
                 notes.append("The tree has no train and test lists: the study split it.")
             else:
-                test, wanted = subsets["test"], {*subsets["train"], *subsets["test"]}
+                train, test = subsets
+                wanted = {*train, *test}
                 left_out = len(images.keys() - wanted)
                 if left_out:
                     notes.append(f"{left_out} images in {IMAGES} are in neither list and were left out.")
         for name in sorted(wanted):
             if name not in masks and name in images:
                 fix = f"add {MASKS}/{name}.png, or remove the image"
-                faults.append(_fault(images[name].relative_to(self.folder), "no mask for this image", fix))
+                faults.append(Fault(f"{IMAGES}/{images[name].name}", None, "no mask for this image", fix))
             elif name not in images and test is None:
                 fix = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or remove the mask"
-                faults.append(_fault(masks[name].relative_to(self.folder), "no image for this mask", fix))
+                faults.append(Fault(f"{MASKS}/{masks[name].name}", None, "no image for this mask", fix))
             if name != name.strip() or not name.isprintable():
-                faults.append(_fault(repr(name), "a name that no list can hold", "rename image and mask"))
+                fix = "rename image and mask: no outer spaces or control characters"
+                faults.append(Fault(repr(name), None, "a name that no list can hold", fix))
         refuse(faults, self.folder)
         if not wanted:
             raise StudyError("no images in the tree", where=self.folder / IMAGES, fix="put images and masks there")
@@ -111,39 +104,42 @@ class VocTree:
                 continue
             if path.stem in found:
                 what = f"{found[path.stem].name} has the same name"
-                faults.append(_fault(path.relative_to(self.folder), what, "rename one of them, or remove it"))
+                faults.append(Fault(f"{inner}/{path.name}", None, what, "rename one of them, or remove it"))
             found[path.stem] = path
         return found
 
-    def _read_lists(self, images: dict[str, Path], faults: list[Fault], notes: list[str]) -> dict | None:
-        """Names in ``train`` and ``test``, or None if no list holds a name."""
+    def _read_lists(
+        self, images: dict[str, Path], faults: list[Fault], notes: list[str]
+    ) -> tuple[list[str], list[str]] | None:
+        """Names of the train and of the test images, or None if no list holds a name."""
         lists = {name: self._read_list(name, faults) for name in ("train", "trainval", "test", "val")}
         if not any(lists.values()):
             return None
-        chosen = {"train": "train" if lists["train"] else "trainval", "test": "test" if lists["test"] else "val"}
-        subsets = {subset: lists[name] for subset, name in chosen.items()}
-        if chosen["train"] == "trainval":
+        train_list, test_list = "train" if lists["train"] else "trainval", "test" if lists["test"] else "val"
+        train, test = lists[train_list], lists[test_list]
+        if train_list == "trainval":
             notes.append("train.txt is missing or empty: trainval.txt is used, without the test names.")
-            subsets["train"] = [name for name in subsets["train"] if name not in set(subsets["test"])]
-        if chosen["test"] == "val":
+            train = [name for name in train if name not in set(test)]
+        if test_list == "val":
             notes.append("test.txt is missing or empty: val.txt is the test list.")
-        for subset, names in subsets.items():
-            file = f"{LISTS}/{chosen[subset]}.txt"
+        for subset, file, names in (("train", train_list, train), ("test", test_list, test)):
             if not names:
-                faults.append(_fault(f"{LISTS}/{subset}.txt", "missing or empty, while other lists are not", RESPLIT))
+                what = "missing or empty, while other lists are not"
+                faults.append(Fault(f"{LISTS}/{subset}.txt", None, what, RESPLIT))
             for name in names:
                 if "/" in name or "\\" in name:
-                    faults.append(_fault(file, f"'{name}' is a path", "list names without folders"))
+                    what, fix = f"'{name}' is a path", "list names without folders"
                 elif name not in images and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                    faults.append(_fault(file, f"'{name}' has a suffix", "list names without suffixes"))
+                    what, fix = f"'{name}' has a suffix", "list names without suffixes"
                 elif name not in images:
-                    faults.append(_fault(file, f"no image is named '{name}'", f"add it to {IMAGES}, or {RESPLIT}"))
-        for name in sorted({*subsets["train"]} & {*subsets["test"]}):
-            what = f"'{name}' is also in {chosen['train']}.txt"
-            faults.append(
-                _fault(f"{LISTS}/{chosen['test']}.txt", what, "an image is in either train or test: " + RESPLIT)
-            )
-        return subsets
+                    what, fix = f"no image is named '{name}'", f"add it to {IMAGES}, or {RESPLIT}"
+                else:
+                    continue
+                faults.append(Fault(f"{LISTS}/{file}.txt", None, what, fix))
+        for name in sorted({*train} & {*test}):
+            what, fix = f"'{name}' is also in {train_list}.txt", f"an image is in either train or test: {RESPLIT}"
+            faults.append(Fault(f"{LISTS}/{test_list}.txt", None, what, fix))
+        return train, test
 
     def _read_list(self, name: str, faults: list[Fault]) -> list[str]:
         """The names in a list, each once, without blank lines and outer spaces; empty if there is no list."""
@@ -151,44 +147,21 @@ class VocTree:
         try:
             lines = path.read_bytes().decode("utf-8-sig").splitlines() if path.is_file() else []
         except UnicodeDecodeError:
-            faults.append(_fault(path.relative_to(self.folder), "not text in UTF-8", "save it as UTF-8"))
+            faults.append(Fault(f"{LISTS}/{name}.txt", None, "not text in UTF-8", "save it as UTF-8"))
             return []
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
-def _fault(file: Path | str, what: str, fix: str) -> Fault:
-    return Fault(file.as_posix() if isinstance(file, Path) else file, None, what, fix)
-
-
-def _load(path: Path) -> Image.Image:
-    """Decode an image to its last pixel, so that truncation is detected."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(path.read_bytes()), formats=(*LOSSLESS, "JPEG", "WEBP"))
-        image.load()
-        return image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        what = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
-        raise StudyError(what, where=path, fix="make image and mask smaller") from error
-    except (OSError, SyntaxError, ValueError) as error:  # PIL's decoders raise these on broken files
-        raise StudyError(f"cannot be read ({error})", where=path, fix=COPY_AGAIN) from error
-
-
 def _read_mask(path: Path, num_classes: int) -> np.ndarray:
     """(H, W) uint8 with values 0 to `num_classes` and 255; StudyError for anything else."""
-
-    def refuse_mask(what: str, fix: str = AS_IDS) -> None:
-        raise StudyError(what, where=path, fix=fix)
-
-    image = _load(path)
+    image = decode(read_bytes(path), use_exif=False)[0]
     if image.format not in LOSSLESS:
-        refuse_mask(f"a mask in {image.format} format, which changes class ids")
+        raise unplaced(f"a mask in {image.format} format, which changes class ids", AS_IDS)
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
     if image.mode not in ("P", "L", "1", "RGB"):
         bits = ", of 16 bits or more" if image.mode.startswith(("I", "F")) else ""
-        refuse_mask(f"a mask of mode {image.mode}{bits}")
+        raise unplaced(f"a mask of mode {image.mode}{bits}", AS_IDS)
     mask, unknown = np.asarray(image), list[tuple[int, int, int]]()
     if image.mode == "RGB":
         mask, unknown = _ids_of_colours(mask)
@@ -196,23 +169,31 @@ def _read_mask(path: Path, num_classes: int) -> np.ndarray:
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
     if unknown == [(255, 255, 255)] or (not unknown and _looks_binary(mask, values)):
         fix = f"{AS_IDS}; if 255 does mean ignore and no class is shown, leave the image out"
-        refuse_mask("this looks like a 0/255 mask; class ids are 0, 1, 2, …; 255 means ignore", fix)
+        raise unplaced("this looks like a 0/255 mask; class ids are 0, 1, 2, …; 255 means ignore", fix)
     if unknown:
-        named = ", ".join(map(str, unknown[:6])) + (", …" if len(unknown) > 6 else "")
-        refuse_mask(f"an RGB mask with {len(unknown)} colour(s) that VOC's palette lacks: {named}")
+        what = f"an RGB mask with {len(unknown)} colour(s) that VOC's palette lacks: {_listed(unknown)}"
+        raise unplaced(what, AS_IDS)
     outside = [value for value in values if num_classes < value < IGNORE_INDEX]
     if outside:
-        named = ", ".join(map(str, outside[:8])) + (", …" if len(outside) > 8 else "")
-        fix = "name all classes in the profile, in the order of their ids, or correct the mask"
-        refuse_mask(f"mask values that belong to no class: {named}; the classes are 1 to {num_classes}", fix)
+        what = f"mask values that belong to no class: {_listed(outside)}; the classes are 1 to {num_classes}"
+        raise unplaced(what, "name all classes in the profile, in the order of their ids, or correct the mask")
     if image.mode == "P":
-        colours: list[list[int]] = np.reshape(image.getpalette() or [], (-1, 3)).tolist()
-        known = {tuple(colour): value for value, colour in enumerate(VOC_PALETTE[: num_classes + 1].tolist()) if value}
-        for value in values[: np.searchsorted(values, len(colours))]:
-            meant = known.get(tuple(colours[value]), value)
-            if meant != value:
-                refuse_mask(f"the palette paints value {value} in VOC's colour of class {meant}")
+        _check_palette(image, values, num_classes)
     return mask
+
+
+def _listed(values: list) -> str:
+    return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
+
+
+def _check_palette(image: Image.Image, values: list[int], num_classes: int) -> None:
+    """Raise StudyError if the palette paints one of the mask's values in VOC's colour of another class."""
+    colours, voc_colours = np.reshape(image.getpalette() or [], (-1, 3)).tolist(), VOC_PALETTE.tolist()
+    for value in (value for value in values if value < len(colours)):
+        colour = colours[value]
+        if colour in voc_colours[1 : num_classes + 1] and colour != voc_colours[value]:
+            meant = voc_colours.index(colour)
+            raise unplaced(f"the palette paints value {value} in VOC's colour of class {meant}", AS_IDS)
 
 
 def _looks_binary(mask: np.ndarray, values: list[int]) -> bool:

@@ -208,7 +208,7 @@ class Profile(Strict):
         return (
             f"Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px. "
             f"Recipe: {r.epochs} epochs{each}, batch {r.batch_size}, {r.optimizer.upper()}, "
-            f"learning rate {r.learning_rate:g} → {r.min_learning_rate:g}{others}."
+            f"learning rate {r.rates[0]:g} → {r.rates[1]:g}{others}."
         )
 
 
@@ -221,6 +221,26 @@ def find_root() -> Path:
     raise StudyError("no folder 'profiles' here or above", where=here, fix="start in the study's top folder")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice: all but the last of its values would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _is_name(name: str) -> bool:
+    """Whether a shell, Snakemake and papermill all take a profile's name for itself."""
+    is_plain = name.replace("-", "_").isidentifier() and name.lower() not in ("nan", "inf", "infinity")
+    return is_plain and yaml.safe_load(name) == name
+
+
 def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     """Read and check ``<root>/profiles/<name>.yaml``.
 
@@ -229,11 +249,17 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     """
     root = find_root() if root is None else Path(root)
     path = root / "profiles" / f"{name}.yaml"
-    known = sorted(p.stem for p in (root / "profiles").glob("*.yaml"))
+    stems = sorted(p.stem for p in (root / "profiles").glob("*.yaml"))
+    known, misnamed = ([stem for stem in stems if _is_name(stem) == valid] for valid in (True, False))
     if name not in known:
-        raise StudyError(f"unknown profile '{name}'", where=path, fix=f"take one of: {', '.join(known) or 'none'}")
+        fix = f"take one of: {', '.join(known) or 'none'}"
+        if misnamed:
+            fix += (
+                f"; rename {', '.join(misnamed)}: letters, digits, _ and -, a letter first, no word such as on or null"
+            )
+        raise StudyError(f"unknown profile '{name}'", where=path, fix=fix)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # a SafeLoader
         # Through JSON: a YAML list becomes a tuple under strict validation.
         profile = Profile.model_validate_json(json.dumps({"name": name, **(content or {})}))
         for model in profile.recipe_for:
@@ -243,6 +269,8 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     except ValidationError as error:
         problems = []
         for problem in error.errors():
+            if problem["type"] == "default_factory_not_called":  # it follows from another one of these
+                continue
             key = ".".join(map(str, problem["loc"])) or "profile"
             problems.append(f"{key}: {problem['msg']}, got {problem['input']!r:.60}")
         raise StudyError("the profile is invalid", where=path, fix="; ".join(problems)) from error

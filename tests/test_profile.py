@@ -68,6 +68,8 @@ BAD = {
     "one label for classes": (HEAD + "data: {classes: tube}\nrecipe: {}\n", ["data.classes"]),
     "an unknown treatment of errors": (HEAD + "data: {on_fault: ask}\nrecipe: {}\n", ["data.on_fault", "skip"]),
     "unknown model": (WHOLE + "models: [segformer]\n", ["models.0", "segformer", "unet_vgg16"]),
+    "a key twice": (HEAD + "data: {}\nrecipe:\n  epochs: 60\n  epochs: 1\n", ["'epochs' is given twice", "line 6"]),
+    "a key twice at the top": (WHOLE + "kind: result\n", ["'kind' is given twice"]),
     "no models": (WHOLE + "models: []\n", ["models"]),
     "a model twice": (WHOLE + "models: [unet_vgg16, unet_vgg16]\n", ["models"]),
     "no seeds": (WHOLE + "seeds: []\n", ["seeds"]),
@@ -238,3 +240,48 @@ def test_a_leaky_profile_differs_only_in_split_models_and_seeds(name):
     assert differs - {"seeds", "recipe_for"} == {"name", "title", "data", "models", "leaky"}
     assert {key for key in one["data"] if one["data"][key] != other["data"][key]} == {"split"}
     assert all(leaky.recipe_of(model) == grouped.recipe_of(model) for model in leaky.models)
+
+
+@pytest.mark.parametrize("key", ["classes: [a, a.b, 3]", "source: video"])
+def test_an_error_is_reported_once(tmp_path, key):
+    """Keys whose defaults follow from an invalid one are no errors of the user."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/own.yaml").write_text(HEAD + f"data: {{{key}}}\nrecipe: {{}}\n")
+    with pytest.raises(StudyError) as caught:
+        load_profile("own", root=tmp_path)
+    assert caught.value.fix.count("data.") == 1 and "default factory" not in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "2024_05",
+        "2024",
+        "007",
+        "1e3",
+        "on",
+        "No",
+        "null",
+        "nan",
+        "2024-05-01",
+        "own photos",
+        "$(x)",
+        "a'b",
+        "../ci",
+        "",
+    ],
+)
+def test_a_name_that_tools_read_as_something_else_is_refused(tmp_path, name):
+    (tmp_path / "profiles").mkdir()
+    if "/" not in name:
+        (tmp_path / f"profiles/{name}.yaml").write_text(WHOLE)
+    with pytest.raises(StudyError, match="unknown profile") as caught:
+        load_profile(name, root=tmp_path)
+    assert name in ("", "../ci") or f"rename {name}: letters" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["own", "own_2024", "heat-7", "高炉", "onset", "_a"])
+def test_a_name_that_all_tools_read_alike_is_taken(tmp_path, name):
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / f"profiles/{name}.yaml").write_text(WHOLE)
+    assert load_profile(name, root=tmp_path).name == name

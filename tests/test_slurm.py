@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -97,9 +98,10 @@ def test_a_cancelled_job_is_reported_and_resumed(slurm: None, tree: Path) -> Non
             log += line
             if line.startswith("rule train"):
                 break
-        while not (running := call("squeue", "--noheader", "--states=R", "--format=%i %k", cwd=tree).stdout.split()):
+        listed = ("squeue", "--noheader", "--states=R", "--format=%i %k")  # number and comment, which names the rule
+        while not (training := re.search(r"(\d+) rule_train", call(*listed, cwd=tree).stdout)):
             time.sleep(0.5)
-        assert call("scancel", running[0], cwd=tree).returncode == 0
+        assert call("scancel", training[1], cwd=tree).returncode == 0
         log += first.stderr.read()
     assert first.returncode != 0
     assert "CANCELLED" in log and "rule_train" in log, log[-3000:]

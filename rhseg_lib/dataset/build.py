@@ -86,7 +86,7 @@ def render(profile: Profile, *, workers: int = 0) -> None:
     wanted = {"seed": data.seed, "size": data.scene_size, "num_scenes": total}
     note = raw / "scenes.yaml"
     with sole_writer(raw, marks=[note.name]):
-        if note.exists() and yaml.safe_load(note.read_text()) != wanted:
+        if note.exists() and yaml.safe_load(note.read_text(encoding="utf-8")) != wanted:
             print(f"{raw} holds scenes of other settings: rendering again")
             for path in raw.iterdir():  # nothing is lost: scenes follow from their settings
                 if path.name != LOCK:

@@ -95,7 +95,7 @@ def verify_voc(voc: Path) -> None:
 def write_lists(tree: Path, subsets: dict[str, list[str]]) -> None:
     """Write the lists of the subsets, and remove the files that they do not name."""
     for subset, names in subsets.items():
-        split_file(tree, subset).write_text("".join(f"{name}\n" for name in names), newline="\n")
+        split_file(tree, subset).write_text("".join(f"{name}\n" for name in names), "utf-8", newline="\n")
     wanted = {file(tree, name) for name in image_names(subsets) for file in (image_file, mask_file)}
     wanted |= {split_file(tree, subset) for subset in subsets}
     for path in tree.rglob("*"):

@@ -33,6 +33,6 @@ def provenance(root: Path, device: torch.device) -> dict[str, str]:
 def cpu_name() -> str:
     """The processor's name on Linux, elsewhere its architecture."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{named[0]}, {len(named)} cores" if named else f"{platform.machine()} CPU"

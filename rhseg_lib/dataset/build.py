@@ -65,15 +65,14 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
     if data.source == "synthetic":
         render(profile, workers=workers)
     source = open_source(profile)
-    notes = (
-        _of_unannotated(source.unannotated()) if data.source == "labelme" and isinstance(source, LabelmeFolder) else []
-    )
+    notes = _of_unannotated(source.unannotated()) if data.source != "synthetic" else []
     listed = profile.tables / "faults.csv"
     try:
         dataset = build_voc(source, profile.voc, data, workers=workers, notes=notes)
     except checks.FaultyAnnotations as error:
         checks.write_faults(listed, [asdict(fault) for fault in error.faults])
-        error.fix = f"fix each as its line says ({listed} lists them all), or set on_fault: skip; then run again"
+        skip = ", or set on_fault: skip" if error.can_skip else ""
+        error.fix = f"fix each as its line says ({listed} lists them all){skip}; then run again"
         raise
     checks.write_faults(listed, dataset["skipped"])
     return dataset
@@ -103,7 +102,8 @@ def open_source(profile: Profile) -> Source:
         if folder.resolve().is_relative_to(profile.voc.resolve()):
             fix = "name the folder of your own tree in the profile"
             raise StudyError("the folder is where the study writes", where=folder, fix=fix)
-        return VocTree(folder, data.classes, own_split=data.split == "given")
+        own_split = data.split == "given"
+        return VocTree(folder, data.classes, own_split, data.ignore_labels, data.background_labels)
     if profile.voc.resolve().is_relative_to(folder.resolve()):
         fix = "give the images a folder of their own, such as data/photographs"
         raise StudyError("the data set would be written among the images", where=folder, fix=fix)

@@ -30,6 +30,7 @@ class FaultyAnnotations(StudyError):
     """All errors in a folder, reported together."""
 
     faults: tuple[Fault, ...] = ()
+    can_skip = False  # whether `on_fault: skip` would leave the images out
 
 
 @contextmanager
@@ -62,11 +63,12 @@ def sift(
             fix = "keep one of the two; move the other out of the folder"
             invalid[name] = [Fault(display_path(path, folder), None, what, fix)]
     if on_fault == "stop" or len(invalid) == len(annotations):
-        refuse([fault for faults in invalid.values() for fault in faults], folder)
+        can_skip = on_fault == "stop" and len(invalid) < len(annotations)
+        refuse([fault for faults in invalid.values() for fault in faults], folder, can_skip=can_skip)
     return invalid
 
 
-def refuse(faults: list[Fault], where: Path) -> None:
+def refuse(faults: list[Fault], where: Path, *, can_skip: bool = False) -> None:
     """Raise one FaultyAnnotations with a table of all errors, identical ones in one row, unless there are none."""
     if not faults:
         return
@@ -80,7 +82,7 @@ def refuse(faults: list[Fault], where: Path) -> None:
     files = len({fault.file for fault in faults})
     what = "\n  ".join([f"{len(faults)} annotation error(s) in {files} file(s):", *lines])
     error = FaultyAnnotations(what, where=where, fix="fix each as its row says, then run again")
-    error.faults = tuple(faults)
+    error.faults, error.can_skip = tuple(faults), can_skip
     raise error
 
 

@@ -5,7 +5,9 @@ As in Labelme, an embedded image takes precedence over the named file, and EXIF 
 
 import base64
 import json
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,7 @@ from rhseg_lib.sources.images import decode, read_bytes, to_rgb
 from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
 
 MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL needs seconds for that many points
+MAX_JSON, MAX_LISTS = 200_000_000, 3_000_000  # bytes of a file, most of them of an embedded image; lists in it
 # Minimum and maximum number of points of a shape.
 POINT_COUNTS = {"polygon": (3, MAX_POINTS), "linestrip": (2, MAX_POINTS), "oriented_rectangle": (4, 4), "point": (1, 1)}
 POINT_COUNTS |= dict.fromkeys(("rectangle", "circle", "line", "mask"), (2, 2))
@@ -119,6 +122,8 @@ def read_json(path: Path) -> bytes:
 @lru_cache(maxsize=1)  # a file is read twice: for its fingerprint and for its content
 def parse(content: bytes) -> dict:
     """A document with at least one shape; StudyError for anything else."""
+    if len(content) > MAX_JSON or content.count(b"[") > MAX_LISTS:  # before it is parsed, for minutes and gigabytes
+        raise unplaced(f"{len(content) / 1e6:.0f} MB of JSON or over {MAX_LISTS:,} points", MOVE_OUT)
     if not content.strip():
         raise unplaced("an empty file", "annotate the image again, or move the file out of the folder")
     try:
@@ -164,13 +169,18 @@ def find_image(named: object, path: Path, root: Path) -> Path:
     relative = PureWindowsPath(named)
     if relative.anchor:
         raise unplaced(f"'imagePath' is absolute: {shortened(named)}", "put the image beside the JSON; give its name")
-    with suppress(OSError, RuntimeError, ValueError):  # too long, a link to itself, a character that no path has
-        found = (path.parent / relative.as_posix()).resolve()
-        if not found.is_relative_to(root.resolve()):
-            what = f"'imagePath' points outside the folder: {shortened(named)}"
-            raise unplaced(what, "put the image beside the JSON")
-        if found.is_file():
-            return found
+    for form in ("NFC", "NFD"):  # a Mac stores accents as characters of their own, and writes them so into the JSON
+        with suppress(OSError, RuntimeError, ValueError):  # too long, a link to itself, a character that no path has
+            place = Path(os.path.abspath(path.parent / unicodedata.normalize(form, relative.as_posix())))
+            target = place.resolve()
+            if not place.is_relative_to(os.path.abspath(root)):
+                what = f"'imagePath' points outside the folder: {shortened(named)}"
+                raise unplaced(what, "put the image beside the JSON")
+            # A cache of DVC or git-annex, which put the link there, is followed.
+            if not target.is_relative_to(root.resolve()) and not {".dvc", "annex"} & {*target.parts}:
+                raise unplaced(f"a link out of the folder: {shortened(named)}", "put the image itself beside the JSON")
+            if target.is_file():
+                return target
     raise unplaced(f"image not found: {shortened(named)}", "put it there, or correct 'imagePath'")
 
 

@@ -1,13 +1,17 @@
 """An existing VOC tree as a source of images with masks.
 
-    JPEGImages/*                          .jpg, .jpeg, .png or .bmp
-    SegmentationClass/*.png               class ids (palette or grey), or RGB in VOC's colours; 255 is ignored
+    JPEGImages/                           .jpg, .jpeg, .png or .bmp, in subfolders too
+    SegmentationClass/                    PNG with class ids (palette or grey; 255 is ignored), or RGB in the colours of
+                                          labelmap.txt, else in VOC's; named like the image
     ImageSets/Segmentation/train.txt      or trainval.txt without the names of the test list
     ImageSets/Segmentation/test.txt       or val.txt
+    labelmap.txt                          CVAT's, if there: the colour of each label
+    class_names.txt                       Labelme's, if there: must name the profile's classes in their order
 
-An empty list counts as missing. Without lists all images are used, and the study splits them.
+An empty list counts as missing. Without lists all images with a mask are used, and the study splits them.
 """
 
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +20,15 @@ import numpy as np
 from PIL import Image
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.sources.checks import Fault, collected, refuse, unplaced
-from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, to_rgb
+from rhseg_lib.files import LEFT_BEHIND
+from rhseg_lib.sources.checks import MAX_ROWS, Fault, collected, display_path, refuse, unplaced
+from rhseg_lib.sources.images import COPY_AGAIN, IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, to_rgb
+from rhseg_lib.sources.labelme_shapes import label_ids
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+LABELMAP, CLASS_NAMES = "labelmap.txt", "class_names.txt"
+VOC_COLOURS = {tuple(colour): value for value, colour in enumerate(VOC_PALETTE.tolist())}
 LOSSLESS = ("PNG", "BMP", "DIB", "TIFF", "GIF", "PPM")  # formats of masks
 AS_IDS = "save it as single-channel PNG with class ids: 0 background, 1, 2, … in the profile's order, 255 ignore"
 RESPLIT = "correct the list, or set 'split: grouped' to split without lists"
@@ -33,6 +41,8 @@ class VocTree:
     folder: Path
     classes: tuple[str, ...]  # of mask values 1, 2, ...
     own_split: bool  # whether its lists, if any, select and split the images
+    ignore_labels: tuple[str, ...] = ()  # labels of labelmap.txt whose regions are ignored (255)
+    background_labels: tuple[str, ...] = ()  # and of objects that are background
 
     def names(self) -> dict[str, Path]:
         """Name of each image -> its file, sorted by name; StudyError lists missing and duplicate files."""
@@ -45,29 +55,73 @@ class VocTree:
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
         """One image with its mask, or all errors in the two files."""
         faults, image, mask, mask_path = list[Fault](), None, None, self._mask_of(path)
-        with collected(faults, f"{IMAGES}/{path.name}"):
+        with collected(faults, display_path(path, self.folder)):
             image = to_rgb(decode(read_bytes(path), use_exif=True)[0])  # (H, W, 3)
-        with collected(faults, f"{MASKS}/{mask_path.name}"):
-            mask = _read_mask(mask_path, len(self.classes))  # (H, W)
+        with collected(faults, display_path(mask_path, self.folder)):
+            mask = _read_mask(mask_path, len(self.classes), self._colours())  # (H, W)
             if image is not None and mask.shape != image.shape[:2]:
                 what = "a mask of {1}x{0} pixels for an image of {3}x{2}".format(*mask.shape, *image.shape[:2])
                 raise unplaced(what, "restore the image it was drawn on, or draw the mask again")
         return (None if faults or image is None or mask is None else Picture(image, mask, Counter())), faults
 
     def fingerprint(self, path: Path) -> str:
-        """Changes with the size or time of the image file or of its mask."""
-        states = [file.stat() for file in (path, self._mask_of(path))]
+        """Changes with the size or time of the image file, of its mask or of labelmap.txt."""
+        files = (path, self._mask_of(path), self.folder / LABELMAP)
+        states = [file.stat() for file in files if file.exists()]
         return " ".join(f"{state.st_size}/{state.st_mtime_ns}" for state in states)
+
+    def unannotated(self) -> list[str]:
+        """Files of images that have no mask and are in no list."""
+        images, masks = self._by_name(IMAGES, IMAGE_SUFFIXES, []), self._by_name(MASKS, None, [])
+        wanted = self.names()
+        return [display_path(images[name], self.folder) for name in images if name not in {*masks, *wanted}]
+
+    def _colours(self) -> dict[tuple[int, ...], int]:
+        """Mask value of each colour in labelmap.txt; empty without that file.
+
+        Its lines are "label:red,green,blue:parts:actions"; "background" is 0.
+        """
+        path, colours = self.folder / LABELMAP, dict[tuple[int, ...], int]()
+        if not path.is_file():
+            return colours
+        values = label_ids(self.classes, self.ignore_labels, self.background_labels) | {"background": 0}
+        for line in path.read_text(encoding="utf-8-sig").splitlines():
+            label, _, rest = line.partition(":")
+            if not line.strip() or line.startswith("#"):
+                continue
+            try:
+                red, green, blue = map(int, rest.split(":")[0].split(","))
+            except ValueError as error:
+                raise unplaced(
+                    f"{LABELMAP} has a line that is no 'label:red,green,blue': {line:.40}", COPY_AGAIN
+                ) from error
+            if label not in values:
+                fix = "add it to 'classes' or 'background_labels' of the profile"
+                raise unplaced(f"{LABELMAP} names the label '{label}', which the profile lacks", fix)
+            colours[red, green, blue] = values[label]
+        return colours
+
+    def _check_class_names(self) -> None:
+        """StudyError if labelme2voc's class_names.txt, which gives the order of the mask values, has another order."""
+        path = self.folder / CLASS_NAMES
+        if not path.is_file() or (self.folder / LABELMAP).is_file():
+            return
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        named = [name for name in lines if name not in ("__ignore__", "_background_", "background")]
+        if named != list(self.classes):
+            what = f"the classes stand in another order, or are others, than in the profile: {', '.join(named)}"
+            raise StudyError(what, where=path, fix=f"write `classes: [{', '.join(named)}]` in the profile")
 
     def _mask_of(self, path: Path) -> Path:
         usual = self.folder / MASKS / f"{path.stem}.png"
-        return usual if usual.is_file() else self._by_name(MASKS, None, []).get(path.stem, usual)
+        return usual if usual.is_file() else self._by_name(MASKS, None, []).get(_name(path), usual)
 
     def _survey(self) -> tuple[dict[str, Path], list[str] | None, list[str]]:
         """Names, test names and notes, from file names and lists alone."""
+        self._check_class_names()
         faults, notes, test = list[Fault](), list[str](), None
         images, masks = self._by_name(IMAGES, IMAGE_SUFFIXES, faults), self._by_name(MASKS, None, faults)
-        wanted = images.keys() | masks.keys()
+        wanted = {*masks}
         if self.own_split:
             subsets = self._read_lists(images, faults, notes)
             if subsets is None:
@@ -81,10 +135,10 @@ class VocTree:
         for name in sorted(wanted):
             if name not in masks and name in images:
                 fix = f"add {MASKS}/{name}.png, or remove the image"
-                faults.append(Fault(f"{IMAGES}/{images[name].name}", None, "no mask for this image", fix))
+                faults.append(Fault(display_path(images[name], self.folder), None, "no mask for this image", fix))
             elif name not in images and test is None:
                 fix = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or remove the mask"
-                faults.append(Fault(f"{MASKS}/{masks[name].name}", None, "no image for this mask", fix))
+                faults.append(Fault(display_path(masks[name], self.folder), None, "no image for this mask", fix))
             if name != name.strip() or not name.isprintable():
                 fix = "rename image and mask: no outer spaces or control characters"
                 faults.append(Fault(repr(name), None, "a name that no list can hold", fix))
@@ -94,18 +148,27 @@ class VocTree:
         return {name: images[name] for name in sorted(wanted)}, test, notes
 
     def _by_name(self, inner: str, suffixes: tuple[str, ...] | None, faults: list[Fault]) -> dict[str, Path]:
-        """The files of a folder by name without suffix; hidden files and other suffixes are ignored."""
+        """Files of a folder and its subfolders by name without suffix; hidden files and other suffixes are ignored."""
         folder, found = self.folder / inner, dict[str, Path]()
         if not folder.is_dir():
             fix = f"give the folder that holds {IMAGES}, {MASKS} and {LISTS}"
             raise StudyError(f"no folder '{inner}'", where=self.folder, fix=fix)
-        for path in sorted(folder.iterdir()):
-            if path.name[0] == "." or not path.is_file() or (suffixes and path.suffix.lower() not in suffixes):
+        for path in sorted(folder.rglob("*")):
+            if any(part[0] == "." for part in path.relative_to(folder).parts) or not path.is_file():
                 continue
-            if path.stem in found:
-                what = f"{found[path.stem].name} has the same name"
-                faults.append(Fault(f"{inner}/{path.name}", None, what, "rename one of them, or remove it"))
-            found[path.stem] = path
+            if path.name.lower() in LEFT_BEHIND or (suffixes and path.suffix.lower() not in suffixes):
+                continue
+            if path.suffix == ".npy":
+                other = f"{MASKS}PNG"
+                fix = (
+                    f"move this folder away and rename {other} to {MASKS}" if (self.folder / other).is_dir() else AS_IDS
+                )
+                raise StudyError("the masks are NumPy arrays (.npy), not images", where=folder, fix=fix)
+            name = _name(path)
+            if name in found:
+                what = f"{display_path(found[name], folder)} has the same name"
+                faults.append(Fault(display_path(path, self.folder), None, what, "rename one of them, or remove it"))
+            found[name] = path
         return found
 
     def _read_lists(
@@ -126,15 +189,18 @@ class VocTree:
             if not names:
                 what = "missing or empty, while other lists are not"
                 faults.append(Fault(f"{LISTS}/{subset}.txt", None, what, RESPLIT))
-            for name in names:
+            unknown = [name for name in names if name not in images]
+            if len(unknown) > MAX_ROWS:
+                what = f"{len(unknown)} names of no image, such as '{unknown[0]:.60}'"
+                faults.append(Fault(f"{LISTS}/{file}.txt", None, what, f"add the images to {IMAGES}, or {RESPLIT}"))
+                continue
+            for name in unknown:
                 if "/" in name or "\\" in name:
                     what, fix = f"'{name}' is a path", "list names without folders"
-                elif name not in images and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                elif Path(name).suffix.lower() in IMAGE_SUFFIXES:
                     what, fix = f"'{name}' has a suffix", "list names without suffixes"
-                elif name not in images:
-                    what, fix = f"no image is named '{name}'", f"add it to {IMAGES}, or {RESPLIT}"
                 else:
-                    continue
+                    what, fix = f"no image is named '{name}'", f"add it to {IMAGES}, or {RESPLIT}"
                 faults.append(Fault(f"{LISTS}/{file}.txt", None, what, fix))
         for name in sorted({*train} & {*test}):
             what, fix = f"'{name}' is also in {train_list}.txt", f"an image is in either train or test: {RESPLIT}"
@@ -145,33 +211,45 @@ class VocTree:
         """The names in a list, each once, without blank lines and outer spaces; empty if there is no list."""
         path = self.folder / LISTS / f"{name}.txt"
         try:
-            lines = path.read_bytes().decode("utf-8-sig").splitlines() if path.is_file() else []
+            content = path.read_bytes().decode("utf-8-sig") if path.is_file() else ""
         except UnicodeDecodeError:
             faults.append(Fault(f"{LISTS}/{name}.txt", None, "not text in UTF-8", "save it as UTF-8"))
             return []
+        lines = unicodedata.normalize("NFC", content).splitlines()
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
-def _read_mask(path: Path, num_classes: int) -> np.ndarray:
-    """(H, W) uint8 with values 0 to `num_classes` and 255; StudyError for anything else."""
+def _name(path: Path) -> str:
+    """The name of an image or mask, whose accents a Mac may store as characters of their own."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _read_mask(path: Path, num_classes: int, colours: dict[tuple[int, ...], int]) -> np.ndarray:
+    """(H, W) uint8 with values 0 to `num_classes` and 255; `colours` are those of labelmap.txt, if there is one.
+
+    StudyError for anything else.
+    """
     image = decode(read_bytes(path), use_exif=False)[0]
     if image.format not in LOSSLESS:
         raise unplaced(f"a mask in {image.format} format, which changes class ids", AS_IDS)
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
+    if image.mode == "P" and colours:
+        image = image.convert("RGB")
     if image.mode not in ("P", "L", "1", "RGB"):
         bits = ", of 16 bits or more" if image.mode.startswith(("I", "F")) else ""
         raise unplaced(f"a mask of mode {image.mode}{bits}", AS_IDS)
-    mask, unknown = np.asarray(image), list[tuple[int, int, int]]()
+    mask, unknown = np.asarray(image), list[tuple[int, ...]]()
     if image.mode == "RGB":
-        mask, unknown = _ids_of_colours(mask)
+        mask, unknown = _ids_of_colours(mask, colours or VOC_COLOURS)
     mask = mask.astype(np.uint8)
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
     if unknown == [(255, 255, 255)] or (not unknown and _looks_binary(mask, values)):
         fix = f"{AS_IDS}; if 255 does mean ignore and no class is shown, leave the image out"
         raise unplaced("this looks like a 0/255 mask; class ids are 0, 1, 2, …; 255 means ignore", fix)
     if unknown:
-        what = f"an RGB mask with {len(unknown)} colour(s) that VOC's palette lacks: {_listed(unknown)}"
+        palette = LABELMAP if colours else "VOC's palette"
+        what = f"an RGB mask with {len(unknown)} colour(s) that {palette} lacks: {_listed(unknown)}"
         raise unplaced(what, AS_IDS)
     outside = [value for value in values if num_classes < value < IGNORE_INDEX]
     if outside:
@@ -204,10 +282,10 @@ def _looks_binary(mask: np.ndarray, values: list[int]) -> bool:
     return bool((inner == IGNORE_INDEX).any())
 
 
-def _ids_of_colours(colours: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
-    """Mask values of VOC's colours, (H, W, 3) -> (H, W); and the colours not in its palette."""
-    weights = np.array([1 << 16, 1 << 8, 1])
-    found, places = np.unique(colours @ weights, return_inverse=True)
-    ids = {code: value for value, code in enumerate((VOC_PALETTE @ weights).tolist())}
-    unknown = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist() if code not in ids]
-    return np.array([ids.get(code, 0) for code in found.tolist()])[places].reshape(colours.shape[:2]), unknown
+def _ids_of_colours(mask: np.ndarray, values: dict[tuple[int, ...], int]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """Mask values of colours, (H, W, 3) -> (H, W), 0 for an unknown one; and the unknown colours."""
+    found, places = np.unique(mask @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
+    colours: list[tuple[int, ...]] = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
+    unknown = [colour for colour in colours if colour not in values]
+    ids = np.array([values.get(colour, 0) for colour in colours], np.uint8)
+    return ids[places].reshape(mask.shape[:2]), unknown

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections import Counter
@@ -372,8 +373,42 @@ def test_link_out_of_the_root_is_rejected(tmp_path):
     root.mkdir()
     Image.new("RGB", (20, 10)).save(tmp_path / "outside.png")
     (root / "link.png").symlink_to(tmp_path / "outside.png")
-    with pytest.raises(StudyError, match="points outside the folder"):
+    with pytest.raises(StudyError, match="a link out of the folder"):
         read(write(root, imagePath="link.png"))
+
+
+@pytest.mark.parametrize("cache", [".dvc/cache/files/md5/1f", ".git/annex/objects/1f"])
+def test_links_of_data_managers_are_followed(tmp_path, cache):
+    """DVC, git-annex and DataLad keep the files elsewhere and leave links to them."""
+    root, kept = tmp_path / "root", tmp_path / cache
+    kept.mkdir(parents=True)
+    root.mkdir()
+    Image.new("RGB", (20, 10)).save(kept / "image.png")
+    (root / "scene.png").symlink_to(kept / "image.png")
+    path = write(root, imagePath="scene.png")
+    path.rename(kept / "annotation")
+    path.symlink_to(kept / "annotation")
+    assert read(path).image.shape == (10, 20, 3)
+
+
+def test_accents_stored_in_two_ways_name_the_same_image(tmp_path):
+    whole, parts = (unicodedata.normalize(form, "슬래그é") for form in ("NFC", "NFD"))
+    for stored, named in ((whole, parts), (parts, whole)):
+        (tmp_path / "scene.png").unlink(missing_ok=True)
+        path = write(tmp_path, imagePath=f"{named}.png")
+        Image.new("RGB", (20, 10)).save(tmp_path / f"{stored}.png")
+        assert read(path).image.shape == (10, 20, 3)
+        (tmp_path / f"{stored}.png").unlink()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"shapes": [' + "[]," * 3_000_000 + "[]]}", '{"imageData": "' + "A" * 200_000_001 + '"}']
+)
+def test_a_huge_file_is_refused_before_it_is_parsed(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(labelme.json, "loads", None)
+    (tmp_path / "huge.json").write_text(content)
+    with pytest.raises(StudyError, match="MB of JSON"):
+        read(tmp_path / "huge.json")
 
 
 DEEP = np.linspace(1000, 3000, 200).reshape(10, 20)

@@ -1,6 +1,7 @@
 """A VOC tree as a source: every error by its file, lists as people write them, masks of every kind."""
 
 import pickle
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -268,7 +269,6 @@ LIST = "ImageSets/Segmentation/"
     ("lists", "removed", "message"),
     [
         ({}, "JPEGImages/a.jpg", "SegmentationClass/a.png: no image for this mask -> add it to JPEGImages"),
-        ({}, "SegmentationClass/a.png", "JPEGImages/a.jpg: no mask for this image -> add SegmentationClass/a.png"),
         (
             {"train": "a", "test": "b"},
             "SegmentationClass/b.png",
@@ -297,15 +297,119 @@ def test_errors_in_the_tree(tree, lists, removed, message):
 
 
 def test_errors_in_the_tree_are_reported_together(tree):
-    for name in ("JPEGImages/a.jpg", "SegmentationClass/b.png"):
-        (tree / name).unlink()
+    (tree / "JPEGImages/a.jpg").unlink()
     random_image(9).save(tree / "JPEGImages" / "c.png")
     write_mask(tree / "SegmentationClass" / " d.png")
     random_image(9).save(tree / "JPEGImages" / " d.png")
-    with pytest.raises(StudyError, match=r"4 annotation error\(s\)") as raised:
+    with pytest.raises(StudyError, match=r"3 annotation error\(s\)") as raised:
         source(tree).names()
     for message in ("c.png: c.jpg has the same name", "' d': a name that no list can hold"):
         assert any(message in f"{fault.file}: {fault.what}" for fault in raised.value.faults)
+
+
+def test_more_names_than_images_are_counted(tree):
+    write_lists(tree, train="\n".join(f"x_{index}" for index in range(300_000)), test="a")
+    with pytest.raises(StudyError, match=r"300000 names of no image, such as 'x_0'"):
+        source(tree).names()
+
+
+def test_subfolders_and_what_file_managers_leave(tree):
+    """Images and masks of a shift in a subfolder are used; previews and settings of file managers are no images."""
+    for inner, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (tree / inner / "night").mkdir()
+        for name in "def":
+            (tree / inner / f"{name}.{suffix}").rename(tree / inner / f"night/{name}.{suffix}")
+        for name in ("Thumbs.db", "desktop.ini"):
+            (tree / inner / name).write_bytes(b"preview")
+    names = source(tree).names()
+    assert list(names) == list("abcdef")
+    assert [source(tree).examine(path)[1] for path in names.values()] == [[]] * 6
+    random_image(9).save(tree / "JPEGImages/night/a.jpg")
+    with pytest.raises(StudyError, match=r"JPEGImages/night/a.jpg +a.jpg has the same name|same name"):
+        source(tree).names()
+
+
+def test_images_without_a_mask_are_left_out_and_named(tree, tmp_path):
+    for name in "ab":
+        (tree / f"SegmentationClass/{name}.png").unlink()
+    dataset = make(tmp_path)
+    assert sum(dataset["originals"][subset] for subset in ("train", "test")) == 4
+    said = "Left out, as they have no annotation of their name: 2 image(s), JPEGImages/a.jpg, JPEGImages/b.jpg."
+    assert said in dataset["notes"]
+
+
+def test_no_advice_that_is_followed_already(tree, tmp_path):
+    """`on_fault: skip` leaves out images with errors; it is offered only where it would."""
+    (tree / "SegmentationClass/a.png").write_bytes(b"broken")
+    with pytest.raises(StudyError) as stopped:
+        make(tmp_path)
+    assert "or set on_fault: skip" in stopped.value.fix
+    (tree / "JPEGImages/b.jpg").unlink()
+    for setting in ("", ", on_fault: skip"):
+        with pytest.raises(StudyError, match="no image for this mask") as stopped:
+            make(tmp_path, setting)
+        assert "on_fault" not in stopped.value.fix
+
+
+def test_arrays_instead_of_masks(tree):
+    """What older versions of labelme2voc left: arrays here, the masks in a folder beside it."""
+    for path in (tree / "SegmentationClass").glob("*.png"):
+        np.save(path.with_suffix(".npy"), MASK)
+        path.unlink()
+    with pytest.raises(StudyError, match="NumPy arrays") as raised:
+        source(tree).names()
+    assert "single-channel PNG" in raised.value.fix
+    (tree / "SegmentationClassPNG").mkdir()
+    with pytest.raises(StudyError, match="NumPy arrays") as raised:
+        source(tree).names()
+    assert "rename SegmentationClassPNG to SegmentationClass" in raised.value.fix
+
+
+def test_class_names_in_another_order_are_refused(tree):
+    """labelme2voc's class_names.txt gives the order of the mask values."""
+    path = tree / "class_names.txt"
+    path.write_text("__ignore__\n_background_\nimmersion_tube\nslag_layer\n")
+    assert len(source(tree).names()) == 6
+    path.write_text("__ignore__\n_background_\nslag_layer\nimmersion_tube\n")
+    with pytest.raises(StudyError, match="another order") as raised:
+        source(tree).names()
+    assert raised.value.fix == "write `classes: [slag_layer, immersion_tube]` in the profile"
+
+
+@pytest.mark.parametrize(
+    ("tube", "slag"),
+    [((51, 221, 255), (250, 50, 83)), ((0, 128, 0), (128, 0, 0))],  # CVAT's colours; VOC's, swapped
+)
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_masks_in_the_colours_of_a_labelmap(tree, tube, slag, mode):
+    """CVAT's export "Segmentation mask": the labels of labelmap.txt say what a colour means, whatever its number."""
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", f"slag_layer:{','.join(map(str, slag))}::"]
+    lines += [f"immersion_tube:{','.join(map(str, tube))}::", "__ignore__:255,255,255::"]
+    (tree / "labelmap.txt").write_text("\n".join(lines))
+    colours = np.array([(0, 0, 0), tube, slag], np.uint8)
+    painted = np.where(MASK[..., None] == 255, 255, colours[MASK % 255])
+    image = Image.fromarray(painted.astype(np.uint8))
+    (image if mode == "RGB" else image.quantize(8)).save(tree / "SegmentationClass/a.png")
+    tree_source = VocTree(tree, CLASSES, False, ignore_labels=("__ignore__",))
+    found, faults = tree_source.examine(tree / "JPEGImages/a.jpg")
+    assert faults == []
+    np.testing.assert_array_equal(found.mask, MASK)
+    before = tree_source.fingerprint(tree / "JPEGImages/a.jpg")
+    (tree / "labelmap.txt").write_text("\n".join([*lines, "ladle:1,2,3::"]))
+    assert tree_source.fingerprint(tree / "JPEGImages/a.jpg") != before
+    (fault,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
+    assert "names the label 'ladle', which the profile lacks" in fault.what
+
+
+def test_names_with_accents_stored_in_two_ways(tree):
+    """A Mac's zip stores accents as characters of their own: image, mask and list still name the same image."""
+    whole, parts = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    (tree / "JPEGImages/a.jpg").rename(tree / f"JPEGImages/{parts}.jpg")
+    (tree / "SegmentationClass/a.png").rename(tree / f"SegmentationClass/{whole}.png")
+    write_lists(tree, train="b\nc", test=parts)
+    names = source(tree).names()
+    assert list(names) == ["b", "c", whole]
+    assert source(tree).examine(names[whole])[1] == []
 
 
 def test_folders_missing_or_empty(tmp_path):

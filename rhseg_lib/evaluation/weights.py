@@ -1,4 +1,4 @@
-"""A trained network in one safetensors file, with a card that states its classes, its data and its score."""
+"""A trained network in one safetensors file, with a card that states its classes, data and score."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ class Card(Strict):
 
 
 def round_to_half(model: nn.Module) -> None:
-    """Round kernels to half precision in place; vectors (biases, norms) keep single precision."""
+    """Round kernels to half precision in place; vectors (biases, norms) stay in single precision."""
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point() and value.ndim > 1:
@@ -88,10 +88,7 @@ def read_card(path: Path) -> Card:
 def read_weights(path: Path) -> tuple[nn.Module, Card]:
     """The network, in evaluation mode on the CPU in single precision, and its card.
 
-    Raises
-    ------
-    StudyError
-        Not a safetensors file, no card, or weights that do not fit the model named in the card.
+    StudyError if `read_card` raises one, or if the weights do not fit the model named in the card.
     """
     from rhseg_lib.models import build_model  # slow to import, and not needed to read results
 

@@ -28,12 +28,9 @@ class SegmentationModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map float images `(B, 3, H, W)`, both sides 16 pixels or more, to logits `(B, K, H, W)` (no softmax).
+        """Map float images `(B, 3, H, W)` to logits `(B, K, H, W)`, before any softmax.
 
-        Raises
-        ------
-        StudyError
-            A side is shorter than 16 pixels, or a training batch holds a single image.
+        StudyError if a side is shorter than 16 pixels, or if a training batch holds a single image.
         """
         batch, _, height, width = images.shape
         if min(height, width) < SMALLEST_SIDE:

@@ -36,12 +36,8 @@ def macs_by_module(model: nn.Module, height: int, width: int) -> dict[str, int]:
     """Multiply-accumulates of one image, for the model and each of its modules.
 
     Convolutions, linear layers and matrix products are counted exactly; biases, norms, activations, pooling and
-    resizing are not. The pass runs on tensors without storage; the model is left unchanged.
-
-    Returns
-    -------
-    dict of str to int
-        By module path, as in `model.named_modules()` (`""` is the model itself); modules without any are absent.
+    resizing are not. The pass runs on tensors without storage; the model is left unchanged. The keys are module paths
+    as in `model.named_modules()` (`""` is the model itself); modules without any are absent.
     """
     return _dry_run(model, (1, 3, height, width))[0]
 

@@ -169,12 +169,8 @@ def can_resume(checkpoint: Path, signature: str) -> bool:
 def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False) -> None:
     """Train and evaluate one model with one seed; a finished run is left unchanged.
 
-    Several processes, started by torchrun, only train: the same call in one process then evaluates.
-
-    Raises
-    ------
-    StudyError
-        A finished run of another recipe or data set exists, and `overwrite` is not set.
+    Several processes, started by torchrun, only train: the same call in one process then evaluates. StudyError if a
+    finished run of another recipe or data set exists, and `overwrite` is not set.
     """
     recipe, dataset = profile.recipe_of(model_name), voc_tree.read_dataset(profile.voc)
     if runs.is_finished(profile, model_name, seed, recipe=recipe, overwrite=overwrite):

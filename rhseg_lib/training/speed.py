@@ -75,11 +75,8 @@ def ladder(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 def training_speed(profile: Profile, models: list[str], *, steps: int, repeats: int) -> pd.DataFrame:
     """Measure training on the study's images: `repeats` timings of `steps` steps each, after one warm-up timing.
 
-    Returns
-    -------
-    DataFrame
-        Indexed by model and step of the ladder: `batch`, `samples_per_second` (median), `lowest`, `highest`,
-        `times_plain`, and on a GPU `peak_gb`, the most memory that PyTorch reserved.
+    Indexed by model and step of the ladder: `batch`, `samples_per_second` (median), `lowest`, `highest`, `times_plain`,
+    and on a GPU `peak_gb`, the most memory that PyTorch reserved (10^9 bytes).
     """
     rows = []
     for model in models:
@@ -150,12 +147,9 @@ def plain_rates(model: str, recipe: Recipe, profile: Profile, *, steps: int, rep
 
 
 def inference_speed(profile: Profile, models: list[str], *, repeats: int) -> pd.DataFrame:
-    """Latency of one image (ms) and throughput of sixteen (images/s), plain and with the options.
+    """Latency of one image and throughput of a batch of sixteen, plain and with the options.
 
-    Returns
-    -------
-    DataFrame
-        Indexed by model and way: `latency_ms` and its quartiles, `pictures_per_second`.
+    Indexed by model and way: `latency_ms` and its quartiles, `pictures_per_second`.
     """
     side, rows = profile.data.image_size, []
     for model in models:
@@ -175,7 +169,7 @@ class Fast(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).to(memory_format=torch.channels_last)
         self.gpu = gpu
-        self.run: Callable | None = None  # compiled at the first call: a compiled network cannot be copied
+        self.run: Callable | None = None  # compiled at the first call, after `latency_ms` has copied it
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> logits (B, K, H, W)."""

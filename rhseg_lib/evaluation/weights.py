@@ -15,7 +15,7 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import ModelName, Strict
 
-FORMAT: Final = 2  # of the card; raised when its meaning changes. In 1, networks resized without aligning corners
+FORMAT: Final = 2  # of the card; increased when its meaning changes. In 1, networks resized without aligned corners
 RETRAIN = "use a weights.safetensors written by this study"
 
 

@@ -88,8 +88,7 @@ def latency_ms(
     images = torch.rand((batch, 3, height, width), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
         times = seconds_per_call(lambda: model(images), repeats=repeats, device=device)
-    median, lower, upper = np.percentile(1000 * np.array(times), [50, 25, 75]).tolist()
-    return Latency(median, lower, upper)
+    return Latency(*np.percentile(1000 * np.array(times), [50, 25, 75]).tolist())
 
 
 def seconds_per_call(call: Callable[[], object], *, repeats: int, device: str) -> list[float]:

@@ -13,18 +13,9 @@ from rhseg_lib.models.ema import EMA
 class DeepLabV3Plus(SegmentationModel):
     """Encoder at output stride 16, attention, ASPP, and a decoder that fuses features of stride 4.
 
-    Parameters
-    ----------
-    num_classes : int
-        Number of classes K.
-    pretrained : bool
-        ImageNet weights in the encoder.
-    backbone : str
-        Encoder name: `tu-xception65` (the original) or `tu-mobilenetv2_100` (section 2.2).
-    attention : bool
-        Efficient multi-scale attention on the deepest features (section 2.4).
-    separable_aspp, separable_decoder : bool
-        Depthwise-separable 3x3 convolutions there (section 2.3).
+    `backbone` names the encoder, `tu-xception65` (the original) or `tu-mobilenetv2_100` (section 2.2); `pretrained`
+    gives it ImageNet weights. `attention` is efficient multi-scale attention on the deepest features (section 2.4).
+    `separable_aspp` and `separable_decoder` make the 3x3 convolutions there depthwise-separable (section 2.3).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Fit one model with one seed; exact resume after any interruption."""
+"""Train one model with one seed; a run interrupted at any point resumes to the same result."""
 
 import logging
 import os
@@ -78,15 +78,8 @@ def fit(
     the end of an epoch, at most every `checkpoint_seconds`. With several processes, started by torchrun, each makes
     this call. They leave the trained model as a checkpoint, and the same call in one process finishes it.
 
-    Returns
-    -------
-    SegmentationTask
-        Trained, on the training device, in evaluation mode; ``history`` has one row per epoch.
-
-    Raises
-    ------
-    StudyError
-        Non-finite loss, unreadable checkpoint, too few images.
+    Returns the task on the training device, in evaluation mode; its `history` has one row per epoch. StudyError if the
+    loss is not finite, the checkpoint cannot be read, or there are too few images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "last.ckpt"

@@ -4,8 +4,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -125,25 +124,20 @@ def plain_rates(model: str, recipe: Recipe, profile: Profile, *, steps: int, rep
     torch.backends.cudnn.benchmark = False  # PyTorch's default; this study's training sets True
     network = build_model(model, num_classes=len(profile.data.class_names)).to(device()).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
-    batches = DecodedBatches(
-        profile.voc,
-        voc_tree.read_split(profile.voc, "train"),
-        device=device(),
-        batch_size=recipe.batch_size,
-        epoch_images=steps * recipe.batch_size * (repeats + 1),
-        seed=0,
-    )
-    marks, running = [], 0.0
-    for step, (images, masks) in enumerate(batches):
-        if step % steps == 0:
-            marks.append(time.perf_counter())
-        optimizer.zero_grad()
-        loss = F.cross_entropy(network(normalize(images)), masks.long(), ignore_index=IGNORE_INDEX)
-        loss.backward()
-        optimizer.step()
-        running += loss.item()
-    marks.append(time.perf_counter())
-    return [steps * recipe.batch_size / (end - start) for start, end in pairwise(marks[1:])]
+    names, epoch_images = voc_tree.read_split(profile.voc, "train"), steps * recipe.batch_size * (repeats + 1)
+    options = {"batch_size": recipe.batch_size, "epoch_images": epoch_images, "seed": 0}
+    batches = iter(DecodedBatches(profile.voc, names, device=device(), **options))
+    rates = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        for images, masks in islice(batches, steps):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(normalize(images)), masks.long(), ignore_index=IGNORE_INDEX)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        rates.append(steps * recipe.batch_size / (time.perf_counter() - start))
+    return rates[1:]
 
 
 def inference_speed(profile: Profile, models: list[str], *, repeats: int) -> pd.DataFrame:
@@ -165,24 +159,26 @@ def inference_speed(profile: Profile, models: list[str], *, repeats: int) -> pd.
 class Fast(nn.Module):
     """A network for prediction, with the options that are useful on its device."""
 
-    def __init__(self, network: nn.Module, *, gpu: bool) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        self.gpu = gpu
-        self.run: Callable | None = None  # compiled at the first call, after `latency_ms` has copied it
+        self.compiled: Callable | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> logits (B, K, H, W)."""
-        if self.run is None:
-            self.run = torch.compile(self.network, mode="reduce-overhead") if self.gpu else self.network
-        with torch.autocast("cuda", torch.bfloat16) if self.gpu else nullcontext():
-            return self.run(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        if not images.is_cuda:
+            return self.network(images)
+        if self.compiled is None:  # only at the first call: `latency_ms` copies the network before it
+            self.compiled = torch.compile(self.network, mode="reduce-overhead")
+        with torch.autocast("cuda", torch.bfloat16):
+            return self.compiled(images)
 
 
 def inference_ways(network: nn.Module) -> dict[str, nn.Module]:
     """The plain network, and the network with the options."""
-    gpu = device().type == "cuda"
-    return {"plain": network, "channels_last, bf16, CUDA graphs" if gpu else "channels_last": Fast(network, gpu=gpu)}
+    options = "channels_last, bf16, CUDA graphs" if device().type == "cuda" else "channels_last"
+    return {"plain": network, options: Fast(network)}
 
 
 def matrix_rate() -> float:

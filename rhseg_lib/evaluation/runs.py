@@ -113,8 +113,8 @@ def _settings(profile: Profile, model_name: str, dataset: dict, history: list[di
     }
 
 
-def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, overwrite: bool) -> bool:
-    """Whether a run with this recipe and the data set on disk is finished.
+def is_finished(profile: Profile, model: str, seed: int, *, overwrite: bool) -> bool:
+    """Whether a run with the profile's recipe and the data set on disk is finished.
 
     StudyError if it is of another recipe or data set, and `overwrite` is not set.
     """
@@ -123,7 +123,7 @@ def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, over
         return False
     metrics = json.loads(path.read_text(encoding="utf-8"))
     same_data = metrics["dataset_hash"] == voc_tree.read_dataset(profile.voc)["hash"]
-    if same_data and Recipe.model_validate(metrics["recipe"]) == recipe:
+    if same_data and Recipe.model_validate(metrics["recipe"]) == profile.recipe_of(model):
         return True
     if not overwrite:
         raise StudyError(

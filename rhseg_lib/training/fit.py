@@ -165,16 +165,15 @@ def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False
     Several processes, started by torchrun, only train: the same call in one process then evaluates. StudyError if a
     finished run of another recipe or data set exists, and `overwrite` is not set.
     """
-    recipe, dataset = profile.recipe_of(model_name), voc_tree.read_dataset(profile.voc)
-    if runs.is_finished(profile, model_name, seed, recipe=recipe, overwrite=overwrite):
+    if runs.is_finished(profile, model_name, seed, overwrite=overwrite):
         print(f"{profile.run_folder(model_name, seed)}: finished, left unchanged")
         return
     task = fit(
         model_name,
         voc_folder=profile.voc,
-        dataset_hash=dataset["hash"],
+        dataset_hash=voc_tree.read_dataset(profile.voc)["hash"],
         num_classes=len(profile.data.class_names),
-        recipe=recipe,
+        recipe=profile.recipe_of(model_name),
         seed=seed,
         folder=profile.run_folder(model_name, seed),
     )

@@ -1,6 +1,6 @@
 """Compare models by their finished runs: scores with intervals, differences with tests.
 
-Every statement in the report about a model or a pair of models comes from `summarise` and `compare_models`.
+Every statement of the report on a model or a pair of models comes from `summarise` and `compare_models`.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from rhseg_lib.profile import Profile, Recipe
 
 def by_unit(matrices: np.ndarray, units: Sequence[str]) -> np.ndarray:
     """Sum the matrices of each unit, (N, K, K) -> (M, K, K): copies and images of one group are not independent."""
-    _, place = np.unique(units, return_inverse=True)
-    summed = np.zeros((place.max() + 1, *matrices.shape[1:]), matrices.dtype)
-    np.add.at(summed, place, matrices)
+    unique, index = np.unique(units, return_inverse=True)
+    summed = np.zeros((len(unique), *matrices.shape[1:]), matrices.dtype)
+    np.add.at(summed, index, matrices)
     return summed
 
 
 def points(estimate: Estimate) -> tuple[float, float]:
-    """Both ends of an interval in points, NaN if there is none."""
+    """Both ends of an interval in percentage points; NaN if there is none."""
     low, high = estimate.interval
     return 100 * low, 100 * high
 
@@ -41,8 +41,9 @@ def stacked(runs: list[Run]) -> dict[str, np.ndarray]:
 def summarise(runs: list[Run]) -> pd.DataFrame:
     """One row per model: mean over its seeds of mIoU, mPA and each class's IoU, all in per cent.
 
-    ``low`` and ``high`` bound the model's mIoU, with images and seeds counted (NaN for one seed); ``weights_low`` and
-    ``weights_high`` that of these weights, images alone. ``seed_deviation`` is the standard deviation between seeds.
+    ``low`` and ``high`` bound the model's mIoU and account for images and seeds (NaN for one seed); ``weights_low`` and
+    ``weights_high`` hold for these weights and account for images only. ``seed_deviation`` is the standard deviation
+    between seeds.
     """
     rows = {}
     for model, matrices in stacked(runs).items():
@@ -67,10 +68,10 @@ def summarise(runs: list[Run]) -> pd.DataFrame:
 
 
 def same_recipe(runs: list[Run], first: str, second: str) -> bool:
-    """Whether all runs of two models have the same training recipe, apart from the learning rates."""
+    """Whether all runs of two models have the same training recipe, except for the learning rates."""
     rates = {"learning_rate", "min_learning_rate"}
     recipes = [
-        Recipe.model_validate(run.metrics["recipe"]).model_dump(exclude=rates)  # with defaults for newer keys
+        Recipe.model_validate(run.metrics["recipe"]).model_dump(exclude=rates)  # defaults for keys added later
         for run in runs
         if run.model in (first, second)
     ]
@@ -80,18 +81,15 @@ def same_recipe(runs: list[Run], first: str, second: str) -> bool:
 def compare_models(runs: list[Run]) -> pd.DataFrame:
     """Every pair of models with the same training recipe, in points of mIoU: the source of all statements on a pair.
 
-    Returns
-    -------
-    DataFrame
-        first, second, seeds (of both, "3, 5"), units, difference, low, high, p_value, p_holm (adjusted for all pairs);
-        NaN if a model has one seed or there are too few units. weights_low, weights_high: interval of these weights,
-        images alone. detectable, detectable_holm: the smallest difference detected four times in five, tested alone and
-        first of all pairs. needed: seeds needed to detect a difference of this size; NaN: more than fifty.
+    Columns: first, second, seeds (of both, "3, 5"), units, difference, low, high, p_value, p_holm (adjusted for all
+    pairs); NaN if a model has one seed or there are too few units. weights_low, weights_high: interval for these
+    weights, images only. detectable, detectable_holm: the smallest difference detected four times in five, tested alone
+    and first of all pairs. needed: seeds needed to detect a difference of this size; NaN: more than fifty.
     """
     models = stacked(runs)
     pairs = [pair for pair in combinations(models, 2) if same_recipe(runs, *pair)]
     estimates = [statistics.difference(models[a], models[b]) for a, b in pairs]
-    tests = sum(estimate.has_interval for estimate in estimates)
+    tests = max(sum(estimate.has_interval for estimate in estimates), 1)
     rows = []
     for (first, second), estimate in zip(pairs, estimates, strict=True):
         of_weights = statistics.difference(models[first], models[second], these_weights=True)
@@ -101,14 +99,13 @@ def compare_models(runs: list[Run]) -> pd.DataFrame:
         row["weights_low"], row["weights_high"] = points(of_weights)
         row["p_value"] = estimate.p_value
         row["detectable"] = 100 * estimate.detectable()
-        row["detectable_holm"] = 100 * estimate.detectable(tests=max(tests, 1))
-        row["needed"] = estimate.seeds_needed(tests=max(tests, 1)) if estimate.has_interval else None
+        row["detectable_holm"] = 100 * estimate.detectable(tests=tests)
+        row["needed"] = estimate.seeds_needed(tests=tests) if estimate.has_interval else None
         rows.append(row)
     columns = ["first", "second", "seeds", "units", "difference", "low", "high", "weights_low", "weights_high"]
-    columns += ["p_value", "detectable", "detectable_holm", "needed"]
+    columns += ["p_value", "p_holm", "detectable", "detectable_holm", "needed"]
     table = pd.DataFrame(rows, columns=columns).astype({"needed": float})
-    table.insert(columns.index("p_value") + 1, "p_holm", statistics.holm(table["p_value"]))
-    return table
+    return table.assign(p_holm=statistics.holm(table["p_value"]))
 
 
 def pair(compared: pd.DataFrame, first: str, second: str) -> dict | None:
@@ -130,16 +127,10 @@ def is_significant(row: dict) -> bool:
 
 
 def generalisation(profile: Profile) -> pd.DataFrame:
-    """Scores on the test set against those on the holdout, by model, in per cent.
+    """mIoU on the test set and on the holdout, by model, in per cent; empty if the profile has no holdout.
 
-    Under a leaky split the difference is the gain from memorised training images; its interval counts the images of
-    both sets, which are independent, and the seeds.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by model: seeds, test, holdout, difference, low, high (NaN for one seed), weights_low, weights_high;
-        empty if the profile has no holdout.
+    Under a leaky split the difference is the gain from memorised training images. Its interval (NaN for one seed)
+    accounts for the images of both sets, which are independent, and for the seeds.
     """
     rows = {}
     if len(parts(profile)) > 1:

@@ -18,7 +18,7 @@ def predict(model: nn.Module, images: torch.Tensor, *, batch_size: int = 8) -> t
 
 
 def confusions(masks: torch.Tensor, predictions: torch.Tensor, num_classes: int) -> np.ndarray:
-    """Confusion matrix of each image, counted on the device of the predictions: (N, K, K) int64."""
+    """Confusion matrix of each image, (N, K, K) int64, counted on the device of the predictions."""
     pairs = zip(masks.split(8), predictions.split(8), strict=True)
     matrices = [confusion_matrices(truth.to(prediction.device), prediction, num_classes) for truth, prediction in pairs]
     return torch.cat(matrices).cpu().numpy()
@@ -26,7 +26,7 @@ def confusions(masks: torch.Tensor, predictions: torch.Tensor, num_classes: int)
 
 @torch.inference_mode()
 def confidences(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> np.ndarray:
-    """The `confidence` of each image on the pixels that its mask does not ignore: (N,) float64."""
+    """The `confidence` of each image on the pixels that its mask does not ignore, (N,) float64."""
     device = next(model.parameters()).device
     logits = (image for batch in images.split(8) for image in model(normalize(batch.to(device))).cpu().numpy())
     pairs = zip(logits, masks.numpy() != IGNORE_INDEX, strict=True)
@@ -34,7 +34,7 @@ def confidences(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> 
 
 
 def abstention_bound(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> float:
-    """1st percentile of the confidence of the images whose mask shows a class other than background."""
+    """1st percentile of the confidence of images whose mask contains a class other than background; 0 without any."""
     shown = ((masks > 0) & (masks != IGNORE_INDEX)).flatten(1).any(1)
     return float(np.quantile(confidences(model, images[shown], masks[shown]), 0.01)) if shown.any() else 0.0
 

@@ -25,30 +25,15 @@ class Scores:
 
 
 def confusion_matrices(truth: torch.Tensor, prediction: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Count pixels by true and predicted class, per image, on the tensors' device.
+    """Count pixels by true and predicted class, per image: integer ids (B, H, W), twice -> (B, K, K) int64.
 
-    Parameters
-    ----------
-    truth, prediction : Tensor, (B, H, W), integer
-        Class ids. Only pixels whose truth and prediction are both one of the classes are counted; any other value, such
-        as ``IGNORE_INDEX``, is skipped (a data set is checked for stray values when it is built).
-    num_classes : int
-
-    Returns
-    -------
-    Tensor, (B, num_classes, num_classes), int64
+    Only pixels whose truth and prediction are both one of the K classes are counted; any other value, such as
+    ``IGNORE_INDEX``, is skipped (a data set is checked for stray values when it is built).
     """
-    if truth.is_cuda:  # bincount would make the host wait for the GPU
-        classes = torch.arange(num_classes, device=truth.device)[:, None, None]
-        predicted = prediction[:, None] == classes  # (B, K, H, W)
-        return torch.stack([(predicted & (truth == i)[:, None]).sum((2, 3)) for i in range(num_classes)], dim=1)
-    cells = num_classes * num_classes
-    image = torch.arange(len(truth), device=truth.device)[:, None, None]  # (B, 1, 1)
-    cell = image * cells + truth.long() * num_classes + prediction.long()  # (B, H, W)
-    counted = (truth >= 0) & (truth < num_classes) & (prediction >= 0) & (prediction < num_classes)
-    cell = torch.where(counted, cell, len(truth) * cells)  # one extra bin, dropped below
-    counts = torch.bincount(cell.flatten(), minlength=len(truth) * cells + 1)[:-1]
-    return counts.view(len(truth), num_classes, num_classes)
+    # Comparisons, not bincount, which would make the host wait for the GPU at every training step.
+    classes = torch.arange(num_classes, device=truth.device)[:, None, None]
+    predicted = prediction[:, None] == classes  # (B, K, H, W)
+    return torch.stack([(predicted & (truth == i)[:, None]).sum((2, 3)) for i in range(num_classes)], dim=1)
 
 
 def iou_per_class(matrix: np.ndarray) -> np.ndarray:
@@ -60,13 +45,12 @@ def iou_per_class(matrix: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(matrix: np.ndarray) -> np.ndarray:
-    """Eq. 3 over the classes that are present: (..., K, K) counts -> (...)."""
+    """Mean IoU (Eq. 3) over the classes that are present, (..., K, K) counts -> (...)."""
     return np.nanmean(iou_per_class(matrix), axis=-1)
 
 
 def scores(matrix: np.ndarray) -> Scores:
     """All scores of one (K, K) matrix of pixel counts (paper, Eqs. 3 and 4)."""
-    matrix = np.asarray(matrix)
     if matrix.sum() == 0:
         raise ValueError("an empty confusion matrix has no scores: every pixel was ignored")
     iou = iou_per_class(matrix)

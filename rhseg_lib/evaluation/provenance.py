@@ -1,4 +1,4 @@
-"""Origin of a result: device, versions, commit and lock."""
+"""Origin of a result."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ import torch
 
 
 def provenance(root: Path, device: torch.device) -> dict[str, str]:
-    """Origin of a result: device, versions, commit and the digest of the lock."""
+    """Device, threads, versions of Python and libraries, commit, digest of ``requirements.lock``."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     git, commit = which("git"), ""
     if git:  # a container may have none

@@ -1,13 +1,13 @@
-"""The complete record of a run in its folder: written atomically, read back, refused if it does not match."""
+"""The folder of a finished run: written atomically, read back, refused if its data set is not the one on disk."""
 
 import json
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from torch import nn
 
@@ -35,31 +35,16 @@ class Run(NamedTuple):
 
 
 def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int, history: list[dict]) -> dict:
-    """Evaluate a trained model on the test set and holdout and write its run folder, ``metrics.json`` last.
+    """Evaluate a trained model on the test set and holdout and write its run folder; return its metrics.
 
     The kernels are rounded to half precision first, so that the stored weights are the evaluated ones.
-
-    Returns
-    -------
-    dict
-        The content of ``metrics.json``.
+    ``metrics.json`` is written last: it marks the run as complete.
     """
     folder = profile.run_folder(model_name, seed)
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it would mark these weights as complete
     weights.round_to_half(model)
     dataset = voc_tree.read_dataset(profile.voc)
-    tables, results = [], {}
-    for part in (part for part in ("test", "holdout") if part in dataset["counts"]):
-        names = voc_tree.read_split(profile.voc, part)
-        images, masks = load_tensors(profile.voc, names)
-        predictions = predict(model, images)
-        matrices = confusions(masks, predictions, len(dataset["classes"]))
-        tables.append(_per_image(matrices, names, dataset).assign(part=part))
-        results[part] = {**asdict(scores(matrices.sum(0))), "images": len(names)}
-        if part == "test":
-            bound = abstention_bound(model, images, masks)
-            _write_predictions(folder / "predictions", names, predictions)
-    write_atomically(folder / "per_image.parquet", pd.concat(tables).to_parquet())
+    results, bound = _evaluate(model, profile, dataset, folder)
     origin = provenance(profile.root, next(model.parameters()).device)
     card = weights.Card(
         model=model_name,
@@ -75,37 +60,45 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         versions={name: origin[name] for name in ("python", "torch", "segmentation_models_pytorch")},
     )
     weights.write_weights(folder / "weights.safetensors", model, card)
-    metrics = {
-        "model": model_name,
-        "seed": seed,
-        **results,
-        **_settings(profile, model_name, dataset, history),
-        **origin,
-    }
+    settings = _settings(profile, model_name, dataset, history)
+    metrics = {"model": model_name, "seed": seed, **results, **settings, **origin}
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
     for checkpoint in folder.glob("last.ckpt*"):
         checkpoint.unlink()
     return metrics
 
 
+def _evaluate(model: nn.Module, profile: Profile, dataset: dict, folder: Path) -> tuple[dict[str, dict], float]:
+    """Scores by subset, and the abstention bound; writes ``per_image.parquet`` and the test images' predictions."""
+    tables, results = [], {}
+    for part in parts(profile):
+        names = voc_tree.read_split(profile.voc, part)
+        images, masks = load_tensors(profile.voc, names)
+        predictions = predict(model, images)
+        matrices = confusions(masks, predictions, len(dataset["classes"]))
+        tables.append(_per_image(matrices, names, dataset).assign(part=part))
+        results[part] = {**asdict(scores(matrices.sum(0))), "images": len(names)}
+        if part == "test":
+            bound = abstention_bound(model, images, masks)
+            (folder / "predictions").mkdir(exist_ok=True)
+            for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
+                write_palette_png(folder / "predictions" / f"{name}.png", prediction)
+    write_atomically(folder / "per_image.parquet", pd.concat(tables).to_parquet())
+    return results, bound
+
+
 def _per_image(matrices: np.ndarray, names: list[str], dataset: dict) -> pd.DataFrame:
-    """A row per image: its name, the counts of its confusion matrix, and the unit it belongs to."""
-    classes = matrices.shape[1]
-    columns = [f"{i}{j}" for i in range(classes) for j in range(classes)]
+    """A row per image: its name, the counts of its confusion matrix, and its unit."""
+    classes = range(matrices.shape[1])
+    columns = [f"{i}{j}" for i in classes for j in classes]
     originals = [dataset["copy_of"].get(name, name) for name in names]
     units = [dataset["group_of"].get(name, name) for name in originals]
     index = pd.Index(names, name="name")
     return pd.DataFrame(matrices.reshape(len(names), -1), columns=columns, index=index).assign(unit=units)
 
 
-def _write_predictions(folder: Path, names: list[str], predictions: torch.Tensor) -> None:
-    folder.mkdir(exist_ok=True)
-    for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
-        write_palette_png(folder / f"{name}.png", prediction)
-
-
 def _settings(profile: Profile, model_name: str, dataset: dict, history: list[dict]) -> dict:
-    """What a run was trained with and for how long."""
+    """Training data and recipe of a run, number of training images seen, duration and final loss."""
     recipe = profile.recipe_of(model_name)
     epoch = recipe.epoch_images or dataset["counts"]["train"]
     return {
@@ -120,20 +113,17 @@ def _settings(profile: Profile, model_name: str, dataset: dict, history: list[di
     }
 
 
-def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, overwrite: bool) -> bool:
-    """Whether a run with this recipe and the data set on disk is finished.
+def is_finished(profile: Profile, model: str, seed: int, *, overwrite: bool) -> bool:
+    """Whether a run with the profile's recipe and the data set on disk is finished.
 
-    Raises
-    ------
-    StudyError
-        A finished run of another recipe or data set exists, and `overwrite` is not set.
+    StudyError if it is of another recipe or data set, and `overwrite` is not set.
     """
     path = profile.run_folder(model, seed) / "metrics.json"
     if not path.exists():
         return False
     metrics = json.loads(path.read_text(encoding="utf-8"))
     same_data = metrics["dataset_hash"] == voc_tree.read_dataset(profile.voc)["hash"]
-    if same_data and Recipe.model_validate(metrics["recipe"]) == recipe:
+    if same_data and Recipe.model_validate(metrics["recipe"]) == profile.recipe_of(model):
         return True
     if not overwrite:
         raise StudyError(
@@ -145,25 +135,18 @@ def is_finished(profile: Profile, model: str, seed: int, *, recipe: Recipe, over
 
 
 def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> Run:
-    """Read a finished run's matrices of one subset, "test" or "holdout"; its data set must be the one on disk.
-
-    Raises
-    ------
-    StudyError
-        The run is missing, unfinished, or of another data set.
-    """
+    """Read a run's matrices of one subset, "test" or "holdout"; StudyError if unfinished or of another data set."""
     folder = profile.run_folder(model, seed)
     path = folder / "metrics.json"
-    again = f"make study PROFILE={profile.name}"
     if not path.exists():
-        raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, fix=again)
+        raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, fix=_train(profile))
     metrics = json.loads(path.read_text(encoding="utf-8"))
     on_disk = voc_tree.read_dataset(profile.voc)["hash"]
     if metrics["dataset_hash"] != on_disk:
         raise StudyError(
             f"the run used data set {metrics['dataset_hash'][:12]}, but {on_disk[:12]} is on disk",
             where=path,
-            fix=f"train it again: {again}",
+            fix=f"train it again: {_train(profile)}",
         )
     table = pd.read_parquet(folder / "per_image.parquet")
     table = table[table["part"] == part]
@@ -177,14 +160,13 @@ def finished_runs(profile: Profile, *, part: str | None = None) -> list[Run]:
 
     `part` is "test" or "holdout"; by default the holdout if there is one, as it has more images.
     """
-    part = part or parts(profile)[-1]
-    pairs = [(m, s) for m in profile.models for s in profile.seeds]
     finished = [
-        read_run(profile, m, s, part=part) for m, s in pairs if (profile.run_folder(m, s) / "metrics.json").exists()
+        read_run(profile, model, seed, part=part or parts(profile)[-1])
+        for model, seed in product(profile.models, profile.seeds)
+        if (profile.run_folder(model, seed) / "metrics.json").exists()
     ]
     if not finished:
-        fix = f"make study PROFILE={profile.name}"
-        raise StudyError("no finished run", where=profile.reports / "runs", fix=fix)
+        raise StudyError("no finished run", where=profile.reports / "runs", fix=_train(profile))
     if any(run.names != finished[0].names for run in finished):
         fix = "delete the folder of the run that differs, and run the study again"
         raise StudyError("runs were evaluated on different images", where=profile.reports / "runs", fix=fix)
@@ -192,20 +174,17 @@ def finished_runs(profile: Profile, *, part: str | None = None) -> list[Run]:
 
 
 def parts(profile: Profile) -> list[str]:
-    """The subsets that runs are evaluated on, the one with most images last."""
+    """The subsets that runs are evaluated on; the last has the most images."""
     return ["test", "holdout"] if profile.data.holdout_scenes else ["test"]
 
 
 def image_scores(run: Run) -> np.ndarray:
-    """mIoU of each image over the classes in its annotation or prediction, (N,), 0 to 1."""
+    """mIoU of each image over the classes in its annotation or prediction: (N,), 0 to 1."""
     return mean_iou(run.matrices)
 
 
 def choose_pictures(reference: Run, others: list[Run]) -> dict[str, str]:
-    """Choose test images by rule: title -> name.
-
-    The reference's best, median and worst image, and the one on which the runs differ most.
-    """
+    """The reference's best, median and worst image, and the one on which the others differ most: title -> name."""
     order = np.argsort(image_scores(reference), kind="stable")
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     if len(others) > 1:
@@ -216,18 +195,18 @@ def choose_pictures(reference: Run, others: list[Run]) -> dict[str, str]:
 
 
 def read_predictions(profile: Profile, model: str, seed: int, names: list[str]) -> np.ndarray:
-    """Masks (N, H, W) uint8 predicted by a finished run for images of the test set."""
+    """Masks that a finished run predicted for images of the test set, (N, H, W) uint8."""
     folder = profile.run_folder(model, seed) / "predictions"
     return np.stack([np.asarray(Image.open(folder / f"{name}.png")) for name in names])
 
 
 def has_predictions(profile: Profile, run: Run) -> bool:
-    """Whether a run's predictions are on disk; a clone of the repository has those of the first seed only."""
+    """Whether a run's predictions are on disk; a clone of the repository has only those of the first seed."""
     return (profile.run_folder(run.model, run.seed) / "predictions").is_dir()
 
 
 def has_weights(profile: Profile, run: Run) -> bool:
-    """Whether a run's weights are on disk; a clone of the repository has those of small models only."""
+    """Whether a run's weights are on disk; a clone of the repository has only those of small models."""
     return (profile.run_folder(run.model, run.seed) / "weights.safetensors").exists()
 
 
@@ -237,5 +216,10 @@ def load_model(profile: Profile, model: str, seed: int) -> nn.Module:
     network, card = weights.read_weights(path)
     if (card.model, card.class_names) != (model, profile.data.class_names):
         what = f"the weights are of {card.model} for {', '.join(card.class_names)}"
-        raise StudyError(what, where=path, fix=f"train it again: make study PROFILE={profile.name}")
+        raise StudyError(what, where=path, fix=f"train it again: {_train(profile)}")
     return network
+
+
+def _train(profile: Profile) -> str:
+    """The command that trains the missing runs of a profile."""
+    return f"make study PROFILE={profile.name}"

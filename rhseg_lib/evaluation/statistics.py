@@ -1,4 +1,4 @@
-"""Intervals and tests that account for images and seeds: one rule for every verdict of the study.
+"""Intervals and tests that account for images and seeds: one method for every verdict of the study.
 
 A mean IoU changes with the images, and with the seed of the training run. A statement about a *model* accounts for
 both. The images' share of the variance is estimated from the influence of each unit (an image, or the images of one
@@ -43,7 +43,7 @@ class Estimate:
         return self.units >= FEWEST_UNITS and all(count > 1 for count in self.seeds)
 
     def error_and_df(self, seeds: int | None = None) -> tuple[float, float]:
-        """Standard error and Satterthwaite's degrees of freedom; with `seeds`, for that many runs of each model."""
+        """Standard error and Satterthwaite's degrees of freedom; given `seeds`, for that many runs of each model."""
         if not self.has_interval:
             return math.nan, math.nan
         between, shared, counts = (np.array(each) for each in (self.seed_variances, self.interaction, self.seeds))
@@ -60,14 +60,14 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Lower and upper end of the 95 % interval; NaN if not `known`."""
+        """Lower and upper end of the 95 % interval; NaN unless `has_interval`."""
         error, df = self.error_and_df()
         half = stats.t.ppf(1 - LEVEL / 2, df) * error
         return float(self.value - half), float(self.value + half)
 
     @property
     def p_value(self) -> float:
-        """Two-sided p for a true value of zero; NaN if not `known`."""
+        """Two-sided p for a true value of zero; NaN unless `has_interval`."""
         error, df = self.error_and_df()
         if error < ROUNDING:
             return float(abs(self.value) < ROUNDING)
@@ -76,13 +76,13 @@ class Estimate:
     def detectable(self, *, tests: int = 1, seeds: int | None = None) -> float:
         """Smallest true difference detected in 80 of 100 such studies, at Holm's strictest level 0.05 / `tests`.
 
-        A rough estimate, as the spread of a few seeds is.
+        A rough estimate, as it depends on the spread of a few seeds.
         """
         error, df = self.error_and_df(seeds)
         if math.isnan(error) or error < ROUNDING:
             return error
         critical = stats.t.ppf(1 - LEVEL / tests / 2, df)
-        return float(error * optimize.brentq(lambda far: stats.nct.sf(critical, df, far) - POWER, 0, 10 * critical))
+        return float(error * optimize.brentq(lambda size: stats.nct.sf(critical, df, size) - POWER, 0, 10 * critical))
 
     def seeds_needed(self, *, tests: int = 1, most: int = 50) -> int | None:
         """Seeds of each model needed to detect a true difference of this size; None: more than `most`."""
@@ -92,26 +92,17 @@ class Estimate:
 
 
 def mean_of(matrices: np.ndarray, *, these_weights: bool = False) -> Estimate:
-    """Mean IoU of a model.
+    """Mean IoU of a model, from the confusion matrices (R, M, K, K) of R runs (seeds) on the same M units.
 
-    Parameters
-    ----------
-    matrices : (R, M, K, K) integer array
-        Confusion matrices of R runs (seeds) on the same M units.
-    these_weights : bool
-        Estimate for the trained weights alone, as if every seed gave them.
+    `these_weights` estimates for the trained weights only, without the variance between seeds.
     """
     return _estimate([matrices], [1], these_weights=these_weights)
 
 
 def difference(first: np.ndarray, second: np.ndarray, *, these_weights: bool = False) -> Estimate:
-    """Difference between the mean IoUs of two models on the same units, first minus second.
+    """Difference between the mean IoUs of two models, first minus second: matrices (R, M, K, K) and (S, M, K, K).
 
-    Parameters
-    ----------
-    first, second : (R, M, K, K) and (S, M, K, K) integer arrays
-        Units in the same order; the seeds may differ.
-    these_weights : bool
+    The M units are the same, in the same order; the seeds may differ.
     """
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(f"the models were scored on different units: {first.shape[1:]} and {second.shape[1:]}")
@@ -119,20 +110,16 @@ def difference(first: np.ndarray, second: np.ndarray, *, these_weights: bool = F
 
 
 def holdout_gap(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = False) -> Estimate:
-    """How much higher the mean IoU of one model's runs is on one set of units than on another, independent one.
+    """Difference between the mean IoUs of one model on two independent sets of units: (R, M, K, K) and (R, N, K, K).
 
-    Parameters
-    ----------
-    test, holdout : (R, M, K, K) and (R, N, K, K) integer arrays
-        The same runs in the same order.
-    these_weights : bool
+    The R runs are the same, in the same order.
     """
     if len(test) != len(holdout):
         raise ValueError(f"{len(test)} runs on one set of units and {len(holdout)} on the other")
     each = mean_iou(test.sum(1)) - mean_iou(holdout.sum(1))  # (R,)
     influences = [influence(subset) for subset in (test, holdout)]
     images = sum(_variance(of_set.mean(0)) for of_set in influences)
-    same = np.array_equal(test.sum((0, 1, 3)) > 0, holdout.sum((0, 1, 3)) > 0)  # else the means' classes differ
+    same = np.array_equal(test.sum((0, 1, 3)) > 0, holdout.sum((0, 1, 3)) > 0)  # else the means are of other classes
     units = min(units_showing(test), units_showing(holdout)) if same else 0
     if these_weights:
         return Estimate(float(each.mean()), images, units)
@@ -141,7 +128,7 @@ def holdout_gap(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = 
 
 
 def _estimate(models: list[np.ndarray], signs: list[int], *, these_weights: bool) -> Estimate:
-    """Sum of models' mean IoUs with these signs, on the same units."""
+    """Sum of the models' mean IoUs, each times its sign, on the same units."""
     each = [mean_iou(matrices.sum(1)) for matrices in models]  # (R,) of each model
     influences = [influence(matrices) for matrices in models]  # (R, M) of each model
     value = sum(sign * float(scores.mean()) for sign, scores in zip(signs, each, strict=True))
@@ -172,7 +159,7 @@ def _interaction(influences: np.ndarray) -> float:
 
 
 def influence(matrices: np.ndarray) -> np.ndarray:
-    """First-order change of each run's mean IoU with the weight of each unit: (R, M, K, K) -> (R, M)."""
+    """Derivative of each run's mean IoU with respect to the weight of each unit: (R, M, K, K) -> (R, M)."""
     matrices = np.asarray(matrices, dtype=np.float64)
     hits = np.diagonal(matrices, axis1=-2, axis2=-1)  # (R, M, K)
     unions = matrices.sum(-1) + matrices.sum(-2) - hits  # (R, M, K)
@@ -182,9 +169,9 @@ def influence(matrices: np.ndarray) -> np.ndarray:
 
 
 def units_showing(matrices: np.ndarray) -> int:
-    """Number of units whose truth shows the rarest class, predicted classes included: (R, M, K, K) -> count.
+    """Number of units whose truth contains the rarest class, of (R, M, K, K) matrices.
 
-    A class that is predicted but in no unit's truth counts as 0 units: a single pixel sets its score to 0.
+    A class that is predicted but in no unit's truth gives 0: a single pixel sets its score to 0.
     """
     matrices = np.asarray(matrices)
     shown = (matrices[0].sum(-1) > 0).sum(0)  # (K,): units whose truth contains the class

@@ -1,4 +1,4 @@
-"""A trained network in one safetensors file, with a card that states its classes, its data and its score."""
+"""A trained network in one safetensors file, with a card that states its classes, data and score."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import ModelName, Strict
 
-FORMAT: Final = 2  # of the card; raised when its meaning changes. In 1, networks resized without aligning corners
+FORMAT: Final = 2  # of the card; increased when its meaning changes. In 1, networks resized without aligned corners
 RETRAIN = "use a weights.safetensors written by this study"
 
 
@@ -49,7 +49,7 @@ class Card(Strict):
 
 
 def round_to_half(model: nn.Module) -> None:
-    """Round kernels to half precision in place; vectors (biases, norms) keep single precision."""
+    """Round kernels to half precision in place; vectors (biases, norms) stay in single precision."""
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point() and value.ndim > 1:
@@ -88,10 +88,7 @@ def read_card(path: Path) -> Card:
 def read_weights(path: Path) -> tuple[nn.Module, Card]:
     """The network, in evaluation mode on the CPU in single precision, and its card.
 
-    Raises
-    ------
-    StudyError
-        Not a safetensors file, no card, or weights that do not fit the model named in the card.
+    StudyError if `read_card` raises one, or if the weights do not fit the model named in the card.
     """
     from rhseg_lib.models import build_model  # slow to import, and not needed to read results
 

@@ -1,8 +1,8 @@
-"""The eight networks of the study: `MODELS` names them, `build_model` makes them.
+"""The eight networks of the study: `MODELS` names them, `build_model` builds them.
 
 Every network maps images `(B, 3, H, W)` to logits `(B, K, H, W)` of the input's size and starts from the same
-initialisation. Each shows its parts as attributes, in data-flow order: `encoder`, then `attention` and `aspp`
-where it has them, `decoder`, `classifier`.
+initialisation. Its submodules, in data-flow order: `encoder`, then `attention` and `aspp` where it has them, `decoder`,
+`classifier`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from rhseg_lib.models.unet import UNet
 
 
 def _network(entry: Entry) -> Callable[..., SegmentationModel]:
-    """What makes the network of a catalogue's entry."""
+    """The constructor of a catalogue entry's network."""
     if entry.architecture != "deeplabv3plus":
         return {"fcn": FCN, "unet": UNet}[entry.architecture]
     return partial(
@@ -35,7 +35,7 @@ MODELS = {name: _network(entry) for name, entry in CATALOGUE.items()}
 def build_model(name: str, num_classes: int = 3, pretrained: bool = False) -> SegmentationModel:
     """Build and initialise one of the networks.
 
-    Without ImageNet weights the result depends on the name, the number of classes and torch's random state alone:
+    Without ImageNet weights the result depends only on the name, the number of classes and torch's random state:
     seed before the call.
 
     Parameters
@@ -45,17 +45,17 @@ def build_model(name: str, num_classes: int = 3, pretrained: bool = False) -> Se
     num_classes : int
         Number of classes K, background included; at least 2.
     pretrained : bool
-        Start the encoder from ImageNet weights, downloaded once and kept; the rest is initialised as ever.
+        Start the encoder from ImageNet weights, downloaded once and cached; the rest is initialised as without them.
 
     Returns
     -------
     SegmentationModel
-        Float32 on the CPU, in training mode: images `(B, 3, H, W)` -> logits `(B, K, H, W)`.
+        Float32 on the CPU, in training mode.
 
     Raises
     ------
     StudyError
-        The name is unknown, there are fewer than two classes, or the ImageNet weights cannot be had.
+        The name is unknown, there are fewer than two classes, or the ImageNet weights cannot be downloaded.
     """
     if name not in MODELS:
         raise StudyError(f"There is no model {name!r}.", where="model name", fix=f"use one of {', '.join(MODELS)}")

@@ -9,16 +9,9 @@ DILATIONS = (6, 12, 18)  # for output stride 16
 
 
 class ASPP(nn.Module):
-    """One map seen at five scales: a 1x1, three dilated 3x3 and an image-pooling branch, fused by a 1x1.
+    """Five parallel branches, fused by a 1x1 convolution: a 1x1, three dilated 3x3 and image pooling.
 
-    Parameters
-    ----------
-    in_channels : int
-        Channels of the encoder's deepest features.
-    out_channels : int
-        Channels of every branch and of the output.
-    separable : bool
-        Depthwise-separable 3x3 convolutions (the paper's text) in place of standard ones (its tables).
+    `separable` replaces the standard 3x3 convolutions (the paper's tables) by depthwise-separable ones (its text).
     """
 
     def __init__(self, in_channels: int, out_channels: int = 256, *, separable: bool = False) -> None:
@@ -33,9 +26,5 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(B, C, H/16, W/16)` to `(B, out_channels, H/16, W/16)`."""
         image = self.pooled(x.mean(dim=(2, 3), keepdim=True))  # (B, 256, 1, 1)
-        branches = [
-            self.pointwise(x),
-            *(branch(x) for branch in self.dilated),
-            image.expand(-1, -1, *x.shape[2:]),
-        ]
+        branches = [self.pointwise(x), *(branch(x) for branch in self.dilated), image.expand(-1, -1, *x.shape[2:])]
         return self.project(torch.cat(branches, dim=1))  # (B, 5 * 256, H/16, W/16) -> (B, 256, H/16, W/16)

@@ -1,7 +1,8 @@
-"""Cost of a network: parameters, bytes, multiply-accumulates, milliseconds."""
+"""Cost of a network: parameters, multiply-accumulates, latency."""
 
 import copy
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rhseg_lib.models.blocks import SeparableConv2d
 
-WARM_UP_PASSES = 5
+WARM_UP_CALLS = 5
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -27,7 +28,7 @@ def model_mib(model: nn.Module) -> float:
 
 
 def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-accumulates of one forward pass of one image; `macs_by_module` lists what is counted."""
+    """Multiply-accumulates of one image; `macs_by_module` describes what is counted."""
     return macs_by_module(model, height, width)[""]
 
 
@@ -35,32 +36,17 @@ def macs_by_module(model: nn.Module, height: int, width: int) -> dict[str, int]:
     """Multiply-accumulates of one image, for the model and each of its modules.
 
     Convolutions, linear layers and matrix products are counted exactly; biases, norms, activations, pooling and
-    resizing are not. Nothing is computed: the pass runs on tensors without storage.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Takes `(1, 3, height, width)`; left unchanged.
-    height, width : int
-        Input size in pixels.
-
-    Returns
-    -------
-    dict of str to int
-        Multiply-accumulates by module path, as in `model.named_modules()` (`""` is the model itself); modules without
-        any are absent.
+    resizing are not. The pass runs on tensors without storage; the model is left unchanged. The keys are module paths
+    as in `model.named_modules()` (`""` is the model itself); modules without any are absent.
     """
     return _dry_run(model, (1, 3, height, width))[0]
 
 
 def stages(model: nn.Module, height: int, width: int) -> pd.DataFrame:
-    """List the stages of a network in data-flow order.
+    """A row per stage of a network, in data-flow order.
 
-    Returns
-    -------
-    DataFrame
-        One row per stage: `stage`, `output_shape` (C, H, W; the deepest map of an encoder), `parameters`, `macs` of
-        one image, `share` of the model's macs (0 to 1).
+    Columns: `stage`, `output_shape` (C, H, W; the deepest map of an encoder), `parameters`, `macs` of one image,
+    `share` of the model's macs (0 to 1).
     """
     macs, shapes = _dry_run(model, (1, 3, height, width))
     rows = [
@@ -74,16 +60,12 @@ def stages(model: nn.Module, height: int, width: int) -> pd.DataFrame:
 def separable_ratio(in_channels: int, out_channels: int, kernel_size: int, side: int) -> Fraction:
     """Cost of a separable relative to a standard convolution (Equation 1), counted on real layers.
 
-    Parameters
-    ----------
-    in_channels, out_channels, kernel_size : int
-        M, N and D_K of Equation 1.
-    side : int
-        D_F of Equation 1, the side of the square map in pixels; the ratio should not depend on it.
+    The arguments are M, N, D_K and D_F of Equation 1. `side` is that of the square map in pixels; the ratio should not
+    depend on it.
     """
     shape = (1, in_channels, side, side)
     separable = SeparableConv2d(in_channels, out_channels, kernel_size)
-    standard = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    standard = nn.Conv2d(in_channels, out_channels, kernel_size, padding="same")
     return Fraction(_dry_run(separable, shape)[0][""], _dry_run(standard, shape)[0][""])
 
 
@@ -98,31 +80,27 @@ class Latency(NamedTuple):
 def latency_ms(
     model: nn.Module, height: int, width: int, *, batch: int = 1, repeats: int = 30, device: str = "cpu"
 ) -> Latency:
-    """Time the forward pass in evaluation mode, in float32, after a warm-up.
+    """Time the forward pass of images `(batch, 3, height, width)` in evaluation mode, in float32, after a warm-up.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Left unchanged on its device; a copy is timed.
-    height, width, batch : int
-        Shape of the input, `(batch, 3, height, width)`.
-    repeats : int
-        Timed passes.
-    device : str
-        Such as `cpu` or `cuda`; on the latter each pass is timed until its result is ready.
+    A copy of the model is timed, on a device such as "cpu" or "cuda"; the model is left unchanged.
     """
     model = copy.deepcopy(model).to(device).eval()
     images = torch.rand((batch, 3, height, width), generator=torch.Generator().manual_seed(0)).to(device)
-    times = []
     with torch.inference_mode():
-        for _ in range(WARM_UP_PASSES + repeats):
-            start = time.perf_counter()
-            model(images)
-            if images.is_cuda:
-                torch.cuda.synchronize(images.device)
-            times.append(1000 * (time.perf_counter() - start))
-    median, lower, upper = np.percentile(times[WARM_UP_PASSES:], [50, 25, 75]).tolist()
-    return Latency(median, lower, upper)
+        times = seconds_per_call(lambda: model(images), repeats=repeats, device=device)
+    return Latency(*np.percentile(1000 * np.array(times), [50, 25, 75]).tolist())
+
+
+def seconds_per_call(call: Callable[[], object], *, repeats: int, device: str) -> list[float]:
+    """Seconds of each call, until its result is ready on the device; warm-up calls are not counted."""
+    times = []
+    for _ in range(WARM_UP_CALLS + repeats):
+        start = time.perf_counter()
+        call()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return times[WARM_UP_CALLS:]
 
 
 def _dry_run(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:

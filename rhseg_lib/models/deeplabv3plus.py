@@ -11,20 +11,11 @@ from rhseg_lib.models.ema import EMA
 
 
 class DeepLabV3Plus(SegmentationModel):
-    """Encoder at output stride 16, attention, ASPP, and a decoder that joins features of stride 4.
+    """Encoder at output stride 16, attention, ASPP, and a decoder that fuses features of stride 4.
 
-    Parameters
-    ----------
-    num_classes : int
-        Number of classes K.
-    pretrained : bool
-        ImageNet weights in the encoder.
-    backbone : str
-        Encoder name: `tu-xception65` (the original) or `tu-mobilenetv2_100` (section 2.2).
-    attention : bool
-        Efficient multi-scale attention on the deepest features (section 2.4).
-    separable_aspp, separable_decoder : bool
-        Depthwise-separable 3x3 convolutions there (section 2.3).
+    `backbone` names the encoder, `tu-xception65` (the original) or `tu-mobilenetv2_100` (section 2.2); `pretrained`
+    gives it ImageNet weights. `attention` is efficient multi-scale attention on the deepest features (section 2.4).
+    `separable_aspp` and `separable_decoder` make the 3x3 convolutions there depthwise-separable (section 2.3).
     """
 
     def __init__(
@@ -32,10 +23,10 @@ class DeepLabV3Plus(SegmentationModel):
         num_classes: int,
         *,
         pretrained: bool,
-        backbone: str = "tu-mobilenetv2_100",
-        attention: bool = False,
-        separable_aspp: bool = False,
-        separable_decoder: bool = False,
+        backbone: str,
+        attention: bool,
+        separable_aspp: bool,
+        separable_decoder: bool,
     ) -> None:
         super().__init__()
         self.encoder = imagenet_encoder(backbone, depth=5, output_stride=16, pretrained=pretrained)
@@ -56,26 +47,26 @@ class DeepLabV3Plus(SegmentationModel):
 
 
 def take_fine_features_before_relu(stack: nn.Sequential) -> None:
-    """Let the decoder have Xception's features of stride 4 as the original takes them: before their ReLU.
+    """Give the decoder Xception's features of stride 4 before their ReLU, as the original does.
 
-    timm hands out what leaves `act3`. That layer now passes its input through, and the convolution behind it rectifies.
+    timm returns the output of `act3`. That layer becomes an identity, and the next convolution applies the ReLU.
     """
     stack.act3.__class__ = nn.Identity  # in place: timm's hook stays on it
     stack.get_submodule("conv3").register_forward_pre_hook(lambda _, inputs: (F.relu(inputs[0]),))
 
 
 class Decoder(nn.Module):
-    """Sharpen the ASPP's context by the encoder's fine features: two 3x3 convolutions at a quarter of the size."""
+    """Refine the ASPP's context by the encoder's fine features: two 3x3 convolutions at output stride 4."""
 
     def __init__(self, fine_channels: int, channels: int, *, separable: bool) -> None:
         super().__init__()
-        self.reduce = conv_bn_relu(fine_channels, 48, 1)  # few, lest they outweigh the context
+        self.reduce = conv_bn_relu(fine_channels, 48, 1)  # few, so that they do not outweigh the context
         self.fuse = nn.Sequential(
             conv_bn_relu(channels + 48, channels, 3, separable=separable, dropout=0.5),
             conv_bn_relu(channels, channels, 3, separable=separable, dropout=0.1),
         )
 
     def forward(self, fine: Tensor, context: Tensor) -> Tensor:
-        """Join `(B, C, H/4, W/4)` and `(B, 256, H/16, W/16)` to `(B, 256, H/4, W/4)`."""
+        """Fuse `(B, C, H/4, W/4)` and `(B, 256, H/16, W/16)` to `(B, 256, H/4, W/4)`."""
         context = resize(context, fine.shape[-2:])  # (B, 256, H/4, W/4)
         return self.fuse(torch.cat([context, self.reduce(fine)], dim=1))  # (B, 256 + 48, H/4, W/4) -> 256

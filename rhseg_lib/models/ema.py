@@ -5,20 +5,13 @@ from torch import Tensor, nn
 
 
 class EMA(nn.Module):
-    """Weigh every pixel of every channel group by what two branches of different reach make of it.
+    """Weight every pixel of every channel group, from two branches with different receptive fields.
 
-    The channels are cut into G groups, which share the weights of both branches. The 1x1 branch gates the group by
-    its row and column means; the 3x3 branch convolves it. Each branch's global mean (Equation 2), softmaxed over
-    the channels, then averages the *other* branch's channels: cross-spatial learning. As published, the 1x1 branch
-    ends in a norm per channel, which fixes its global means at the norm's biases: the weights it lends to the 3x3
-    branch are learned, but the same for every image.
-
-    Parameters
-    ----------
-    channels : int
-        Channels C; a multiple of `groups`.
-    groups : int
-        Number of groups G.
+    The C `channels`, a multiple of G, are split into G `groups`, which share the weights of both branches. The 1x1
+    branch gates the group by its row and column means; the 3x3 branch convolves it. Each branch's global means
+    (Equation 2), after a softmax over the channels, weight the *other* branch's channels: cross-spatial learning. As
+    published, the 1x1 branch ends in a norm per channel, which fixes its global means at the norm's biases: the weights
+    it gives to the 3x3 branch are learned, but the same for every image.
     """
 
     def __init__(self, channels: int, groups: int = 8) -> None:
@@ -36,7 +29,7 @@ class EMA(nn.Module):
 
         row_means = x.mean(dim=3, keepdim=True)  # (B*G, C/G, H, 1)
         column_means = x.mean(dim=2, keepdim=True)  # (B*G, C/G, 1, W)
-        # One convolution mixes the channels of both encodings, so they are laid end to end.
+        # One convolution mixes the channels of both encodings, so they are concatenated.
         strip = torch.cat([row_means, column_means.transpose(2, 3)], dim=2)  # (B*G, C/G, H + W, 1)
         row_gates, column_gates = self.conv1x1(strip).sigmoid().split([height, width], dim=2)
         local = self.norm(x * row_gates * column_gates.transpose(2, 3))  # (B*G, C/G, H, W)
@@ -46,12 +39,12 @@ class EMA(nn.Module):
         return scores.sigmoid().reshape(batch, self.groups, height, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh features `(B, C, H, W)`; the shape stays."""
+        """Weight features `(B, C, H, W)`; the shape is unchanged."""
         grouped = x.unflatten(1, (self.groups, -1))  # (B, G, C/G, H, W)
         return (grouped * self.attention(x).unsqueeze(2)).flatten(1, 2)  # (B, C, H, W)
 
 
-def average_channels(weighing: Tensor, *, of: Tensor) -> Tensor:
-    """Average the channels of one `(N, C, H, W)` map, weighed by the other's global means: `(N, H * W)`."""
-    weights = weighing.mean(dim=(2, 3)).softmax(dim=1)  # (N, C), Equation 2
+def average_channels(weighting: Tensor, *, of: Tensor) -> Tensor:
+    """Average the channels of one `(N, C, H, W)` map, weighted by the other's global means: `(N, H * W)`."""
+    weights = weighting.mean(dim=(2, 3)).softmax(dim=1)  # (N, C), Equation 2
     return torch.bmm(weights.unsqueeze(1), of.flatten(2)).squeeze(1)  # (N, 1, C) @ (N, C, H * W)

@@ -8,15 +8,7 @@ from rhseg_lib.models.base import SegmentationModel, explained_download
 
 
 class FCN(SegmentationModel):
-    """torchvision's network, taken apart into the parts that all networks of the study show.
-
-    Parameters
-    ----------
-    num_classes : int
-        Number of classes K.
-    pretrained : bool
-        ImageNet weights in the encoder.
-    """
+    """torchvision's network in the study's three parts; `pretrained`: ImageNet weights in the encoder."""
 
     def __init__(self, num_classes: int, *, pretrained: bool) -> None:
         super().__init__()

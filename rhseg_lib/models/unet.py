@@ -8,15 +8,7 @@ from rhseg_lib.models.blocks import resize
 
 
 class UNet(SegmentationModel):
-    """Five VGG stages down, four bilinear steps up to full size, no batch norm.
-
-    Parameters
-    ----------
-    num_classes : int
-        Number of classes K.
-    pretrained : bool
-        ImageNet weights in the encoder.
-    """
+    """Five VGG stages, four bilinear upsampling steps, no batch norm; `pretrained`: ImageNet weights in the encoder."""
 
     def __init__(self, num_classes: int, *, pretrained: bool) -> None:
         super().__init__()
@@ -30,17 +22,14 @@ class UNet(SegmentationModel):
 
 
 class Decoder(nn.Module):
-    """From the deepest features upward: enlarge, join the skip, two 3x3 convolutions to the skip's channels.
+    """From the deepest features: resize, concatenate the skip, two 3x3 convolutions to the skip's channels.
 
-    Parameters
-    ----------
-    skip_channels : list of int
-        Channels of the encoder's features, fine to coarse.
+    `encoder_channels` are those of the encoder's features, fine to coarse.
     """
 
-    def __init__(self, skip_channels: list[int]) -> None:
+    def __init__(self, encoder_channels: list[int]) -> None:
         super().__init__()
-        *skips, channels = skip_channels
+        *skips, channels = encoder_channels
         self.steps = nn.ModuleList()
         for skip in reversed(skips):
             self.steps.append(
@@ -57,6 +46,6 @@ class Decoder(nn.Module):
         """Map features of strides 1, 2, 4, 8, 16 to `(B, 64, H, W)`."""
         *skips, x = features  # x: (B, 512, H/16, W/16)
         for step, skip in zip(self.steps, reversed(skips), strict=True):
-            x = resize(x, skip.shape[-2:])  # twice the size, or one pixel more where the skip's side is odd
+            x = resize(x, skip.shape[-2:])  # twice the size, or one pixel more if the skip's side is odd
             x = step(torch.cat([skip, x], dim=1))  # 512, 256, 128, 64 channels
         return x

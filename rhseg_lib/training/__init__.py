@@ -1,1 +1,1 @@
-"""One model, one seed: model and data (task), exact resume (fit), speed (speed)."""
+"""Train one model with one seed: loss and schedule (task), training run with exact resume (fit), speed (speed)."""

@@ -15,7 +15,7 @@ from rhseg_lib.training.fit import run
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train one run to its last epoch. One process writes the finished run; several leave a checkpoint."""
+    """Train to the last epoch. One process writes the finished run; several leave a checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m rhseg_lib.training", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", required=True)
     parser.add_argument("--model", required=True)

@@ -1,4 +1,4 @@
-"""Fit one model with one seed; exact resume after any interruption."""
+"""Train one model with one seed; a run interrupted at any point resumes to the same result."""
 
 import logging
 import os
@@ -15,16 +15,16 @@ from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from rhseg_lib.dataset import voc_tree
-from rhseg_lib.dataset.batches import epoch_seed, normalize
+from rhseg_lib.dataset.batches import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import runs
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import Profile, Recipe, fingerprint
-from rhseg_lib.training.task import SegmentationTask, SlagDataModule
+from rhseg_lib.training.task import SegmentationTask
 
 
 class SaveProgress(Checkpoint):
-    """After each epoch: one progress line and, at most every ``every_seconds``, a checkpoint to resume from."""
+    """Progress bar over the epochs and, at the end of an epoch, at most every `every_seconds`, a checkpoint."""
 
     def __init__(self, path: Path, *, signature: str, every_seconds: float) -> None:
         self.path, self.signature, self.every_seconds = path, signature, every_seconds
@@ -51,7 +51,7 @@ class SaveProgress(Checkpoint):
         draft = self.path.with_name(f"{self.path.name}.draft")
         trainer.save_checkpoint(draft, weights_only=False)
         if trainer.is_global_zero:
-            os.replace(draft, self.path)  # Lightning's own draft may be on another disk
+            os.replace(draft, self.path)  # atomic: Lightning's own temporary file may be on another disk
         self.saved = time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -72,45 +72,44 @@ def fit(
     folder: Path,
     checkpoint_seconds: float = 60.0,
 ) -> SegmentationTask:
-    """Train one model; resumes from ``folder/last.ckpt`` if an interrupted run left one.
+    """Train one model in the run folder; resumes from its ``last.ckpt`` if an interrupted run left one.
 
-    With several processes, started by torchrun, each makes this call. They leave the trained model as a checkpoint,
-    and the same call in one process finishes it.
+    The checkpoint of another model, recipe, seed or data set (`dataset_hash`) is not resumed. A new one is written at
+    the end of an epoch, at most every `checkpoint_seconds`. With several processes, started by torchrun, each makes
+    this call. They leave the trained model as a checkpoint, and the same call in one process finishes it.
 
-    Parameters
-    ----------
-    model_name : str
-    voc_folder, dataset_hash : Path, str
-        The VOC tree and its hash: a checkpoint from other data is not resumed.
-    num_classes : int
-    recipe : Recipe
-    seed : int
-    folder : Path
-        The run's folder; ``last.ckpt`` and ``history.csv`` are written there.
-    checkpoint_seconds : float
-        Shortest time between two checkpoints, seconds; they are written at the end of an epoch.
-
-    Returns
-    -------
-    SegmentationTask
-        Trained, on the training device, in evaluation mode; ``history`` has one row per epoch.
-
-    Raises
-    ------
-    StudyError
-        Non-finite loss, unreadable checkpoint, too few images.
+    Returns the task on the training device, in evaluation mode; its `history` has one row per epoch. StudyError if the
+    loss is not finite, the checkpoint cannot be read, or there are too few images.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "last.ckpt"
+    signature = fingerprint(model_name, num_classes, recipe.digest, seed, dataset_hash)
+    task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
+    progress = SaveProgress(checkpoint, signature=signature, every_seconds=checkpoint_seconds)
+    trainer = make_trainer(recipe, progress, folder)
+    batches = training_batches(voc_folder, recipe, seed, trainer)
+    resume = checkpoint if can_resume(checkpoint, signature) else None
+    trainer.fit(task, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
+    if trainer.world_size > 1:
+        progress.save(trainer)  # one process evaluates it from the checkpoint
+        return task
+    task.to(trainer.strategy.root_device)
+    if recipe.recompute_batchnorm:
+        # After a short run the running statistics still reflect the first weights.
+        batches.set_epoch(0)
+        torch.manual_seed(epoch_seed(seed, recipe.epochs))  # for dropout: the same after resuming here
+        update_bn(((normalize(images),) for images, _ in batches), task.model)
+    write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
+    return task.eval()
+
+
+def make_trainer(recipe: Recipe, progress: Checkpoint, folder: Path) -> L.Trainer:
+    """Lightning's trainer for this process, and for the others that torchrun started."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the progress line is enough
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # raised inside Lightning
-    folder.mkdir(parents=True, exist_ok=True)
-    signature = fingerprint(model_name, num_classes, recipe.digest, seed, dataset_hash)
-    checkpoint = folder / "last.ckpt"
-    task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
-    data = SlagDataModule(voc_folder, recipe=recipe, seed=seed)
-    progress = SaveProgress(checkpoint, signature=signature, every_seconds=checkpoint_seconds)
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets both
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    trainer = L.Trainer(
+    return L.Trainer(
         max_epochs=recipe.epochs,
         devices=per_node,
         num_nodes=processes // per_node,
@@ -125,32 +124,35 @@ def fit(
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    resume = checkpoint if can_resume(checkpoint, signature) else None
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    if processes > 1:
-        progress.save(trainer)  # one process evaluates it from the checkpoint
-        return task
-    task.to(trainer.strategy.root_device)
-    if recipe.recompute_batchnorm:
-        # After a short run the running statistics still reflect the first weights.
-        batches = data.train_dataloader()
-        torch.manual_seed(epoch_seed(seed, recipe.epochs))  # for dropout: the same after resuming here
-        update_bn(((normalize(images),) for images, _ in batches), task.model)
-    write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
-    return task.eval()
+
+
+def training_batches(voc_folder: Path, recipe: Recipe, seed: int, trainer: L.Trainer) -> Batches:
+    """Batches of the training set, by default decoded once and kept on the training device."""
+    names, device = voc_tree.read_split(voc_folder, "train"), trainer.strategy.root_device
+    options: dict[str, Any] = {
+        "batch_size": recipe.batch_size,
+        "epoch_images": recipe.epoch_images,
+        "seed": seed,
+        "rank": trainer.global_rank,
+        "world_size": trainer.world_size,
+    }
+    if not recipe.dataset_on_device:
+        return DecodedBatches(voc_folder, names, device=device, **options)
+    images, masks = load_tensors(voc_folder, names)
+    return Batches(images.to(device), masks.to(device), **options)
 
 
 def can_resume(checkpoint: Path, signature: str) -> bool:
-    """Whether there is a checkpoint of this run: same model, recipe, seed and data."""
+    """Whether there is a checkpoint with this signature: of the same model, recipe, seed and data."""
     if not checkpoint.exists():
         return False
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["signature"]
-    except Exception as error:  # torch raises a dozen types for a damaged file
+    except Exception as error:  # torch raises many types for a damaged file
         raise StudyError(
             f"the checkpoint cannot be read ({type(error).__name__}: {error})"[:300],
             where=checkpoint,
-            fix="delete it: the run then starts from its first epoch",
+            fix="delete it: the run then starts from the first epoch",
         ) from error
     if saved != signature:
         print(f"{checkpoint} is of another recipe or data set: starting from the first epoch")
@@ -160,25 +162,20 @@ def can_resume(checkpoint: Path, signature: str) -> bool:
 def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False) -> None:
     """Train and evaluate one model with one seed; a finished run is left unchanged.
 
-    With several processes, started by torchrun, none finishes the run: the same call in one process does.
-
-    Raises
-    ------
-    StudyError
-        A finished run of another recipe or data set exists, and `overwrite` is not set.
+    Several processes, started by torchrun, only train: the same call in one process then evaluates. StudyError if a
+    finished run of another recipe or data set exists, and `overwrite` is not set.
     """
-    recipe, dataset = profile.recipe_of(model_name), voc_tree.read_dataset(profile.voc)
-    if runs.is_finished(profile, model_name, seed, recipe=recipe, overwrite=overwrite):
+    if runs.is_finished(profile, model_name, seed, overwrite=overwrite):
         print(f"{profile.run_folder(model_name, seed)}: finished, left unchanged")
         return
     task = fit(
         model_name,
         voc_folder=profile.voc,
-        dataset_hash=dataset["hash"],
+        dataset_hash=voc_tree.read_dataset(profile.voc)["hash"],
         num_classes=len(profile.data.class_names),
-        recipe=recipe,
+        recipe=profile.recipe_of(model_name),
         seed=seed,
         folder=profile.run_folder(model_name, seed),
     )
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if task.trainer.world_size == 1:
         runs.finish_run(task.model, profile=profile, model_name=model_name, seed=seed, history=task.history)

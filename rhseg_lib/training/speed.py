@@ -1,11 +1,10 @@
-"""Speed of training and prediction, option by option, against the plain loop; all in one process."""
+"""Speed of training and prediction, option by option, relative to a plain PyTorch loop; all in one process."""
 
 import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.batches import DecodedBatches, normalize
 from rhseg_lib.evaluation.provenance import cpu_name
 from rhseg_lib.models import build_model
-from rhseg_lib.models.complexity import latency_ms
+from rhseg_lib.models.complexity import latency_ms, seconds_per_call
 from rhseg_lib.profile import Profile, Recipe
 from rhseg_lib.sources.images import IGNORE_INDEX
 from rhseg_lib.training.fit import fit
@@ -34,7 +33,7 @@ SWITCHES: dict[str, dict[str, Any]] = {  # each is added to those above it
     "+ CUDA graphs": {"compile": "cuda_graphs"},
 }
 ON_CPU = ("+ data on the device", "+ channels_last")  # a CPU would emulate bf16 and compile for minutes
-SMALL = (PROPOSED, "fcn_resnet50")  # models measured on a CPU
+SMALL = (PROPOSED, "fcn_resnet50")  # the models measured on a CPU
 
 
 def device() -> torch.device:
@@ -60,10 +59,10 @@ def measured_models(profile: Profile) -> list[str]:
 
 
 def ladder(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The plain loop's recipe, then one more option each time, for options that are useful on this machine."""
+    """The plain loop's recipe, then with one more option at each step; only options useful on this machine."""
     off = {"dataset_on_device": False, "channels_last": False, "precision": "32", "compile": "off"}
-    same = {"optimizer": "sgd", "learning_rate": 1e-4, "min_learning_rate": 1e-4}
-    same |= {"dice_weight": 0.0, "recompute_batchnorm": False}
+    off |= {"dice_weight": 0.0, "recompute_batchnorm": False}
+    same = {"optimizer": "sgd", "learning_rate": 1e-4, "min_learning_rate": 1e-4}  # as in `plain_rates`
     recipe = recipe.model_copy(update=off | same)
     yield PLAIN, recipe
     for name, change in SWITCHES.items():
@@ -73,22 +72,12 @@ def ladder(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 def training_speed(profile: Profile, models: list[str], *, steps: int, repeats: int) -> pd.DataFrame:
-    """Measure training on the study's images.
+    """Measure training on the study's images: `repeats` timings of `steps` steps each, after one warm-up timing.
 
-    Parameters
-    ----------
-    profile : Profile
-    models : list of str
-    steps, repeats : int
-        Steps per timing, and timings after one warm-up.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by model and step of the ladder: `batch`, `samples_per_second` (median), `lowest`, `highest`,
-        `times_plain`, and on a GPU `peak_gb`, the most memory that PyTorch reserved.
+    Indexed by model and step of the ladder: `batch`, `samples_per_second` (median), `lowest`, `highest`, `times_plain`,
+    and on a GPU `peak_gb`, the most memory that PyTorch reserved (10^9 bytes).
     """
-    rows = {}
+    rows = []
     for model in models:
         for name, recipe in ladder(profile.recipe_of(model)):
             torch._dynamo.reset()
@@ -98,6 +87,8 @@ def training_speed(profile: Profile, models: list[str], *, steps: int, repeats: 
             measure = plain_rates if name == PLAIN else study_rates
             rates = measure(model, recipe, profile, steps=steps, repeats=repeats)
             row = {
+                "model": model,
+                "step": name,
                 "batch": recipe.batch_size,
                 "samples_per_second": np.median(rates),
                 "lowest": min(rates),
@@ -105,15 +96,14 @@ def training_speed(profile: Profile, models: list[str], *, steps: int, repeats: 
             }
             if device().type == "cuda":
                 row["peak_gb"] = torch.cuda.max_memory_reserved() / 1e9
-            rows[model, name] = row
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index = pd.MultiIndex.from_tuples(rows, names=["model", "step"])
+            rows.append(row)
+    table = pd.DataFrame(rows).set_index(["model", "step"])
     plain = table["samples_per_second"].xs(PLAIN, level="step")
     return table.assign(times_plain=table["samples_per_second"] / plain.reindex(table.index, level="model"))
 
 
 def study_rates(model: str, recipe: Recipe, profile: Profile, *, steps: int, repeats: int) -> list[float]:
-    """Samples per second of this study's training, one value per timing: a short run in a temporary folder."""
+    """Samples per second of this study's training, one value per timing, from a short run in a temporary folder."""
     short = {"epochs": repeats + 1, "epoch_images": steps * recipe.batch_size, "warmup_epochs": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         task = fit(
@@ -130,106 +120,79 @@ def study_rates(model: str, recipe: Recipe, profile: Profile, *, steps: int, rep
 
 
 def plain_rates(model: str, recipe: Recipe, profile: Profile, *, steps: int, repeats: int) -> list[float]:
-    """Samples per second of the usual loop: a DataLoader that decodes, float32, the loss read at every step."""
+    """Samples per second of a plain loop: a DataLoader that decodes, float32, the loss read at every step."""
     torch.backends.cudnn.benchmark = False  # PyTorch's default; this study's training sets True
     network = build_model(model, num_classes=len(profile.data.class_names)).to(device()).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
-    batches = DecodedBatches(
-        profile.voc,
-        voc_tree.read_split(profile.voc, "train"),
-        device=device(),
-        batch_size=recipe.batch_size,
-        epoch_images=steps * recipe.batch_size * (repeats + 1),
-        seed=0,
-    )
-    marks, running = [], 0.0
-    for step, (images, masks) in enumerate(batches):
-        if step % steps == 0:
-            marks.append(time.perf_counter())
-        optimizer.zero_grad()
-        loss = F.cross_entropy(network(normalize(images)), masks.long(), ignore_index=IGNORE_INDEX)
-        loss.backward()
-        optimizer.step()
-        running += loss.item()
-    marks.append(time.perf_counter())
-    return [steps * recipe.batch_size / (end - start) for start, end in pairwise(marks[1:])]
+    names, epoch_images = voc_tree.read_split(profile.voc, "train"), steps * recipe.batch_size * (repeats + 1)
+    options = {"batch_size": recipe.batch_size, "epoch_images": epoch_images, "seed": 0}
+    batches = iter(DecodedBatches(profile.voc, names, device=device(), **options))
+    rates = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        for images, masks in islice(batches, steps):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(normalize(images)), masks.long(), ignore_index=IGNORE_INDEX)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        rates.append(steps * recipe.batch_size / (time.perf_counter() - start))
+    return rates[1:]
 
 
 def inference_speed(profile: Profile, models: list[str], *, repeats: int) -> pd.DataFrame:
-    """Latency of one image (ms) and throughput of sixteen (images/s), plain and with the options.
+    """Latency of one image and throughput of a batch of sixteen, plain and with the options.
 
-    Returns
-    -------
-    DataFrame
-        Indexed by model and way: `latency_ms` and its quartiles, `pictures_per_second`.
+    Indexed by model and way: `latency_ms` and its quartiles, `pictures_per_second`.
     """
-    side, rows = profile.data.image_size, {}
+    side, rows = profile.data.image_size, []
     for model in models:
         network = build_model(model, num_classes=len(profile.data.class_names)).to(device()).eval()
         for name, way in inference_ways(network).items():
             single = latency_ms(way, side, side, repeats=repeats, device=str(device()))
             many = latency_ms(way, side, side, batch=16, repeats=max(repeats // 4, 2), device=str(device()))
-            rows[model, name] = {**single._asdict(), "pictures_per_second": 16_000 / many.median}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename(columns={"median": "latency_ms"})
-    table.index = pd.MultiIndex.from_tuples(rows, names=["model", "way"])
-    return table
+            speeds = {**single._asdict(), "pictures_per_second": 16_000 / many.median}
+            rows.append({"model": model, "way": name, **speeds})
+    return pd.DataFrame(rows).set_index(["model", "way"]).rename(columns={"median": "latency_ms"})
 
 
 class Fast(nn.Module):
-    """A network for prediction with the options that are useful on its device."""
+    """A network for prediction, with the options that are useful on its device."""
 
-    def __init__(self, network: nn.Module, *, gpu: bool) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        self.gpu = gpu
-        self.run: Callable | None = None
+        self.compiled: Callable | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> logits (B, K, H, W)."""
-        if self.run is None:
-            self.run = torch.compile(self.network, mode="reduce-overhead") if self.gpu else self.network
-        with torch.autocast("cuda", torch.bfloat16) if self.gpu else nullcontext():
-            return self.run(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        if not images.is_cuda:
+            return self.network(images)
+        if self.compiled is None:  # only at the first call: `latency_ms` copies the network before it
+            self.compiled = torch.compile(self.network, mode="reduce-overhead")
+        with torch.autocast("cuda", torch.bfloat16):
+            return self.compiled(images)
 
 
 def inference_ways(network: nn.Module) -> dict[str, nn.Module]:
     """The plain network, and the network with the options."""
-    gpu = device().type == "cuda"
-    return {"plain": network, "channels_last, bf16, CUDA graphs" if gpu else "channels_last": Fast(network, gpu=gpu)}
+    options = "channels_last, bf16, CUDA graphs" if device().type == "cuda" else "channels_last"
+    return {"plain": network, options: Fast(network)}
 
 
-def matrix_rate(*, repeats: int = 10) -> float:
+def matrix_rate() -> float:
     """Floating-point operations per second of a large matrix product: bf16 on a GPU, float32 on a CPU."""
-    where = device()
-    side, dtype = (8192, torch.bfloat16) if where.type == "cuda" else (2048, torch.float32)
-    one = torch.randn(side, side, device=where, dtype=dtype)
-    return 2 * side**3 / _fastest(lambda: one @ one, repeats)
-
-
-def _fastest(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest call, each timed until its result is ready."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        call()
-        if device().type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[2:])
+    side, dtype = (8192, torch.bfloat16) if device().type == "cuda" else (2048, torch.float32)
+    one = torch.randn(side, side, device=device(), dtype=dtype)
+    return 2 * side**3 / min(seconds_per_call(lambda: one @ one, repeats=10, device=str(device())))
 
 
 def with_work(speed: pd.DataFrame, gmacs: pd.Series, *, image_size: int, peak: float) -> pd.DataFrame:
-    """Add the rate of arithmetic operations: a backward pass counts as two forward passes.
+    """Add operations per second, `tflops`, and their `share_of_peak` to a table of `training_speed`.
 
-    Parameters
-    ----------
-    speed : DataFrame
-        As returned by `training_speed`.
-    gmacs : Series
-        Of one image of 512x512, by model; scaled with the number of pixels.
-    image_size : int
-    peak : float
-        Operations per second of this device, as returned by `matrix_rate`.
+    A backward pass counts as two forward passes. `gmacs` of one image of 512x512, by model, are scaled with the number
+    of pixels; `peak` is the `matrix_rate` of this device.
     """
     per_sample = 6e9 * gmacs.reindex(speed.index, level="model") * (image_size / 512) ** 2
     rate = speed["samples_per_second"] * per_sample

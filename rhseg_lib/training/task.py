@@ -1,9 +1,8 @@
-"""The model with its loss and schedule, and the training data in memory (paper, Table 1)."""
+"""A model with its loss, optimizer and learning-rate schedule (paper, Table 1)."""
 
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,8 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from segmentation_models_pytorch.losses import DiceLoss
 from torch.nn import functional as F
 
-from rhseg_lib.dataset import voc_tree
-from rhseg_lib.dataset.batches import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
+from rhseg_lib.dataset.batches import epoch_seed, normalize
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.metrics import confusion_matrices, scores
 from rhseg_lib.models import build_model
@@ -21,53 +19,10 @@ from rhseg_lib.profile import Recipe
 from rhseg_lib.sources.images import IGNORE_INDEX
 
 
-class SlagDataModule(L.LightningDataModule):
-    """Training set of a VOC tree, by default decoded once and kept on the training device.
-
-    Parameters
-    ----------
-    folder : Path
-        VOC tree written by ``build.build_voc``.
-    recipe : Recipe
-        Gives the batch size and the number of images per epoch.
-    seed : int
-    """
-
-    def __init__(self, folder: Path, *, recipe: Recipe, seed: int) -> None:
-        super().__init__()
-        self.folder, self.recipe, self.seed = folder, recipe, seed
-
-    def setup(self, stage: str) -> None:
-        self.names = voc_tree.read_split(self.folder, "train")
-        if self.recipe.dataset_on_device:
-            self.images, self.masks = load_tensors(self.folder, self.names)
-
-    def train_dataloader(self) -> Batches:
-        assert self.trainer is not None
-        device = self.trainer.strategy.root_device
-        options: dict[str, Any] = {
-            "batch_size": self.recipe.batch_size,
-            "epoch_images": self.recipe.epoch_images,
-            "seed": self.seed,
-            "rank": self.trainer.global_rank,
-            "world_size": self.trainer.world_size,
-        }
-        if not self.recipe.dataset_on_device:
-            return DecodedBatches(self.folder, self.names, device=device, **options)
-        return Batches(self.images.to(device), self.masks.to(device), **options)
-
-
 class SegmentationTask(L.LightningModule):
     """A model, its loss and its schedule.
 
-    Parameters
-    ----------
-    model_name : str
-        A key of ``rhseg_lib.models.MODELS``.
-    num_classes : int
-    recipe : Recipe
-    seed : int
-        Determines the initial weights, the order of every epoch and every dropout mask.
+    `model_name` is a key of ``rhseg_lib.models.MODELS``; `seed` determines the initial weights and every dropout mask.
     """
 
     def __init__(self, model_name: str, *, num_classes: int, recipe: Recipe, seed: int) -> None:
@@ -88,13 +43,13 @@ class SegmentationTask(L.LightningModule):
             self.zero_grad()  # the next replay reuses the memory of the last step's gradients
             torch.compiler.cudagraph_mark_step_begin()
         loss, predicted = (self.compiled or self.forward_pass)(images, masks)
-        with torch.no_grad():  # summed on the device: nothing here waits for it
+        with torch.no_grad():  # summed on the device, without waiting for it
             self.loss_sum += loss
             self.matrix += confusion_matrices(masks, predicted, self.num_classes).sum(0)
         return loss
 
     def forward_pass(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and most probable classes (B, H, W)."""
+        """Loss and most probable classes (B, H, W) of uint8 images (B, 3, H, W) and masks (B, H, W)."""
         layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
         logits = self.model(normalize(images).contiguous(memory_format=layout)).float()  # (B, K, H, W)
         loss = F.cross_entropy(logits, masks.long(), ignore_index=IGNORE_INDEX)
@@ -104,7 +59,7 @@ class SegmentationTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         mode = {"default": "default", "cuda_graphs": "reduce-overhead"}.get(self.recipe.compile)
-        one_graph = self.trainer.world_size == 1  # batch norm over several processes breaks the graph
+        one_graph = self.trainer.world_size == 1  # synchronised batch norm breaks the graph
         self.compiled = torch.compile(self.forward_pass, mode=mode, fullgraph=one_graph) if mode else None
 
     def on_fit_end(self) -> None:
@@ -154,6 +109,8 @@ class SegmentationTask(L.LightningModule):
             progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
             return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
 
+        # Not SequentialLR of LinearLR and CosineAnnealingLR: it rounds differently at most steps, which changes the
+        # weights of a repeated run, and checkpoints written with LambdaLR would not load.
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

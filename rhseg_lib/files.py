@@ -47,7 +47,7 @@ def disk_errors(where: Path) -> Iterator[None]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write under a temporary name beside `path`, then rename: `path` is complete or unchanged; see `disk_errors`."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with disk_errors(path.parent):
+    with disk_errors(path):
         try:
             draft.write_bytes(content)
             os.replace(draft, path)
@@ -63,15 +63,16 @@ def refuse_foreign(folder: Path, marks: Iterable[str]) -> None:
 
 
 @contextmanager
-def sole_writer(folder: Path, *, marks: Iterable[str]) -> Iterator[None]:
+def sole_writer(folder: Path, *, marks: Iterable[str] | None = None) -> Iterator[None]:
     """Be the only process that writes `folder`, which is created; if it is empty in the end, it is removed.
 
     Raises
     ------
     StudyError
-        Another process writes it, or it holds files and none of them is among `marks`.
+        Another process writes it, or it holds files and none of them is among `marks`, if there are any.
     """
-    refuse_foreign(folder, (LOCK, *marks))
+    if marks is not None:
+        refuse_foreign(folder, (LOCK, *marks))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)

@@ -121,33 +121,33 @@ def is_finished(profile: Profile, model: str, seed: int, *, overwrite: bool) -> 
     path = profile.run_folder(model, seed) / "metrics.json"
     if not path.exists():
         return False
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    same_data = metrics["dataset_hash"] == voc_tree.read_dataset(profile.voc)["hash"]
-    if same_data and Recipe.model_validate(metrics["recipe"]) == profile.recipe_of(model):
-        return True
-    if not overwrite:
+    different = _difference(profile, model, json.loads(path.read_text(encoding="utf-8")))
+    if different and not overwrite:
         raise StudyError(
-            f"a finished run of another {'recipe' if same_data else 'data set'} exists",
+            f"a finished run of another {different} exists",
             where=path,
             fix="set overwrite to replace it (-p overwrite true, or --overwrite), or train another seed",
         )
-    return False
+    return not different
+
+
+def _difference(profile: Profile, model: str, metrics: dict) -> str:
+    """What a run was trained with that the profile or its data set on disk has no longer; "" if all is the same."""
+    if metrics["dataset_hash"] != voc_tree.read_dataset(profile.voc)["hash"]:
+        return "data set"
+    return "" if Recipe.model_validate(metrics["recipe"]) == profile.recipe_of(model) else "recipe"
 
 
 def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> Run:
-    """Read a run's matrices of one subset, "test" or "holdout"; StudyError if unfinished or of another data set."""
+    """Read a run's matrices of one subset; StudyError if it is unfinished, or of another data set or recipe."""
     folder = profile.run_folder(model, seed)
     path = folder / "metrics.json"
     if not path.exists():
         raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, fix=_train(profile))
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    on_disk = voc_tree.read_dataset(profile.voc)["hash"]
-    if metrics["dataset_hash"] != on_disk:
-        raise StudyError(
-            f"the run used data set {metrics['dataset_hash'][:12]}, but {on_disk[:12]} is on disk",
-            where=path,
-            fix=f"train it again: {_train(profile)}",
-        )
+    if different := _difference(profile, model, metrics):
+        again = f"python -m rhseg_lib.training --profile {profile.name} --model {model} --seed {seed} --overwrite"
+        raise StudyError(f"the run was trained with another {different}", where=path, fix=f"train it again: {again}")
     table = pd.read_parquet(folder / "per_image.parquet")
     table = table[table["part"] == part]
     classes = len(metrics["class_names"])

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import lightning as L
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
@@ -18,7 +20,7 @@ from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.batches import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import runs
-from rhseg_lib.files import write_atomically
+from rhseg_lib.files import disk_errors, sole_writer, write_atomically
 from rhseg_lib.profile import Profile, Recipe, fingerprint
 from rhseg_lib.training.task import SegmentationTask
 
@@ -122,7 +124,11 @@ def make_trainer(recipe: Recipe, progress: Checkpoint, folder: Path) -> L.Traine
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=folder,
+        # Lightning looks for checkpoints of its own there, and takes any for this run's: it has none.
+        default_root_dir=folder / "none",
+        # Not Slurm's, which Lightning would find by itself: it refuses allocations of several tasks, and its signals
+        # leave checkpoints that no signature guards.
+        plugins=[TorchElasticEnvironment() if processes > 1 else LightningEnvironment()],
     )
 
 
@@ -168,14 +174,20 @@ def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False
     if runs.is_finished(profile, model_name, seed, overwrite=overwrite):
         print(f"{profile.run_folder(model_name, seed)}: finished, left unchanged")
         return
-    task = fit(
-        model_name,
-        voc_folder=profile.voc,
-        dataset_hash=voc_tree.read_dataset(profile.voc)["hash"],
-        num_classes=len(profile.data.class_names),
-        recipe=profile.recipe_of(model_name),
-        seed=seed,
-        folder=profile.run_folder(model_name, seed),
-    )
-    if task.trainer.world_size == 1:
-        runs.finish_run(task.model, profile=profile, model_name=model_name, seed=seed, history=task.history)
+    folder, dataset_hash = profile.run_folder(model_name, seed), voc_tree.read_dataset(profile.voc)["hash"]
+    is_first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
+    with disk_errors(folder), sole_writer(folder) if is_first else nullcontext():
+        task = fit(
+            model_name,
+            voc_folder=profile.voc,
+            dataset_hash=dataset_hash,
+            num_classes=len(profile.data.class_names),
+            recipe=profile.recipe_of(model_name),
+            seed=seed,
+            folder=folder,
+        )
+        if voc_tree.read_dataset(profile.voc)["hash"] != dataset_hash:
+            fix = "run again: the training starts from the first epoch"
+            raise StudyError("the data set was replaced during the training", where=profile.voc, fix=fix)
+        if task.trainer.world_size == 1:
+            runs.finish_run(task.model, profile=profile, model_name=model_name, seed=seed, history=task.history)

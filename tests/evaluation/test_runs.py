@@ -206,13 +206,21 @@ class TestReadRun:
         path = own_profile.voc / "dataset.json"
         dataset = json.loads(path.read_text())
         path.write_text(json.dumps({**dataset, "hash": "f" * 64}))
-        expected = f"used data set {dataset['hash'][:12]}, but ffffffffffff is on disk"
+        expected = "the run was trained with another data set"
         with pytest.raises(StudyError, match=expected) as caught:
             read_run(own_profile, MODEL, 0)
         assert caught.value.where == own_profile.run_folder(MODEL, 0) / "metrics.json"
         assert "train it again" in caught.value.fix
         with pytest.raises(StudyError, match=expected):
             finished_runs(own_profile)
+
+    def test_another_recipe(self, finished, own_profile):
+        """A profile edited while its study ran: runs of two recipes do not stand under one banner."""
+        copy_run(finished, own_profile, MODEL, 0)
+        longer = own_profile.model_copy(update={"recipe": own_profile.recipe.model_copy(update={"epochs": 99})})
+        with pytest.raises(StudyError, match="trained with another recipe") as caught:
+            finished_runs(longer)
+        assert f"python -m rhseg_lib.training --profile tiny --model {MODEL} --seed 0 --overwrite" in caught.value.fix
 
     def test_no_data_set(self, finished, own_profile):
         copy_run(finished, own_profile, MODEL, 0)

@@ -23,9 +23,10 @@ from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.runs import read_run
+from rhseg_lib.files import sole_writer
 from rhseg_lib.profile import Profile, Recipe, load_profile
 from rhseg_lib.training.__main__ import main
-from rhseg_lib.training.fit import can_resume, fit
+from rhseg_lib.training.fit import can_resume, fit, run
 from rhseg_lib.training.task import SegmentationTask
 
 EPOCHS = 4
@@ -393,6 +394,36 @@ def test_the_command_line_writes_a_finished_run(own_profile, monkeypatch):
     monkeypatch.chdir(own_profile.root)
     main(["--profile", "tiny", "--model", MODEL, "--seed", "5"])
     assert read_run(own_profile, MODEL, 5).metrics["test"]["images"] == 3
+
+
+def test_a_data_set_replaced_during_training_finishes_no_run(own_profile, monkeypatch):
+    """Else the run would stand for data that it was not trained on, and be tested on images that it was."""
+    path, train = own_profile.voc / "dataset.json", L.Trainer.fit
+
+    def replace(trainer, *arguments, **options):
+        train(trainer, *arguments, **options)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"hash": "f" * 64}))
+
+    monkeypatch.setattr(L.Trainer, "fit", replace)
+    with pytest.raises(StudyError, match="replaced during the training"):
+        run(own_profile, MODEL, 0)
+    assert not (own_profile.run_folder(MODEL, 0) / "metrics.json").exists()
+
+
+def test_one_training_of_a_run_at_a_time(own_profile):
+    folder = own_profile.run_folder(MODEL, 0)
+    with sole_writer(folder), pytest.raises(StudyError, match="another run is writing here"):
+        run(own_profile, MODEL, 0)
+    assert not folder.exists()
+
+
+def test_an_allocation_of_slurm_changes_nothing(profile, uninterrupted, tmp_path, monkeypatch):
+    """Not the number of its tasks, and no checkpoint that its signals made Lightning leave."""
+    variables = {"JOB_ID": "1", "JOB_NAME": "study", "NTASKS": "4", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in {**variables, "NODELIST": "localhost", "NNODES": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another recipe")
+    assert same_weights(train(profile, tmp_path), uninterrupted[0])
 
 
 def test_a_finished_run_is_kept_unless_overwritten_with_another_recipe(own_profile, monkeypatch):

@@ -57,7 +57,7 @@ class Data(Strict):
     scene_size: int = Field(512, ge=64)  # pixels, side of a rendered scene
     image_size: int = Field(512, ge=32)  # pixels, side of the study's images
     # Mask values 1, 2, ...; 0 is background.
-    classes: tuple[Label, ...] = Field(("immersion_tube", "slag_layer"), min_length=1, max_length=5)
+    classes: tuple[Label, ...] = Field(("immersion_tube", "slag_layer"), min_length=1, max_length=254)
     # Painting order: later classes cover earlier ones; None: in drawing order.
     class_priority: tuple[Label, ...] | None = Field(default_factory=lambda data: data.get("classes"))
     ignore_labels: tuple[Label, ...] = ("__ignore__",)  # regions left out of training and evaluation

@@ -71,6 +71,11 @@ EDGES: dict[str, tuple[dict, list[str], list[int]]] = {
     "no augmented copies": (DRAWN | {"augmented_copies": 0}, [MODEL], [0]),
     "one class": (DRAWN | {"classes": ["slag_layer"], "background_labels": ["immersion_tube"]}, [MODEL], [0]),
     "a class that no image shows": (DRAWN | {"classes": ["immersion_tube", "slag_layer", "ladle"]}, [MODEL], [0]),
+    "eleven classes": (
+        DRAWN | {"classes": ["immersion_tube", "slag_layer", *(f"part_{number}" for number in range(9))]},
+        [MODEL, "deeplabv3plus_mobilenetv2_ds_ema"],
+        [0],
+    ),
     "one test image": (DRAWN | {"test_fraction": 0.01}, [MODEL], [0]),
     "one test group": (DRAWN | {"group": "scene_.", "test_fraction": 0.01}, [MODEL], [0, 1]),
     "no model of the paper's comparison": (DRAWN, ["unet_vgg16"], [0]),

@@ -64,7 +64,10 @@ BAD = {
     "a class of nothing": (HEAD + "data: {classes: ['']}\nrecipe: {}\n", ["classes.0"]),
     "a class with a formula": (HEAD + "data: {classes: ['$x$']}\nrecipe: {}\n", ["classes.0"]),
     "no classes": (HEAD + "data: {classes: []}\nrecipe: {}\n", ["data.classes"]),
-    "six classes": (HEAD + "data: {classes: [a, b, c, d, e, f]}\nrecipe: {}\n", ["data.classes", "at most 5"]),
+    "more classes than mask values": (
+        HEAD + f"data: {{classes: [{', '.join(f'c{index}' for index in range(255))}]}}\nrecipe: {{}}\n",
+        ["data.classes", "at most 254"],
+    ),
     "one label for classes": (HEAD + "data: {classes: tube}\nrecipe: {}\n", ["data.classes"]),
     "an unknown treatment of errors": (HEAD + "data: {on_fault: ask}\nrecipe: {}\n", ["data.on_fault", "skip"]),
     "unknown model": (WHOLE + "models: [segformer]\n", ["models.0", "segformer", "unet_vgg16"]),

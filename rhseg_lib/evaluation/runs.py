@@ -90,7 +90,7 @@ def _evaluate(model: nn.Module, profile: Profile, dataset: dict, folder: Path) -
 def _per_image(matrices: np.ndarray, names: list[str], dataset: dict) -> pd.DataFrame:
     """A row per image: its name, the counts of its confusion matrix, and its unit."""
     classes = range(matrices.shape[1])
-    columns = [f"{i}{j}" for i in classes for j in classes]
+    columns = [f"{i}_{j}" for i in classes for j in classes]
     originals = [dataset["copy_of"].get(name, name) for name in names]
     units = [dataset["group_of"].get(name, name) for name in originals]
     index = pd.Index(names, name="name")

@@ -54,7 +54,7 @@ def gallery(result: Prediction, *, title: str, left_out: str, threshold: float) 
     classes = [
         {
             "name": name,
-            "colour": overlays.CLASS_COLOURS[index] if index < len(overlays.CLASS_COLOURS) else None,
+            "colour": overlays.CLASS_COLOURS[index],
             "spread": table.loc[~table["abstain"], f"{name}_percent"].agg(["median", "min", "max"]).to_dict(),
         }
         for index, name in enumerate(card.class_names)

@@ -78,7 +78,11 @@ def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[
             )  # fmt: skip
         axis.set(title=title, xlabel="value", yticks=[])
     axes[0].set_ylabel("density")
-    axes[-1].legend(frameon=False, fontsize=8)
+    if len(class_names) <= 6:
+        axes[-1].legend(frameon=False, fontsize=8)
+    else:
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, frameon=False, fontsize=8, ncols=8, loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.tight_layout()
     return figure
 
@@ -228,7 +232,9 @@ def image_spread(per_image: dict[str, np.ndarray]) -> Figure:
     table = pd.DataFrame({SHORT[model]: 100 * values for model, values in per_image.items()})
     figure, axis = plt.subplots(figsize=(10, 0.5 * len(per_image) + 1))
     sns.boxplot(table, orient="h", ax=axis, color="#eaeef2", fliersize=0, width=0.6)
-    sns.stripplot(table, orient="h", ax=axis, size=3, color="#9a3412", alpha=0.6)
+    spread = np.random.default_rng(0).uniform(-0.1, 0.1, len(table))  # the same in every run
+    for row, model in enumerate(table):
+        axis.scatter(table[model], row + spread, s=9, color="#9a3412", alpha=0.6, linewidths=0, zorder=3)
     axis.set(xlabel="mIoU of an image, %", ylabel="")
     figure.tight_layout()
     return figure
@@ -236,9 +242,9 @@ def image_spread(per_image: dict[str, np.ndarray]) -> Figure:
 
 def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, ...]) -> Figure:
     """Confusion matrices (K, K), each row as percentages of the annotated class."""
-    columns = 4
-    rows = -(-len(matrices) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(12, 3 * rows), squeeze=False)
+    columns = 4 if len(class_names) <= 6 else 1
+    rows, height = -(-len(matrices) // columns), 3 if columns > 1 else 1.5 + 0.4 * len(class_names)
+    figure, axes = plt.subplots(rows, columns, figsize=(12, height * rows), squeeze=False)
     names = [name.replace("_", "\n") for name in class_names]
     for axis in axes.flat[len(matrices) :]:
         axis.set_axis_off()
@@ -282,6 +288,6 @@ def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figur
     for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):
         axis.plot(seconds, table[f"{name}_percent"].where(~table["abstain"]), color=colour, lw=1.6, label=name)
     axis.set(xlabel="seconds", ylabel="% of the frame", ylim=(0, None), xlim=(seconds[0] - half, seconds[-1] + half))
-    axis.legend(frameon=False, fontsize=8, ncols=len(class_names), loc="lower right", bbox_to_anchor=(1, 1))
+    axis.legend(frameon=False, fontsize=8, ncols=min(len(class_names), 8), loc="lower right", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     return figure

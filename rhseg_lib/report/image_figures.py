@@ -69,7 +69,12 @@ def segmentation_grid(
     handles = [Patch(color=CLASS_COLOURS[i], label=name.replace("_", " ")) for i, name in enumerate(class_names) if i]
     handles += [Patch(color=WRONG, label="wrong pixel (lower rows)")]
     figure.legend(
-        handles=handles, loc="upper center", ncols=len(handles), frameon=False, fontsize=9, bbox_to_anchor=(0.5, 0)
+        handles=handles,
+        loc="upper center",
+        ncols=min(len(handles), 6),
+        frameon=False,
+        fontsize=9,
+        bbox_to_anchor=(0.5, 0),
     )
     return figure
 
@@ -110,8 +115,12 @@ def one_per_operation(copies: list[str], copy_of: dict[str, str]) -> list[tuple[
 
 def place_maps(masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
     """Frequency of each class at each pixel: how far position alone separates the classes."""
-    figure, axes = plt.subplots(1, len(class_names), figsize=(3.2 * len(class_names), 3), squeeze=False)
-    for index, (axis, name) in enumerate(zip(axes.flat, class_names, strict=True)):
+    columns = min(len(class_names), 6)
+    rows = -(-len(class_names) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 3 * rows), squeeze=False)
+    for axis in axes.flat[len(class_names) :]:
+        axis.set_axis_off()
+    for index, (axis, name) in enumerate(zip(axes.flat, class_names, strict=False)):
         shown = axis.imshow((masks == index).mean(0), vmin=0, vmax=1, cmap="viridis")
         axis.set(title=name, xticks=[], yticks=[])
     figure.colorbar(shown, ax=axes, label="share of the images", shrink=0.8)

@@ -6,12 +6,14 @@ import cv2
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.colors import ListedColormap, to_hex
+from matplotlib.colors import ListedColormap, to_hex, to_rgba_array
 
-from rhseg_lib.sources.images import IGNORE_INDEX
+from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE
 
-CLASS_COLOURS = ("#6e7781", "#0ea5e9", "#f59e0b", "#10b981", "#a855f7", "#ef4444")  # background first
-COLOUR_NAMES = ("grey", "blue", "orange", "green", "purple", "red")
+COLOURS = {"grey": "#6e7781", "blue": "#0ea5e9", "orange": "#f59e0b"}  # background first
+COLOURS |= {"green": "#10b981", "purple": "#a855f7", "red": "#ef4444"}
+CLASS_COLOURS = (*COLOURS.values(), *(to_hex(rgb / 255) for rgb in VOC_PALETTE[len(COLOURS) : IGNORE_INDEX]))
+COLOUR_NAMES = (*COLOURS, *CLASS_COLOURS[len(COLOURS) :])
 CORRECT, WRONG = "#e6e9ed", "#d1242f"
 HEAT = "magma"
 HEAT_STOPS = ", ".join(to_hex(colormaps[HEAT](stop / 4)) for stop in range(5))  # for a colour bar in HTML
@@ -19,12 +21,10 @@ HEAT_STOPS = ", ".join(to_hex(colormaps[HEAT](stop / 4)) for stop in range(5))  
 
 def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.ndarray:
     """Blend class colours over an image, background unpainted: (H, W, 3) and (H, W) uint8 -> (H, W, 3) uint8."""
-    painted = image.astype(float)
-    for index, colour in enumerate(CLASS_COLOURS):
-        if index:
-            rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-            painted[mask == index] = (1 - opacity) * painted[mask == index] + opacity * rgb
-    return painted.round().astype(np.uint8)
+    colours = (255 * to_rgba_array([*CLASS_COLOURS, "#ffffff"])[:, :3]).round()  # (256, 3)
+    painted, shown = image.copy(), (mask > 0) & (mask != IGNORE_INDEX)
+    painted[shown] = ((1 - opacity) * image[shown] + opacity * colours[mask[shown]]).round()
+    return painted
 
 
 def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -1,6 +1,9 @@
 """A study in miniature, made once: twelve drawn pictures, a profile over them, one trained model."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from rhseg_lib.sources import labelme, labelme_folder
 # Before torch is imported, here or in a process that a test starts: sums depend on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+ROOT = Path(__file__).parent.parent
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 MODEL = "deeplabv3plus_mobilenetv2_lite"
 TINY = f"""
 title: Twelve drawn pictures, eight epochs
@@ -30,6 +35,33 @@ recipe:
 models: [{MODEL}, deeplabv3plus_mobilenetv2]
 seeds: [1, 0]
 """
+
+
+def call(*command: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a command of the environment in a copy of the study."""
+    return subprocess.run(
+        command, cwd=cwd, check=False, capture_output=True, text=True, env={**os.environ, "PATH": PATH}
+    )
+
+
+def copy_tree(folder: Path) -> Path:
+    """The study's sources, with an environment that counts as installed."""
+    left_out = shutil.ignore_patterns(".venv", ".git", "data", "reports", ".snakemake", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=left_out)
+    shutil.copytree(ROOT / "data/sample", folder / "data/sample")
+    (folder / "reports").mkdir()
+    (folder / ".venv").mkdir()
+    (folder / ".venv/installed").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the study in which the ci profile has run."""
+    copy = copy_tree(tmp_path_factory.mktemp("study") / "tree")
+    ran = call("make", "study", "PROFILE=ci", "CORES=2", cwd=copy)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    return copy
 
 
 class Trap:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_study import PATH, ROOT, call
+from conftest import PATH, ROOT, call, copy_tree
 
 CONF = Path("/etc/slurm/slurm.conf")  # its place does not reach jobs through the environment
 OURS = "# written by a test: one node on loopback\n"
@@ -71,12 +71,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the study; its ci profile has one model, trained long enough to be cancelled."""
-    copy = tmp_path_factory.mktemp("study") / "tree"
-    left_out = shutil.ignore_patterns(".venv", ".git", "data", "reports", ".snakemake", "__pycache__")
-    shutil.copytree(ROOT, copy, ignore=left_out)
-    (copy / "reports").mkdir()
+    copy = copy_tree(tmp_path_factory.mktemp("slurm_study") / "tree")
     profile = copy / "profiles/ci.yaml"
-    text = profile.read_text().replace("epochs: 2", "epochs: 40").split("models:")[0]
+    text = profile.read_text().replace("epochs: 2", "epochs: 20").split("models:")[0]
     profile.write_text(text + "models: [deeplabv3plus_mobilenetv2_ds_ema]\n")
     return copy
 

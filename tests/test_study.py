@@ -5,22 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATH, call
 
-ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 BROKEN = "deeplabv3plus_mobilenetv2"
-
-
-def call(*command: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run a command of the environment in a copy of the study."""
-    return subprocess.run(
-        command, cwd=cwd, check=False, capture_output=True, text=True, env={**os.environ, "PATH": PATH}
-    )
 
 
 def snakemake(*options: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -36,17 +27,6 @@ def planned(cwd: Path, *options: str) -> dict[str, int]:
     lines = shown.stdout.split("Job stats:")[1].strip().splitlines()[2:]
     jobs = dict(line.split()[:2] for line in lines[: next(i for i, x in enumerate(lines) if x.startswith("total"))])
     return {rule: int(count) for rule, count in jobs.items()}
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the study in which the ci profile has run."""
-    copy = tmp_path_factory.mktemp("study") / "tree"
-    left_out = shutil.ignore_patterns(".venv", ".git", "data", "reports", ".snakemake", "__pycache__")
-    shutil.copytree(ROOT, copy, ignore=left_out)
-    ran = snakemake(cwd=copy)
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    return copy
 
 
 def test_every_table_page_and_run_is_there(study: Path) -> None:
@@ -172,26 +152,30 @@ def test_an_unknown_profile_is_one_clear_error(study: Path) -> None:
 def test_a_killed_study_goes_on_and_two_at_once_do_not(study: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(study, copy, ignore=shutil.ignore_patterns("raw"))
-    again = ("--forcerun", "segmentations", "--until", "segmentations")
-    command = ["snakemake", "--cores", "1", "--config", "profile=ci", *again]
+    path = copy / "notebooks/06_segmentations.ipynb"
+    notebook = json.loads(path.read_text())
+    wait = 'import time, pathlib\nwhile pathlib.Path("hold").exists():\n    time.sleep(0.2)'
+    notebook["cells"][-1]["source"] = [wait]
+    path.write_text(json.dumps(notebook))
+    (copy / "hold").touch()
+    command = ["snakemake", "--cores", "1", "--config", "profile=ci", "--until", "segmentations"]
     started = subprocess.Popen(
         command, cwd=copy, env={**os.environ, "PATH": PATH}, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     with started as first:
-        assert any("localrule segmentations" in line or "rule segmentations" in line for line in first.stderr)
-        second = snakemake(*again, cwd=copy)
+        assert any("rule segmentations" in line for line in first.stderr)
+        second = snakemake("--until", "segmentations", cwd=copy)
         os.killpg(first.pid, signal.SIGKILL)
     assert second.returncode != 0
     assert "another run of the profile 'ci' is going on here" in second.stderr and "Traceback" not in second.stderr
-    third = snakemake(*again, cwd=copy)
+    (copy / "hold").unlink()
+    third = snakemake("--until", "segmentations", cwd=copy)
     assert third.returncode == 0, third.stderr[-2000:]
     assert planned(copy, "--until", "segmentations") == {}
 
 
 @pytest.mark.parametrize("name", ["$(shell touch spy)", "`touch spy`", "$(touch spy)", "'; touch spy; '", "a b"])
 def test_nothing_in_the_name_of_a_profile_is_run(study: Path, name: str) -> None:
-    (study / ".venv").mkdir(exist_ok=True)
-    (study / ".venv/installed").touch()
     for command in (("make", "study", f"PROFILE={name}"), ("make", "report", f"PROFILE={name}")):
         ran = call(*command, cwd=study)
         assert ran.returncode != 0 and "unknown profile" in ran.stderr, ran.stderr

@@ -23,12 +23,7 @@ COLUMNS = ["section", "statement", "published", "ours", "tolerance", "verdict", 
 
 
 def ledger(
-    complexity: pd.DataFrame,
-    separable: pd.DataFrame,
-    pooling: pd.DataFrame,
-    compared: pd.DataFrame,
-    *,
-    scope: str,
+    complexity: pd.DataFrame, separable: pd.DataFrame, pooling: pd.DataFrame, compared: pd.DataFrame, *, scope: str
 ) -> pd.DataFrame:
     """Judge every checkable statement of the paper.
 

@@ -159,11 +159,7 @@ def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -
         heading = executed.stem.removeprefix("03_train_").replace("_seed", ", seed ")
     is_front = html.parent == profile.reports
     links = [
-        {
-            "text": text,
-            "href": _link(page, from_front=is_front),
-            "current": page == notebook,
-        }
+        {"text": text, "href": _link(page, from_front=is_front), "current": page == notebook}
         for page, text in PAGES.items()
     ]
     style = (TEMPLATES / "report" / "style.css").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Every table of the report: built from files, shown as HTML, saved as CSV."""
 
 import html
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +31,28 @@ from rhseg_lib.report.paper import TABLE1, Row
 
 EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of baselines.csv
 NOT_REPORTED = "not\N{NO-BREAK SPACE}reported"
+SCALING = "rate scaled by batch / 16"
+EFFECTS = {  # what is added -> (with, without)
+    "EMA, standard ASPP": (COUNTED, MOBILENET),
+    "EMA, separable ASPP": (DESCRIBED, SEPARABLE),
+    "separable ASPP, no attention": (SEPARABLE, MOBILENET),
+    "separable ASPP, with EMA": (DESCRIBED, COUNTED),
+    "separable decoder (lite)": (LITE, DESCRIBED),
+    "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
+}
 
 
 def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML:
     """Show a table with escaped text; save it as CSV if `path` is given."""
     if path is not None:
         keep(frame, path)
-    named = not isinstance(frame.index, pd.RangeIndex)
-    shown = frame.reset_index() if named else frame
-    align = {name: "" if pd.api.types.is_numeric_dtype(shown[name]) else ' class="text"' for name in shown}
-    head = "".join(f"<th{align[name]}>{html.escape(str(name))}</th>" for name in shown)
-    rows = (
-        "".join(f"<td{align[name]}>{_cell(name, value)}</td>" for name, value in zip(shown, row, strict=True))
-        for row in shown.itertuples(index=False, name=None)
-    )
-    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
+    shown = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+    align = ["" if pd.api.types.is_numeric_dtype(kind) else ' class="text"' for kind in shown.dtypes]
+    head = "".join(f"<th{side}>{html.escape(str(name))}</th>" for name, side in zip(shown, align, strict=True))
+    body = ""
+    for row in shown.itertuples(index=False, name=None):
+        cells = (f"<td{side}>{_cell(*cell)}</td>" for side, *cell in zip(align, shown, row, strict=True))
+        body += f"<tr>{''.join(cells)}</tr>"
     return HTML(
         f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -68,19 +76,11 @@ def _cell(name: str, value: object) -> str:
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     text = html.escape(str(value))
-    if name == "page":
-        return f'<a href="{text}">open</a>'
-    return text
+    return f'<a href="{text}">open</a>' if name == "page" else text
 
 
 def read(profile: Profile, name: str, *, index: str | None = None) -> pd.DataFrame:
-    """Read a table that an earlier notebook saved.
-
-    Raises
-    ------
-    StudyError
-        That notebook has not run yet.
-    """
+    """Read a table that an earlier notebook saved; a StudyError if that notebook has not run yet."""
     path = profile.tables / f"{name}.csv"
     if not path.exists():
         raise StudyError(f"the table '{name}' is missing", where=path, fix=f"make study PROFILE={profile.name}")
@@ -131,22 +131,17 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
         "Optimizer_type": used.optimizer,
         "Momentum": f"{used.momentum:g}" if used.optimizer == "sgd" else "–",
         "Weight_decay": f"{used.weight_decay:g}",
+        SCALING: "yes" if used.scale_rate_by_batch else "no, as printed",
+        "warm-up": f"{used.warmup_epochs:g} epoch(s), linear",
+        "schedule": "cosine from Init_lr to Min_lr",
+        "loss": "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else ""),
+        "images per epoch": used.epoch_images or "each training image once",
+        "batch norm": "recomputed after training" if used.recompute_batchnorm else "running averages",
+        "precision": used.precision,
+        "start": "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all",
     }
-    rows = [(key, str(TABLE1[key]), str(ours[key])) for key in TABLE1]
-    rows += [
-        (
-            "rate scaled by batch / 16",
-            f"{NOT_REPORTED}; its likely source scales",
-            "yes" if used.scale_rate_by_batch else "no, as printed",
-        ),
-        ("warm-up", NOT_REPORTED, f"{used.warmup_epochs:g} epoch(s), linear"),
-        ("schedule", NOT_REPORTED, "cosine from Init_lr to Min_lr"),
-        ("loss", NOT_REPORTED, "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
-        ("images per epoch", NOT_REPORTED, str(used.epoch_images or "each training image once")),
-        ("batch norm", NOT_REPORTED, "recomputed after training" if used.recompute_batchnorm else "running averages"),
-        ("precision", NOT_REPORTED, used.precision),
-        ("start", NOT_REPORTED, "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
-    ]
+    paper = TABLE1 | {SCALING: f"{NOT_REPORTED}; its likely source scales"}
+    rows = [(key, str(paper.get(key, NOT_REPORTED)), str(value)) for key, value in ours.items()]
     for model, changes in (exceptions or {}).items():
         text = ", ".join(f"{name} {value}" for name, value in changes.items())
         rows.append((f"exception: {SHORT[model]}", "–", text.replace("_", " ")))
@@ -176,25 +171,22 @@ def provenance(run: dict) -> pd.DataFrame:
 
 def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     """A table of the paper beside this study's scores; the last row is the model that the text describes."""
-    lines = []
-    for model in [*rows, PROPOSED]:
-        printed = rows.get(model)
-        trained = summary.loc[model] if model in summary.index else None
-        lines.append(
-            {
-                "model": printed.label if printed else "“Ours” as the text describes it (separable ASPP)",
-                "paper mIoU": printed.miou if printed else np.nan,
-                "our mIoU": np.nan if trained is None else trained["miou"],
-                "95 % interval": "not trained" if trained is None else interval(trained),
-                "SD over seeds": np.nan if trained is None else trained["seed_deviation"],
-                "paper mPA": printed.mpa if printed else np.nan,
-                "our mPA": np.nan if trained is None else trained["mpa"],
-                "paper “Params/M”": printed.params if printed else np.nan,
-                "our MiB": sizes.loc[model, "mib"],
-                "seeds": 0 if trained is None else int(trained["seeds"]),
-            }
-        )
-    return pd.DataFrame(lines)
+    models = [*rows, PROPOSED]
+    paper, ours = pd.DataFrame(rows.values(), index=list(rows)).reindex(models), summary.reindex(models)
+    trained = ours["seeds"].notna()
+    table = {
+        "model": paper["label"].fillna("“Ours” as the text describes it (separable ASPP)"),
+        "paper mIoU": paper["miou"],
+        "our mIoU": ours["miou"],
+        "95 % interval": [interval(row) if trained[model] else "not trained" for model, row in ours.iterrows()],
+        "SD over seeds": ours["seed_deviation"],
+        "paper mPA": paper["mpa"],
+        "our mPA": ours["mpa"],
+        "paper “Params/M”": paper["params"],
+        "our MiB": sizes.loc[models, "mib"],
+        "seeds": ours["seeds"].fillna(0).astype(int),
+    }
+    return pd.DataFrame(table, index=models).reset_index(drop=True)
 
 
 def bracket(low: float, high: float, sign: str = "") -> str:
@@ -244,31 +236,16 @@ def ablation_effects(compared: pd.DataFrame) -> pd.DataFrame:
 
 def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
     """Differences for display: points of mIoU, interval, p before and after Holm, smallest detectable difference."""
-    shown = compared.copy()
-    for name in ("first", "second"):
-        if name in shown:
-            shown[name] = [LABELS[model] for model in shown[name]]
-    shown["95 % interval"] = [interval(row, "+") for row in shown.to_dict("records")]
-    for name in ("p_value", "p_holm"):
-        shown[name] = ["–" if np.isnan(p) else f"{p:.4f}" for p in shown[name]]
-    shown["detectable"] = [
+    table = {name: compared[name].replace(LABELS) for name in ("change", "first", "second") if name in compared}
+    table |= {name: compared[name] for name in ("seeds", "units", "difference")}
+    table["95 % interval"] = [interval(row, "+") for row in compared.to_dict("records")]
+    for column, name in {"p_value": "p", "p_holm": "p (Holm)"}.items():
+        table[name] = ["–" if np.isnan(p) else f"{p:.4f}" for p in compared[column]]
+    table["smallest detectable (Holm)"] = [
         "–" if np.isnan(alone) else f"{alone:.1f} ({first:.1f})"
-        for alone, first in zip(shown["detectable"], shown["detectable_holm"], strict=True)
+        for alone, first in zip(compared["detectable"], compared["detectable_holm"], strict=True)
     ]
-    dropped = ["low", "high", "weights_low", "weights_high", "detectable_holm", "needed"]
-    names = {"p_value": "p", "p_holm": "p (Holm)", "detectable": "smallest detectable (Holm)"}
-    order = [*[c for c in ("change", "first", "second") if c in shown], "seeds", "units", "difference", "95 % interval"]
-    return shown.drop(columns=dropped)[[*order, *names]].rename(columns=names)
-
-
-EFFECTS = {  # what is added -> (with, without)
-    "EMA, standard ASPP": (COUNTED, MOBILENET),
-    "EMA, separable ASPP": (DESCRIBED, SEPARABLE),
-    "separable ASPP, no attention": (SEPARABLE, MOBILENET),
-    "separable ASPP, with EMA": (DESCRIBED, COUNTED),
-    "separable decoder (lite)": (LITE, DESCRIBED),
-    "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
-}
+    return pd.DataFrame(table)
 
 
 def generalisation_table(profile: Profile) -> pd.DataFrame:
@@ -308,10 +285,9 @@ def learning_rates(profile: Profile) -> pd.DataFrame:
 def claims(ledger: pd.DataFrame) -> HTML:
     """The claim ledger as one block per statement, readable on a phone."""
     blocks = []
-    for row in ledger.itertuples():
-        text = {name: html.escape(str(value)) for name, value in row._asdict().items()}
-        style = "inconsistent" if row.verdict.startswith("inconsistent") else row.verdict.split(" with")[0]
-        style = style.replace(" ", "-")
+    for row in ledger.to_dict("records"):
+        text = {name: html.escape(str(value)) for name, value in row.items()}
+        style = re.split(" in | with ", row["verdict"])[0].replace(" ", "-")
         blocks.append(
             f'<li class="{style}-edge"><span class="where">{text["section"]}</span>'
             f'<span class="verdict {style}">{text["verdict"]}</span><strong>{text["statement"]}</strong>'

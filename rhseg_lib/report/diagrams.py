@@ -69,10 +69,8 @@ def stage_diagram(stages: pd.DataFrame, *, changed: set[str]) -> Figure:
 
 def work_bars(work: dict[str, dict[str, int]]) -> Figure:
     """Multiply-accumulates of each stage, stacked, one bar per model; `work` maps model -> module path -> count."""
-    stages = ("encoder", "attention", "aspp", "decoder", "classifier")
-    table = pd.DataFrame(
-        {SHORT[model]: [counts.get(stage, 0) / 1e9 for stage in stages] for model, counts in work.items()}, index=stages
-    )
+    stages = ["encoder", "attention", "aspp", "decoder", "classifier"]
+    table = pd.DataFrame(work).reindex(stages).fillna(0).rename(columns=SHORT) / 1e9
     figure, (axis,) = subplots((10, 0.55 * len(work) + 1.3))
     table.T.plot.barh(stacked=True, ax=axis, color=sns.color_palette("colorblind", len(stages)), width=0.7)
     axis.grid(visible=False)
@@ -80,7 +78,7 @@ def work_bars(work: dict[str, dict[str, int]]) -> Figure:
         axis.text(total, place, f" {total:.1f}", va="center", fontsize=9)
     axis.invert_yaxis()
     axis.set(xlabel="GMAC at 512×512", xlim=(0, 1.1 * table.sum().max()))
-    axis.legend(ncols=len(stages), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
+    axis.legend(ncols=len(stages), loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -106,7 +104,7 @@ def separable_bars(ratios: pd.DataFrame) -> Figure:
     axis.barh(names, 100 * ratios["counted"] - depthwise, left=depthwise, color="#f59e0b", label="pointwise, 1/D_K²")
     axis.set(xlabel="% of the standard convolution’s multiply-accumulates")
     axis.invert_yaxis()
-    axis.legend(frameon=False, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1))
+    axis.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1))
     return figure
 
 

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,7 @@ from rhseg_lib.report.overlays import CLASS_COLOURS
 
 MODEL_COLOURS = dict(zip(SHORT, sns.color_palette("deep", len(SHORT)).as_hex(), strict=True))
 ACCENT, GREY = "#9a3412", "#57606a"
-DOTTED = {"color": "#1f2328", "lw": 1, "ls": ":"}  # a reference line
+DOTTED: dict[str, Any] = {"color": "#1f2328", "lw": 1, "ls": ":"}  # a reference line
 CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC")
 
 
@@ -34,7 +35,7 @@ def subplots(
     """
     installed = {font.name for font in font_manager.fontManager.ttflist}
     fonts = ["sans-serif", *[name for name in CHINESE if name in installed][:1]]
-    rc = {"axes.titlesize": "medium", "font.family": fonts}
+    rc = {"axes.titlesize": "medium", "legend.frameon": False, "font.family": fonts}
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc=rc)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=sharey, layout="tight", squeeze=False)
     return figure, axes.ravel()
@@ -83,7 +84,7 @@ def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[
             )  # fmt: skip
         axis.set(title=title, xlabel="value", yticks=[])
     axes[0].set_ylabel("density")
-    axes[-1].legend(frameon=False, fontsize=8)
+    axes[-1].legend(fontsize=8)
     return figure
 
 
@@ -149,7 +150,7 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("mIoU, %")
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=4, frameon=False, bbox_to_anchor=(0.5, -0.13))
+    figure.legend(handles, names, loc="lower center", ncols=4, bbox_to_anchor=(0.5, -0.13))
     return figure
 
 
@@ -197,7 +198,7 @@ def verdict_bar(ledger: pd.DataFrame) -> Figure:
         bar = axis.barh(0, counts[verdict], left=left, color=colours[verdict], edgecolor="white", label=verdict)
         axis.bar_label(bar, label_type="center", color="white", weight="bold")
         left += counts[verdict]
-    axis.legend(loc="upper center", ncols=4, frameon=False, bbox_to_anchor=(0.5, 0.02))
+    axis.legend(loc="upper center", ncols=4, bbox_to_anchor=(0.5, 0.02))
     axis.set_axis_off()
     figure.set_layout_engine("none")
     return figure
@@ -250,7 +251,7 @@ def speed_ladder(training: pd.DataFrame) -> Figure:
     axis.set(xlabel="training speed, times the plain loop", ylabel="")
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
-    axis.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
+    axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure
 
 
@@ -267,5 +268,5 @@ def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figur
     for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):
         axis.plot(seconds, table[f"{name}_percent"].where(~table["abstain"]), color=colour, lw=1.6, label=name)
     axis.set(xlabel="seconds", ylabel="% of the frame", ylim=(0, None), xlim=(seconds[0] - half, seconds[-1] + half))
-    axis.legend(frameon=False, fontsize=8, ncols=len(class_names), loc="lower right", bbox_to_anchor=(1, 1))
+    axis.legend(fontsize=8, ncols=len(class_names), loc="lower right", bbox_to_anchor=(1, 1))
     return figure

@@ -49,7 +49,8 @@ def segmentation_grid(
         for (top, bottom), image, true, predicted in zip(axes[..., column], images, truth, masks, strict=True):
             top.imshow(blend(image, predicted))
             bottom.imshow(error_map(true, predicted))
-    for axis, title in zip(axes[0, 0], ["image", "annotation", *map(SHORT.get, predictions)], strict=True):
+    column_titles = ["image", "annotation", *(SHORT[model] for model in predictions)]
+    for axis, title in zip(axes[0, 0], column_titles, strict=True):
         axis.set_title(title, fontsize=8)
     sns.despine(figure, left=True, bottom=True)
     figure.set_layout_engine("none")
@@ -57,9 +58,7 @@ def segmentation_grid(
     colours = zip(CLASS_COLOURS[1:], class_names[1:], strict=False)
     handles = [Patch(color=colour, label=name.replace("_", " ")) for colour, name in colours]
     handles += [Patch(color=WRONG, label="wrong pixel (lower rows)")]
-    figure.legend(
-        handles=handles, loc="upper center", ncols=len(handles), frameon=False, fontsize=9, bbox_to_anchor=(0.5, 0)
-    )
+    figure.legend(handles=handles, loc="upper center", ncols=len(handles), fontsize=9, bbox_to_anchor=(0.5, 0))
     return figure
 
 
@@ -100,7 +99,7 @@ def one_per_operation(copies: list[str], copy_of: dict[str, str]) -> list[tuple[
 def place_maps(masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
     """Frequency of each class at each pixel: how far position alone separates the classes."""
     figure, axes = subplots((3.2 * len(class_names), 3), columns=len(class_names))
-    figure.set_layout_engine("none")  # makes room for the colour bar
+    figure.set_layout_engine("none")  # the colour bar takes its space from the axes
     for index, (axis, name) in enumerate(zip(axes, class_names, strict=True)):
         shown = axis.imshow((masks == index).mean(0), vmin=0, vmax=1, cmap="viridis")
         axis.set(title=name, xticks=[], yticks=[])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, to_hex
+from PIL import ImageColor
 
 from rhseg_lib.sources.images import IGNORE_INDEX
 
@@ -20,10 +21,8 @@ HEAT_STOPS = ", ".join(to_hex(colormaps[HEAT](stop / 4)) for stop in range(5))  
 def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.ndarray:
     """Blend class colours over an image, background unpainted: (H, W, 3) and (H, W) uint8 -> (H, W, 3) uint8."""
     painted = image.astype(float)
-    for index, colour in enumerate(CLASS_COLOURS):
-        if index:
-            rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-            painted[mask == index] = (1 - opacity) * painted[mask == index] + opacity * rgb
+    for index, colour in enumerate(CLASS_COLOURS[1:], start=1):
+        painted[mask == index] = (1 - opacity) * painted[mask == index] + opacity * np.array(ImageColor.getrgb(colour))
     return painted.round().astype(np.uint8)
 
 

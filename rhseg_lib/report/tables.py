@@ -8,18 +8,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from rhseg_lib.catalogue import (
-    CATALOGUE,
-    COUNTED,
-    DESCRIBED,
-    LABELS,
-    LITE,
-    MOBILENET,
-    PROPOSED,
-    SEPARABLE,
-    SHORT,
-    XCEPTION,
-)
+from rhseg_lib import catalogue
+from rhseg_lib.catalogue import COUNTED, DESCRIBED, LABELS, LITE, MOBILENET, PROPOSED, SEPARABLE, SHORT, XCEPTION
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.compare import by_unit, generalisation, pair, points
@@ -89,16 +79,11 @@ def read(profile: Profile, name: str, *, index: str | None = None) -> pd.DataFra
 
 def counts(dataset: dict) -> pd.DataFrame:
     """Images, originals and the percentage of each class in the subsets of a VOC tree."""
-    rows = {}
-    for subset in (name for name in dataset["counts"] if name != "trainval"):
-        pixels = dataset["class_pixels"][subset]
-        total = sum(pixels.values())
-        rows[subset] = {
-            "images": dataset["counts"][subset],
-            "originals": dataset["originals"][subset],
-            **{f"{name}, % of pixels": 100 * count / total for name, count in pixels.items()},
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("subset")
+    subsets = [name for name in dataset["counts"] if name != "trainval"]
+    pixels = pd.DataFrame.from_dict(dataset["class_pixels"], orient="index").loc[subsets]
+    table = pd.DataFrame({"images": dataset["counts"], "originals": dataset["originals"]})
+    shares = 100 * pixels.div(pixels.sum(axis=1), axis=0)
+    return table.loc[subsets].join(shares.add_suffix(", % of pixels")).rename_axis("subset")
 
 
 def left_out(dataset: dict) -> HTML:
@@ -110,15 +95,9 @@ def left_out(dataset: dict) -> HTML:
 
 def of_scores(results: dict[str, Scores], class_names: tuple[str, ...]) -> pd.DataFrame:
     """One row per method: mIoU, mPA and each class's IoU in per cent."""
-    rows = {
-        name: {
-            "miou": 100 * s.miou,
-            "mpa": 100 * s.mpa,
-            **{f"IoU {c}": 100 * i for c, i in zip(class_names, s.iou, strict=True)},
-        }
-        for name, s in results.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    rows = {name: 100 * np.array([s.miou, s.mpa, *s.iou]) for name, s in results.items()}
+    columns = ["miou", "mpa", *(f"IoU {name}" for name in class_names)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("method")
 
 
 def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.DataFrame:
@@ -152,21 +131,25 @@ def metrics(runs: dict[str, Run]) -> pd.DataFrame:
     """Scores of one run in per cent, per class and mean, for each subset; the interval is for these weights."""
     blocks = []
     for subset, run in runs.items():
-        scores, names = run.metrics[subset], [*run.metrics["class_names"], "mean"]
-        iou, pa = [*scores["iou"], scores["miou"]], [*scores["pa"], scores["mpa"]]
-        block = {"subset": subset, "class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)}
+        scores, names = run.metrics[subset], run.metrics["class_names"]
         low, high = points(statistics.mean_of(by_unit(run.matrices, run.units)[None], these_weights=True))
-        shown = [*[""] * (len(names) - 1), bracket(low, high) or "too few images"]
-        blocks.append(pd.DataFrame(block).assign(**{"95 % interval, these weights": shown}))
+        block = {
+            "subset": subset,
+            "class": [*names, "mean"],
+            "IoU": 100 * np.array([*scores["iou"], scores["miou"]], float),
+            "PA": 100 * np.array([*scores["pa"], scores["mpa"]], float),
+            "95 % interval, these weights": [*[""] * len(names), bracket(low, high) or "too few images"],
+        }
+        blocks.append(pd.DataFrame(block))
     return pd.concat(blocks, ignore_index=True)
 
 
 def provenance(run: dict) -> pd.DataFrame:
     """Device, versions and data set of a run."""
     keys = ("device", "threads", "python", "torch", "lightning", "segmentation_models_pytorch", "commit", "lock")
-    rows = [(key.replace("_", " "), run[key]) for key in keys]
-    rows += [("data set", run["dataset_hash"][:12]), ("training", f"{run['train_seconds']:.0f} s")]
-    return pd.DataFrame(rows, columns=["item", "value"])
+    rows = {key.replace("_", " "): run[key] for key in keys}
+    rows |= {"data set": run["dataset_hash"][:12], "training": f"{run['train_seconds']:.0f} s"}
+    return pd.DataFrame(rows.items(), columns=["item", "value"])
 
 
 def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
@@ -204,34 +187,28 @@ def interval(row: pd.Series | dict, sign: str = "") -> str:
 
 def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     """Backbone × ASPP × attention × decoder of the DeepLabv3+ models with mIoU, interval, size and work."""
-    rows = [
-        {
-            "backbone": entry.backbone,
-            "ASPP": "separable" if entry.separable_aspp else "standard",
-            "attention": "EMA" if entry.attention else "–",
-            "decoder": "separable" if entry.separable_decoder else "standard",
-            "mIoU": summary.loc[model, "miou"],
-            "95 % interval": interval(summary.loc[model]),
-            "SD over seeds": summary.loc[model, "seed_deviation"],
-            "MiB": sizes.loc[model, "mib"],
-            "GMAC": sizes.loc[model, "gmacs"],
-            "seeds": int(summary.loc[model, "seeds"]),
-        }
-        for model, entry in CATALOGUE.items()
-        if model in summary.index and entry.architecture == "deeplabv3plus"
-    ]
-    return pd.DataFrame(rows)
+    models = [m for m, e in catalogue.CATALOGUE.items() if e.architecture == "deeplabv3plus" and m in summary.index]
+    entries, scores, costs = [catalogue.CATALOGUE[model] for model in models], summary.loc[models], sizes.loc[models]
+    columns = {
+        "backbone": [entry.backbone for entry in entries],
+        "ASPP": ["separable" if entry.separable_aspp else "standard" for entry in entries],
+        "attention": ["EMA" if entry.attention else "–" for entry in entries],
+        "decoder": ["separable" if entry.separable_decoder else "standard" for entry in entries],
+        "mIoU": scores["miou"],
+        "95 % interval": [interval(row) for _, row in scores.iterrows()],
+        "SD over seeds": scores["seed_deviation"],
+        "MiB": costs["mib"],
+        "GMAC": costs["gmacs"],
+        "seeds": scores["seeds"].astype(int),
+    }
+    return pd.DataFrame(columns, index=models).reset_index(drop=True)
 
 
 def ablation_effects(compared: pd.DataFrame) -> pd.DataFrame:
     """Effect of each change on mIoU, in points: the rows of `compare.compare_models` listed in `EFFECTS`."""
-    rows = [
-        {"change": name, **row}
-        for name, (with_it, without) in EFFECTS.items()
-        if (row := pair(compared, with_it, without)) is not None
-    ]
-    columns = ["change", *compared.columns.drop(["first", "second"])]
-    return pd.DataFrame(rows, columns=columns)
+    pairs = {name: pair(compared, with_it, without) for name, (with_it, without) in EFFECTS.items()}
+    rows = [{"change": name, **row} for name, row in pairs.items() if row is not None]
+    return pd.DataFrame(rows, columns=["change", *compared.columns.drop(["first", "second"])])
 
 
 def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
@@ -250,19 +227,17 @@ def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
 
 def generalisation_table(profile: Profile) -> pd.DataFrame:
     """Test set against holdout, for this profile and, if it has run, for the one with the split as described."""
-    rows = [
-        {
-            "split": profile.data.split.replace("_", " "),
-            "model": LABELS[model],
-            "seeds": int(row["seeds"]),
-            "test mIoU": row["test"],
-            "holdout mIoU": row["holdout"],
-            "test − holdout": row["difference"],
-            "95 % interval": interval(row, "+"),
-        }
-        for model, row in generalisation(profile).iterrows()
-    ]
-    table = pd.DataFrame(rows)
+    measured = generalisation(profile)
+    columns = {
+        "split": profile.data.split.replace("_", " "),
+        "model": [LABELS[model] for model in measured.index],
+        "seeds": measured["seeds"].astype(int),
+        "test mIoU": measured["test"],
+        "holdout mIoU": measured["holdout"],
+        "test − holdout": measured["difference"],
+        "95 % interval": [interval(row, "+") for _, row in measured.iterrows()],
+    }
+    table = pd.DataFrame(columns, index=measured.index).reset_index(drop=True)
     if profile.leaky is not None:
         path = load_profile(profile.leaky, root=profile.root).tables / "generalisation.csv"  # of its Comparison page
         if path.exists():
@@ -278,8 +253,7 @@ def learning_rates(profile: Profile) -> pd.DataFrame:
     table = pd.read_csv(path).pivot(index="model", columns="learning_rate", values="miou")
     table = table.loc[[model for model in profile.models if model in table.index]]
     chosen = [f"{profile.recipe_of(model).learning_rate:g}" for model in table.index]
-    table.columns = [f"{rate:g}" for rate in table.columns]
-    return table.assign(chosen=chosen).rename(index=LABELS).rename_axis("model")
+    return table.rename(index=LABELS, columns="{:g}".format).assign(chosen=chosen)
 
 
 def claims(ledger: pd.DataFrame) -> HTML:

@@ -6,19 +6,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from rhseg_lib import catalogue
-from rhseg_lib.catalogue import COUNTED, DESCRIBED, FCN, MOBILENET, SEPARABLE, UNET, XCEPTION
+from rhseg_lib.catalogue import COUNTED, DESCRIBED, FCN, MOBILENET, MODEL_NAMES, SEPARABLE, UNET, XCEPTION
 from rhseg_lib.evaluation.compare import is_significant, pair
 from rhseg_lib.report.findings import difference_in_words
 from rhseg_lib.report.paper import PAPER_ROWS
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCONSISTENT, NOT_TESTABLE = "inconsistent in the paper", "not testable with this data"
-MODELS = {  # by their names in claims.yaml
-    name: getattr(catalogue, name)
-    for name in ("FCN", "UNET", "XCEPTION", "MOBILENET", "COUNTED", "SEPARABLE", "DESCRIBED", "LITE")
-}
-NAMES = {model: name for name, model in MODELS.items()}
+NAMES = ("FCN", "UNET", "XCEPTION", "MOBILENET", "COUNTED", "SEPARABLE", "DESCRIBED", "LITE")  # in claims.yaml
+MODELS = dict(zip(NAMES, MODEL_NAMES, strict=True))
 RESNET50_MIB = 89.68  # the encoder alone, without a head
 COLUMNS = ["section", "statement", "published", "ours", "tolerance", "verdict", "why"]
 
@@ -63,7 +59,9 @@ def counted(
     apart = faster < slow or fast > slower  # False where one is NaN
 
     removed = 100 * (1 - parameters / parameters[XCEPTION])
-    by_name = complexity.assign(millions=parameters / 1e6, removed=removed).rename(index=NAMES)
+    by_name = complexity.assign(millions=parameters / 1e6, removed=removed).rename(
+        index=dict(zip(MODEL_NAMES, NAMES, strict=True))
+    )
     values = {
         **by_name.to_dict(),
         "mib_saved": mib[COUNTED] - mib[DESCRIBED],

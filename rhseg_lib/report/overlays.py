@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.colors import ListedColormap, to_hex
+from matplotlib.colors import to_hex
 from PIL import ImageColor
 
 from rhseg_lib.sources.images import IGNORE_INDEX
@@ -29,8 +29,8 @@ def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.n
 def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Wrong pixels red, correct ones pale, ignored ones white: (H, W) uint8 twice -> (H, W, 3) uint8."""
     wrong = (truth != prediction) & (truth != IGNORE_INDEX)
-    index = np.where(truth == IGNORE_INDEX, 2, wrong.astype(int))
-    return (ListedColormap([CORRECT, WRONG, "#ffffff"])(index)[..., :3] * 255).astype(np.uint8)
+    palette = np.array([ImageColor.getrgb(colour) for colour in (CORRECT, WRONG, "white")], np.uint8)
+    return palette[np.where(truth == IGNORE_INDEX, 2, wrong)]
 
 
 def heat(image: np.ndarray, values: np.ndarray, *, opacity: float) -> np.ndarray:

@@ -7,7 +7,6 @@
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import yaml
 import zmq
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
+from nbconvert.filters import strip_ansi
 from papermill.exceptions import PapermillExecutionError
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
@@ -83,7 +83,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
         what = "lost its kernel: the process was killed"
         fix = "usually it ran out of memory: free some, then run the same command again"
         if isinstance(error, PapermillExecutionError):
-            what = f"failed in cell {error.exec_count}: {error.ename}: {plain(error.evalue)}"
+            what = f"failed in cell {error.exec_count}: {error.ename}: {strip_ansi(error.evalue)}"
             fix = "fix the cause and run the same command again; finished steps are not repeated"
         raise StudyError(f"{notebook.name} {what}", where=f"{failed} (the executed copy)", fix=fix) from error
     failed.unlink(missing_ok=True)
@@ -124,11 +124,6 @@ def kernel_config(sockets: Path) -> Config:
     """
     place = {"transport": "ipc", "connection_file": str(sockets / "kernel.json")} if zmq.has("ipc") else {}
     return Config({"KernelManager": {"transport_encryption": "auto", **place}})
-
-
-def plain(text: str) -> str:
-    """Remove terminal colours from text."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -> None:

@@ -227,7 +227,7 @@ def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
 
 def generalisation_table(profile: Profile) -> pd.DataFrame:
     """Test set against holdout, for this profile and, if it has run, for the one with the split as described."""
-    measured = generalisation(profile)
+    measured = generalisation(profile).astype(float)  # an empty table has no types
     columns = {
         "split": profile.data.split.replace("_", " "),
         "model": [LABELS[model] for model in measured.index],

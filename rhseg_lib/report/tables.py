@@ -70,7 +70,7 @@ def _cell(name: str, value: object) -> str:
 
 
 def read(profile: Profile, name: str, *, index: str | None = None) -> pd.DataFrame:
-    """Read a table that an earlier notebook saved; a StudyError if that notebook has not run yet."""
+    """Read a table that an earlier notebook saved; raises a StudyError if that notebook has not run yet."""
     path = profile.tables / f"{name}.csv"
     if not path.exists():
         raise StudyError(f"the table '{name}' is missing", where=path, fix=f"make study PROFILE={profile.name}")
@@ -261,7 +261,7 @@ def claims(ledger: pd.DataFrame) -> HTML:
     blocks = []
     for row in ledger.to_dict("records"):
         text = {name: html.escape(str(value)) for name, value in row.items()}
-        style = re.split(" in | with ", row["verdict"])[0].replace(" ", "-")
+        style = re.split(" in | with ", row["verdict"])[0].replace(" ", "-")  # a class of style.css
         blocks.append(
             f'<li class="{style}-edge"><span class="where">{text["section"]}</span>'
             f'<span class="verdict {style}">{text["verdict"]}</span><strong>{text["statement"]}</strong>'
@@ -273,7 +273,8 @@ def claims(ledger: pd.DataFrame) -> HTML:
 
 def models(summary: pd.DataFrame, runs: list[Run], profile: Profile, *, folder: str = "") -> pd.DataFrame:
     """Every trained model with its scores and a link to its training page in `folder`."""
-    shown, first = summary.reset_index(), {run.model: run.seed for run in reversed(runs)}
+    shown = summary.reset_index()
+    first = {run.model: run.seed for run in reversed(runs)}  # the lowest seed of each model
     return pd.DataFrame(
         {
             "model": [LABELS[m] for m in shown["model"]],

@@ -6,66 +6,42 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from rhseg_lib import catalogue
-from rhseg_lib.catalogue import COUNTED, DESCRIBED, FCN, MOBILENET, SEPARABLE, UNET, XCEPTION
+from rhseg_lib.catalogue import COUNTED, DESCRIBED, FCN, MOBILENET, MODEL_NAMES, SEPARABLE, UNET, XCEPTION
 from rhseg_lib.evaluation.compare import is_significant, pair
 from rhseg_lib.report.findings import difference_in_words
 from rhseg_lib.report.paper import PAPER_ROWS
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCONSISTENT, NOT_TESTABLE = "inconsistent in the paper", "not testable with this data"
-MODELS = {  # by their names in claims.yaml
-    name: getattr(catalogue, name)
-    for name in ("FCN", "UNET", "XCEPTION", "MOBILENET", "COUNTED", "SEPARABLE", "DESCRIBED", "LITE")
-}
+NAMES = ("FCN", "UNET", "XCEPTION", "MOBILENET", "COUNTED", "SEPARABLE", "DESCRIBED", "LITE")  # in claims.yaml
+MODELS = dict(zip(NAMES, MODEL_NAMES, strict=True))
 RESNET50_MIB = 89.68  # the encoder alone, without a head
 COLUMNS = ["section", "statement", "published", "ours", "tolerance", "verdict", "why"]
 
 
 def ledger(
-    complexity: pd.DataFrame,
-    separable: pd.DataFrame,
-    pooling: pd.DataFrame,
-    compared: pd.DataFrame,
-    *,
-    scope: str,
+    complexity: pd.DataFrame, separable: pd.DataFrame, pooling: pd.DataFrame, compared: pd.DataFrame, *, scope: str
 ) -> pd.DataFrame:
-    """Judge every checkable statement of the paper.
+    """Judge every checkable statement of the paper: one row per claim, with the columns in `COLUMNS`.
 
-    Parameters
-    ----------
-    complexity : DataFrame
-        Indexed by model: ``parameters``, ``mib`` and ``gmacs``, from notebook 02; ``latency_ms`` with
-        ``lower_quartile`` and ``upper_quartile``, from notebook 05.
-    separable : DataFrame
-        Eq. 1 against counted operations: ``predicted`` and ``counted`` ratios, one row per layer.
-    pooling : DataFrame
-        ``change`` of Eq. 2's global means between two inputs, for EMA's 1x1 and 3x3 branch.
-    compared : DataFrame
-        Differences between models, from `compare.compare_models`.
-    scope : str
-        Image size and initial weights of the training, for which verdicts on accuracy hold. Empty for a demonstration,
-        which judges no accuracy.
-
-    Returns
-    -------
-    DataFrame
-        One row per claim: section, statement, published, ours, tolerance, verdict, why.
+    `complexity` is indexed by model: ``parameters``, ``mib`` and ``gmacs`` (notebook 02), ``latency_ms`` with
+    ``lower_quartile`` and ``upper_quartile`` (notebook 05). `separable` has one row per layer: the ``predicted`` ratio
+    of Eq. 1 and the ``counted`` one. `pooling` has the ``change`` of Eq. 2's global means between two inputs, for EMA's
+    1x1 and 3x3 branch. `compared` is a table of `compare.compare_models`. `scope` names the image size and initial
+    weights for which verdicts on accuracy hold; it is empty for a demonstration, which judges no accuracy.
     """
     values, holds = counted(complexity, separable, pooling)
     rows = []
     for claim in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")):
-        judged = {}
+        row = dict(claim)
         if "above" in claim:
             first, second = (MODELS[name] for name in claim["above"])
-            judged = accuracy(first, second, compared, scope)
+            row |= accuracy(first, second, compared, scope)
         elif "equals" in claim:
             agrees = abs(float(claim["published"]) - float(claim["equals"].format(**values))) <= 0.005
-            judged = {"tolerance": "±0.005", "verdict": REPRODUCED if agrees else NOT_REPRODUCED}
+            row |= {"tolerance": "±0.005", "verdict": REPRODUCED if agrees else NOT_REPRODUCED}
         elif "holds" in claim:
-            verdicts = {True: REPRODUCED, False: NOT_REPRODUCED, None: NOT_TESTABLE}
-            judged = {"verdict": verdicts[holds[claim["holds"]]]}
-        row = claim | judged
+            row["verdict"] = {True: REPRODUCED, False: NOT_REPRODUCED, None: NOT_TESTABLE}[holds[claim["holds"]]]
         rows.append(row | {key: row[key].format(**values) for key in ("ours", "why")})
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -77,20 +53,17 @@ def counted(
     mib, parameters, gmacs, latency = (complexity[name] for name in ("mib", "parameters", "gmacs", "latency_ms"))
     ours = PAPER_ROWS[COUNTED]
     deviation = (separable["counted"] - separable["predicted"]).abs().max()
-    saved = {name: 100 * (1 - complexity[name][SEPARABLE] / complexity[name][MOBILENET]) for name in complexity}
+    saved = 100 * (1 - complexity.loc[SEPARABLE] / complexity.loc[MOBILENET])
     timed = complexity.loc[[SEPARABLE, MOBILENET], ["lower_quartile", "upper_quartile"]]
     (fast, faster), (slow, slower) = timed.to_numpy()
     apart = faster < slow or fast > slower  # False where one is NaN
 
-    def by_name(column: pd.Series) -> dict[str, float]:
-        return {name: column[model] for name, model in MODELS.items()}
-
+    removed = 100 * (1 - parameters / parameters[XCEPTION])
+    by_name = complexity.assign(millions=parameters / 1e6, removed=removed).rename(
+        index=dict(zip(MODEL_NAMES, NAMES, strict=True))
+    )
     values = {
-        "mib": by_name(mib),
-        "parameters": by_name(parameters),
-        "millions": by_name(parameters / 1e6),
-        "gmacs": by_name(gmacs),
-        "removed": by_name(100 * (1 - parameters / parameters[XCEPTION])),
+        **by_name.to_dict(),
         "mib_saved": mib[COUNTED] - mib[DESCRIBED],
         "fcn_times": mib[FCN] / mib[COUNTED],
         "resnet_times": RESNET50_MIB / mib[COUNTED],
@@ -103,15 +76,15 @@ def counted(
         "layers": len(separable),
         "saved_gmacs": saved["gmacs"],
         "saved_mib": saved["mib"],
-        "saved_time": "not timed"
-        if timed.isna().any(axis=None)
-        else f"−{saved['latency_ms']:.0f} % of {latency[MOBILENET]:.1f} ms",
-        "time_described": "not timed"
-        if np.isnan(latency[DESCRIBED])
-        else f"{latency[DESCRIBED]:.0f} ms per image as described",
+        "saved_time": "not timed",
+        "time_described": "not timed",
         "change_1x1": pooling["change"].iloc[0],
         "change_3x3": pooling["change"].iloc[1],
     }
+    if timed.notna().all(axis=None):
+        values["saved_time"] = f"−{saved['latency_ms']:.0f} % of {latency[MOBILENET]:.1f} ms"
+    if not np.isnan(latency[DESCRIBED]):
+        values["time_described"] = f"{latency[DESCRIBED]:.0f} ms per image as described"
     holds = {
         "similar size": mib[FCN] / mib[COUNTED] <= 1.5,
         "equation 1": deviation < 1e-9,
@@ -121,7 +94,7 @@ def counted(
         "lighter": gmacs[MOBILENET] < gmacs[XCEPTION],
         "both branches": pooling["change"].min() > 1e-3,
     }
-    return values, {name: None if state is None else bool(state) for name, state in holds.items()}
+    return values, holds
 
 
 def accuracy(first: str, second: str, compared: pd.DataFrame, scope: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -10,6 +9,7 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 from rhseg_lib.catalogue import SHORT
+from rhseg_lib.report.figures import ACCENT, GREY, subplots
 
 
 def block_diagram(
@@ -20,55 +20,39 @@ def block_diagram(
     skips: dict[tuple[int, int], str] | None = None,
     highlight: set[int] | frozenset[int] = frozenset(),
 ) -> Figure:
-    """Boxes with arrows between them.
+    """Boxes, each a name and a detail such as a shape, with arrows between them.
 
-    Parameters
-    ----------
-    boxes : list of (str, str)
-        Name and detail of each box, such as a shape.
-    places : list of (int, int), optional
-        Column and row of each box; default: one row.
-    arrows : list of (int, int), optional
-        Source and target box of each arrow; default: from each box to the next.
-    skips : dict of (int, int) to str, optional
-        Arrows that pass over boxes, and their labels.
-    highlight : set of int
-        Boxes drawn in orange.
+    `places` gives the column and row of each box (default: one row), `arrows` the numbers of two boxes (default: each
+    box to the next), `skips` the arrows that pass over boxes, with labels; the boxes in `highlight` are orange.
     """
     places = places or [(number, 0) for number in range(len(boxes))]
     arrows = arrows or [(number, number + 1) for number in range(len(boxes) - 1)]
     columns, rows = (1 + max(place[axis] for place in places) for axis in (0, 1))
     above = 0.5 if skips else 0
-    figure, axis = plt.subplots(figsize=(1.75 * columns, 1.35 * rows + 0.9 * above))
+    figure, (axis,) = subplots((1.75 * columns, 1.35 * rows + 0.9 * above))
     corners = [(2 * column, -1.5 * row) for column, row in places]
+    patches = []
     for number, ((name, detail), (x, y)) in enumerate(zip(boxes, corners, strict=True)):
-        face = "#fff1e6" if number in highlight else "#f6f8fa"
-        edge = "#9a3412" if number in highlight else "#57606a"
-        axis.add_patch(FancyBboxPatch((x, y), 1.6, 1, boxstyle="round,pad=0.04", fc=face, ec=edge, lw=1.2))
+        face, edge = ("#fff1e6", ACCENT) if number in highlight else ("#f6f8fa", GREY)
+        patches.append(FancyBboxPatch((x, y), 1.6, 1, boxstyle="round,pad=0.04", fc=face, ec=edge, lw=1.2))
+        axis.add_patch(patches[-1])
         axis.text(x + 0.8, y + 0.82, name, ha="center", va="center", fontsize=9, weight="bold")
         axis.text(x + 0.8, y + 0.34, detail, ha="center", va="center", fontsize=8, linespacing=1.3)
-    style = {"arrowstyle": "->", "color": "#57606a", "shrinkA": 0, "shrinkB": 0}
-    for source, target in arrows:
+    style = {"arrowstyle": "->", "color": GREY, "shrinkA": 0, "shrinkB": 0}
+    for source, target in arrows:  # from centre to centre, clipped to the edges of the boxes
         (x, y), (to_x, to_y) = corners[source], corners[target]
-        bend = "arc3"
-        if y == to_y and x < to_x:
-            begin, end = (x + 1.64, y + 0.5), (to_x - 0.05, y + 0.5)
-        elif y == to_y:
-            begin, end = (x - 0.04, y + 0.5), (to_x + 1.65, y + 0.5)
-        elif x == to_x:
-            begin, end = (x + 0.8, y - 0.04), (x + 0.8, to_y + 1.05)
-        else:
-            begin, end, bend = (x + 0.8, y - 0.04), (to_x - 0.05, to_y + 0.5), "angle,angleA=-90,angleB=180"
-        axis.annotate("", end, begin, arrowprops=style | {"connectionstyle": bend})
+        bend = "arc3" if x == to_x or y == to_y else "angle,angleA=-90,angleB=180"
+        ends = {"connectionstyle": bend, "patchA": patches[source], "patchB": patches[target]}
+        axis.annotate("", (to_x + 0.8, to_y + 0.5), (x + 0.8, y + 0.5), arrowprops=style | ends)
     for (source, target), label in (skips or {}).items():
         (x, y), (to_x, _) = corners[source], corners[target]
         left, right, high = x + 0.8, to_x + 0.8, y + 1.3
-        axis.plot([left, left, right], [y + 1.04, high, high], color="#57606a", lw=1)
+        axis.plot([left, left, right], [y + 1.04, high, high], color=GREY, lw=1)
         axis.annotate("", (right, y + 1.05), (right, high), arrowprops=style)
         axis.text((left + right) / 2, high + 0.04, label, ha="center", va="bottom", fontsize=8)
     axis.set(xlim=(-0.1, 2 * columns - 0.3), ylim=(-1.5 * (rows - 1) - 0.1, 1.1 + above))
     axis.set_axis_off()
-    figure.tight_layout(pad=0.2)
+    figure.set_layout_engine("tight", pad=0.2)
     return figure
 
 
@@ -85,19 +69,16 @@ def stage_diagram(stages: pd.DataFrame, *, changed: set[str]) -> Figure:
 
 def work_bars(work: dict[str, dict[str, int]]) -> Figure:
     """Multiply-accumulates of each stage, stacked, one bar per model; `work` maps model -> module path -> count."""
-    stages = ("encoder", "attention", "aspp", "decoder", "classifier")
-    table = pd.DataFrame(
-        {SHORT[model]: [counts.get(stage, 0) / 1e9 for stage in stages] for model, counts in work.items()}, index=stages
-    )
-    figure, axis = plt.subplots(figsize=(10, 0.55 * len(work) + 1.3))
+    stages = ["encoder", "attention", "aspp", "decoder", "classifier"]
+    table = pd.DataFrame(work).reindex(stages).fillna(0).rename(columns=SHORT) / 1e9
+    figure, (axis,) = subplots((10, 0.55 * len(work) + 1.3))
     table.T.plot.barh(stacked=True, ax=axis, color=sns.color_palette("colorblind", len(stages)), width=0.7)
     axis.grid(visible=False)
     for place, total in enumerate(table.sum()):
         axis.text(total, place, f" {total:.1f}", va="center", fontsize=9)
     axis.invert_yaxis()
     axis.set(xlabel="GMAC at 512×512", xlim=(0, 1.1 * table.sum().max()))
-    axis.legend(ncols=len(stages), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.tight_layout()
+    axis.legend(ncols=len(stages), loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -116,15 +97,14 @@ def residual_diagram(encoder: nn.Module, side: int) -> Figure:
 
 def separable_bars(ratios: pd.DataFrame) -> Figure:
     """Figure 3: work of the two steps of a separable convolution, as a share of a standard one's."""
-    figure, axis = plt.subplots(figsize=(9, 2.8))
+    figure, (axis,) = subplots((9, 2.8))
     names = [f"{row.M} → {row.N}, {row.D_K}×{row.D_K}" for row in ratios.itertuples()]
     depthwise = 100 / ratios["N"]
     axis.barh(names, depthwise, color="#0ea5e9", label="depthwise, 1/N")
     axis.barh(names, 100 * ratios["counted"] - depthwise, left=depthwise, color="#f59e0b", label="pointwise, 1/D_K²")
     axis.set(xlabel="% of the standard convolution’s multiply-accumulates")
     axis.invert_yaxis()
-    axis.legend(frameon=False, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1))
-    figure.tight_layout()
+    axis.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1))
     return figure
 
 

@@ -23,17 +23,8 @@ LAYERS = ("annotation", "prediction", "wrong pixels", "probability of a class", 
 class Explorer:
     """Controls over the finished runs of a profile, and the image that they select.
 
-    Networks and their outputs for a scene are computed once and cached, so a slider only repaints.
-
-    Parameters
-    ----------
-    profile : Profile
-        Its VOC tree and at least one finished run must be on disk.
-
-    Attributes
-    ----------
-    box : ipywidgets.VBox
-        The widget that a notebook displays.
+    Networks and their outputs for a scene are computed once and cached, so a slider only repaints. A notebook displays
+    `box`.
 
     Raises
     ------
@@ -65,7 +56,7 @@ class Explorer:
         self.draw()
         sliders = (self.opacity, self.target, self.threshold, self.group)
         for control in (self.scene, self.run, self.layer, *sliders):
-            control.observe(self._redraw, "value")
+            control.observe(self.draw, "value")
         for control in (self.scene, self.run):
             control.layout.flex = "1 1 300px"
         banner = widgets.HTML(f'<div style="line-height: 1.5">{html.escape(profile.banner)}</div>')
@@ -73,22 +64,20 @@ class Explorer:
         rows = (widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in ((self.scene, self.run), columns))
         self.box = widgets.VBox([banner, *rows])
 
-    def draw(self) -> None:
-        """Paint the image that the controls select, and describe it in the note."""
+    def draw(self, _: dict | None = None) -> None:
+        """Paint the image that the controls select, and describe it, or the error, in the note."""
         for control in (self.target, self.threshold):
             control.layout.display = None if self.layer.value == "probability of a class" else "none"
         self.group.layout.display = None if self.layer.value == "EMA attention" else "none"
-        painted, note = self._paint(self.runs[self.run.value], self.scene.value, self.opacity.value)
-        self.image.value = cv2.imencode(".png", enlarge(painted)[..., ::-1])[1].tobytes()
-        self.image.layout.visibility = "visible"
-        self.note.value = f'<div style="line-height: 1.5">{note}</div>'
-
-    def _redraw(self, _: dict) -> None:
         try:
-            self.draw()
+            painted, note = self._paint(self.runs[self.run.value], self.scene.value, self.opacity.value)
         except (OSError, StudyError) as error:  # a callback has no cell to show it
             self.image.layout.visibility = "hidden"
             self.note.value = f'<pre style="white-space: pre-wrap">{html.escape(str(error))}</pre>'
+            return
+        self.image.value = cv2.imencode(".png", enlarge(painted)[..., ::-1])[1].tobytes()
+        self.image.layout.visibility = "visible"
+        self.note.value = f'<div style="line-height: 1.5">{note}</div>'
 
     def _paint(self, run: runs.Run, scene: str, opacity: float) -> tuple[np.ndarray, str]:
         """The image (H, W, 3) uint8 and its legend in HTML."""

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,64 +13,69 @@ import seaborn as sns
 from IPython.display import HTML
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from rhseg_lib.catalogue import SHORT
 from rhseg_lib.evaluation.compare import is_significant
+from rhseg_lib.files import write_atomically
 from rhseg_lib.report.overlays import CLASS_COLOURS
 
 MODEL_COLOURS = dict(zip(SHORT, sns.color_palette("deep", len(SHORT)).as_hex(), strict=True))
+ACCENT, GREY = "#9a3412", "#57606a"
+DOTTED: dict[str, Any] = {"color": "#1f2328", "lw": 1, "ls": ":"}  # a reference line
 CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC")
 
 
-def _fonts() -> list[str]:
-    """Seaborn's default fonts and an installed Chinese font, if there is one, for missing characters."""
+def subplots(
+    size: tuple[float, float], *, rows: int = 1, columns: int = 1, sharey: bool = False
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `size` inches in the report's style, with a tight layout, and its axes (rows * columns,).
+
+    Characters that seaborn's fonts lack are taken from an installed Chinese font, if there is one.
+    """
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ["sans-serif", *[name for name in CHINESE if name in installed][:1]]
-
-
-rc = {"axes.titlesize": "medium", "font.family": _fonts()}
-sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc=rc)
+    fonts = ["sans-serif", *[name for name in CHINESE if name in installed][:1]]
+    rc = {"axes.titlesize": "medium", "legend.frameon": False, "font.family": fonts}
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc=rc)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=sharey, layout="tight", squeeze=False)
+    return figure, axes.ravel()
 
 
 def show(figure: Figure, path: Path, *, alt: str, caption: str) -> HTML:
     """Save a figure as WebP at `path` and show it with its caption; `alt` describes it for screen readers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial.webp")
-    figure.savefig(draft, dpi=130, bbox_inches="tight", pil_kwargs={"quality": 88})
-    draft.replace(path)
-    plt.close(figure)
+    write_atomically(path, _webp(figure, crop=True))
     return show_file(path, alt=alt, caption=caption)
 
 
 def show_file(path: Path, *, alt: str, caption: str) -> HTML:
     """Show a figure saved by an earlier notebook."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    source = f"data:image/{path.suffix[1:]};base64,{data}"
     return HTML(
-        f'<figure><img src="{source}" alt="{html.escape(alt, quote=True)}">'
+        f'<figure><img src="{_uri(path.read_bytes())}" alt="{html.escape(alt)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 
 def data_uri(figure: Figure) -> str:
     """Encode a figure as a WebP data URI, to embed in a page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="webp", dpi=130, pil_kwargs={"quality": 88})
+    return _uri(_webp(figure, crop=False))
+
+
+def _webp(figure: Figure, *, crop: bool) -> bytes:
+    buffer, box = io.BytesIO(), "tight" if crop else None
+    figure.savefig(buffer, format="webp", dpi=130, bbox_inches=box, pil_kwargs={"quality": 88})
     plt.close(figure)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
+
+
+def _uri(webp: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
 
 
 def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
     """Distribution of red, green, blue and brightness in each class: how far colour alone separates the classes."""
-    figure, axes = plt.subplots(1, 4, figsize=(12, 2.7), sharey=True)
-    channels = {
-        "red": images[..., 0],
-        "green": images[..., 1],
-        "blue": images[..., 2],
-        "mean": images.mean(-1),
-    }
+    figure, axes = subplots((12, 2.7), columns=4, sharey=True)
+    channels = {"red": images[..., 0], "green": images[..., 1], "blue": images[..., 2], "mean": images.mean(-1)}
     for axis, (title, values) in zip(axes, channels.items(), strict=True):
         for index, name in enumerate(class_names):
             axis.hist(
@@ -79,28 +85,22 @@ def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[
         axis.set(title=title, xlabel="value", yticks=[])
     axes[0].set_ylabel("density")
     if len(class_names) <= 6:
-        axes[-1].legend(frameon=False, fontsize=8)
+        axes[-1].legend(fontsize=8)
     else:
         handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, frameon=False, fontsize=8, ncols=8, loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.tight_layout()
+        figure.legend(handles, names, fontsize=8, ncols=8, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
 def training_curves(history: pd.DataFrame, *, label: str) -> Figure:
     """Loss, training mIoU and learning rate, epoch by epoch."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3))
-    columns = {
-        "loss": "loss",
-        "train_miou": "mIoU of the training batches",
-        "learning_rate": "learning rate",
-    }
-    for axis, (column, title) in zip(axes, columns.items(), strict=True):
-        axis.plot(history["epoch"], history[column], marker="o", ms=3.5, color="#9a3412")
+    figure, axes = subplots((12, 3), columns=3)
+    titles = {"loss": "loss", "train_miou": "mIoU of the training batches", "learning_rate": "learning rate"}
+    for axis, (column, title) in zip(axes, titles.items(), strict=True):
+        axis.plot(history["epoch"], history[column], marker="o", ms=3.5, color=ACCENT)
         axis.set(title=title, xlabel="epoch", ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(label, y=1.02)
-    figure.tight_layout()
     return figure
 
 
@@ -110,17 +110,16 @@ def forest(table: pd.DataFrame, *, value: str, xlabel: str, zero: bool = False) 
     Solid from ``low`` to ``high``, covering images and seeds. Where these are NaN, dashed from ``weights_low`` to
     ``weights_high``, for these weights alone.
     """
-    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1))
+    figure, (axis,) = subplots((9, 0.42 * len(table) + 1))
     for place, (_, row) in enumerate(table.iterrows()):
         known = not np.isnan(row["low"])
         ends = ("low", "high") if known else ("weights_low", "weights_high")
-        axis.plot(row[[*ends]], [place, place], color="#57606a", lw=2, ls="-" if known else (0, (2, 2)))
-        axis.plot(row[value], place, "o", color="#9a3412", mfc="#9a3412" if known else "white", ms=7)
+        axis.plot(row[[*ends]], [place, place], color=GREY, lw=2, ls="-" if known else (0, (2, 2)))
+        axis.plot(row[value], place, "o", color=ACCENT, mfc=ACCENT if known else "white", ms=7)
     if zero:
-        axis.axvline(0, color="#1f2328", lw=1, ls=":")
+        axis.axvline(0, **DOTTED)
     axis.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel, ylim=(len(table) - 0.4, -0.6))
     axis.grid(axis="y", visible=False)
-    figure.tight_layout()
     return figure
 
 
@@ -128,9 +127,11 @@ def model_forest(summary: pd.DataFrame, references: dict[str, float]) -> Figure:
     """Mean IoU and interval of each model (per cent); dotted lines: pixel classifiers, inter-annotator agreement."""
     table = summary.set_index([[SHORT[model] for model in summary.index]])
     figure = forest(table, value="miou", xlabel="mIoU, %")
+    figure.tight_layout()
+    figure.set_layout_engine("none")  # the labels above the axes do not shrink them
     (axis,) = figure.axes
     for name, value in references.items():
-        axis.axvline(value, color="#1f2328", lw=1, ls=":")
+        axis.axvline(value, **DOTTED)
         axis.annotate(
             name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
             rotation=20, fontsize=8, va="bottom",
@@ -143,7 +144,7 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
 
     `table` is indexed by model, with ``miou`` in per cent; `costs` maps a column to its axis label.
     """
-    figure, axes = plt.subplots(1, len(costs), figsize=(12, 4.2), sharey=True)
+    figure, axes = subplots((12, 4.2), columns=len(costs), sharey=True)
     for axis, (column, label) in zip(axes, costs.items(), strict=True):
         for model, row in table.iterrows():
             axis.scatter(row[column], row["miou"], s=60, color=MODEL_COLOURS[model], label=SHORT[model], zorder=3)
@@ -152,14 +153,8 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("mIoU, %")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="lower center",
-        ncols=4,
-        frameon=False,
-        bbox_to_anchor=(0.5, -0.13),
-    )
-    figure.tight_layout()
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=4, bbox_to_anchor=(0.5, -0.13))
     return figure
 
 
@@ -175,7 +170,7 @@ def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
         grid.loc[row.second, row.first] = -row.difference
         if is_significant(row._asdict()):
             bold |= {(row.first, row.second), (row.second, row.first)}
-    figure, axis = plt.subplots(figsize=(9, 5.4))
+    figure, (axis,) = subplots((9, 5.4))
     grid = grid.round(1) + 0.0  # no -0.0
     limit = max(float(grid.abs().max().max(skipna=True)), 5.0) if len(pairs) else 5.0
     sns.heatmap(
@@ -189,54 +184,47 @@ def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
     names = [SHORT[model] for model in models]
     axis.set_xticklabels(names, rotation=30, ha="right")
     axis.set_yticklabels(names, rotation=0)
-    figure.tight_layout()
     return figure
 
 
 def verdict_bar(ledger: pd.DataFrame) -> Figure:
     """Number of claims per verdict."""
-    colours = {"reproduced": "#2da44e", "not reproduced": "#cf222e", "inconsistent in the paper": "#d4a72c"}
+    colours = {
+        "reproduced": "#2da44e",
+        "not reproduced": "#cf222e",
+        "inconsistent in the paper": "#d4a72c",
+        "not testable with this data": "#8c959f",
+    }
     counts = ledger["verdict"].value_counts()
-    order = [*(v for v in colours if v in counts), *(v for v in counts.index if v not in colours)]
-    figure, axis = plt.subplots(figsize=(11, 1.3))
+    figure, (axis,) = subplots((11, 1.3))
     left = 0
-    for verdict in order:
-        axis.barh(0, counts[verdict], left=left, color=colours.get(verdict, "#8c959f"), edgecolor="white")
-        axis.text(
-            left + counts[verdict] / 2,
-            0,
-            counts[verdict],
-            ha="center",
-            va="center",
-            color="white",
-            weight="bold",
-        )
+    for verdict in (verdict for verdict in colours if verdict in counts):
+        bar = axis.barh(0, counts[verdict], left=left, color=colours[verdict], edgecolor="white", label=verdict)
+        axis.bar_label(bar, label_type="center", color="white", weight="bold")
         left += counts[verdict]
-    axis.legend([Patch(color=colours.get(v, "#8c959f")) for v in order], order, loc="upper center", ncols=4,
-                frameon=False, bbox_to_anchor=(0.5, 0.02))  # fmt: skip
+    axis.legend(loc="upper center", ncols=4, bbox_to_anchor=(0.5, 0.02))
     axis.set_axis_off()
+    figure.set_layout_engine("none")
     return figure
 
 
 def histogram(values: pd.Series, *, xlabel: str) -> Figure:
     """Distribution of one measured quantity."""
-    figure, axis = plt.subplots(figsize=(7, 2.8))
-    axis.hist(values, bins=30, color="#9a3412", edgecolor="white")
+    figure, (axis,) = subplots((7, 2.8))
+    axis.hist(values, bins=30, color=ACCENT, edgecolor="white")
     axis.set(xlabel=xlabel, ylabel="count")
-    figure.tight_layout()
     return figure
 
 
 def image_spread(per_image: dict[str, np.ndarray]) -> Figure:
     """mIoU (per cent) of each test image, one row of dots per model."""
     table = pd.DataFrame({SHORT[model]: 100 * values for model, values in per_image.items()})
-    figure, axis = plt.subplots(figsize=(10, 0.5 * len(per_image) + 1))
+    figure, (axis,) = subplots((10, 0.5 * len(per_image) + 1))
     sns.boxplot(table, orient="h", ax=axis, color="#eaeef2", fliersize=0, width=0.6)
     spread = np.random.default_rng(0).uniform(-0.1, 0.1, len(table))  # the same in every run
     for row, model in enumerate(table):
-        axis.scatter(table[model], row + spread, s=9, color="#9a3412", alpha=0.6, linewidths=0, zorder=3)
+        axis.scatter(table[model], row + spread, s=9, color=ACCENT, alpha=0.6, linewidths=0, zorder=3)
     axis.set(xlabel="mIoU of an image, %", ylabel="")
-    figure.tight_layout()
     return figure
 
 
@@ -244,11 +232,11 @@ def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, 
     """Confusion matrices (K, K), each row as percentages of the annotated class."""
     columns = 4 if len(class_names) <= 6 else 1
     rows, height = -(-len(matrices) // columns), 3 if columns > 1 else 1.5 + 0.4 * len(class_names)
-    figure, axes = plt.subplots(rows, columns, figsize=(12, height * rows), squeeze=False)
+    figure, axes = subplots((12, height * rows), rows=rows, columns=columns)
     names = [name.replace("_", "\n") for name in class_names]
-    for axis in axes.flat[len(matrices) :]:
+    for axis in axes[len(matrices) :]:
         axis.set_axis_off()
-    for axis, (model, matrix) in zip(axes.flat, matrices.items(), strict=False):
+    for axis, (model, matrix) in zip(axes, matrices.items(), strict=False):
         shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         sns.heatmap(
             shares, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False, square=True, ax=axis,
@@ -257,21 +245,19 @@ def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, 
         axis.set_title(SHORT[model], fontsize=9)
         axis.tick_params(labelsize=7)
         axis.tick_params(axis="y", rotation=0)
-    figure.tight_layout()
     return figure
 
 
 def speed_ladder(training: pd.DataFrame) -> Figure:
     """Training speed of every model relative to the plain loop, one bar per option added."""
     table = training["times_plain"].unstack("step")[training.index.unique("step")].loc[training.index.unique("model")]
-    figure, axis = plt.subplots(figsize=(10, 0.16 * table.size + 1.4))
+    figure, (axis,) = subplots((10, 0.16 * table.size + 1.4))
     table.rename(index=SHORT).plot.barh(ax=axis, width=0.8, color=sns.color_palette("crest", table.shape[1]))
-    axis.axvline(1, color="#1f2328", lw=1, ls=":")
+    axis.axvline(1, **DOTTED)
     axis.set(xlabel="training speed, times the plain loop", ylabel="")
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
-    axis.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
-    figure.tight_layout()
+    axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure
 
 
@@ -280,7 +266,7 @@ def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figur
 
     `table` has the columns seconds, abstain and ``<class>_percent``, a row per frame; background is not drawn.
     """
-    figure, axis = plt.subplots(figsize=(11, 2.8))
+    figure, (axis,) = subplots((11, 2.8))
     seconds, half = table["seconds"].to_numpy(), table["seconds"].diff().median() / 2
     edges = np.stack([seconds - half, seconds + half], axis=1).ravel()  # start and end of every frame
     everywhere, abstained = axis.get_xaxis_transform(), table["abstain"].repeat(2)
@@ -288,6 +274,5 @@ def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figur
     for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):
         axis.plot(seconds, table[f"{name}_percent"].where(~table["abstain"]), color=colour, lw=1.6, label=name)
     axis.set(xlabel="seconds", ylabel="% of the frame", ylim=(0, None), xlim=(seconds[0] - half, seconds[-1] + half))
-    axis.legend(frameon=False, fontsize=8, ncols=min(len(class_names), 8), loc="lower right", bbox_to_anchor=(1, 1))
-    figure.tight_layout()
+    axis.legend(fontsize=8, ncols=min(len(class_names), 8), loc="lower right", bbox_to_anchor=(1, 1))
     return figure

@@ -1,5 +1,7 @@
 """Summaries of the tables as sentences."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -25,23 +27,21 @@ def difference_in_words(row: dict) -> str:
         return f"cannot be judged ({shown}; {row['units']} images or groups show the rarest class)"
     if np.isnan(row["p_holm"]):
         return f"cannot be judged from one seed ({shown} with these weights; another seed gives other weights)"
-    result = f"{shown}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}, adjusted {format_p_value(row['p_holm'])}"
+    p_value = row["p_holm"]
+    digits = 4 if 0.045 < p_value < 0.055 else 3  # enough to tell it from the significance level
+    adjusted = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{digits}f}"
+    result = f"{shown}, 95 % interval {row['low']:+.1f} to {row['high']:+.1f}, adjusted {adjusted}"
     if is_significant(row):
         return f"is significant: {result}"
     count = "more than 50" if np.isnan(row["needed"]) else f"about {row['needed']:.0f}"
     return f"is not significant: {result}; detecting one of this size would take {count} seeds of each model"
 
 
-def format_p_value(p_value: float) -> str:
-    """Format a p-value with enough digits to tell it from the significance level."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.4f}" if 0.045 < p_value < 0.055 else f"p = {p_value:.3f}"
-
-
 def effects_summary(effects: pd.DataFrame, runs: list[Run], profile: Profile) -> Markdown:
     """One sentence per change, and the limits of the evidence."""
     lines = [f"- **{row['change']}**: the effect {difference_in_words(row)}." for row in effects.to_dict("records")]
     if missing := [name for name in EFFECTS if name not in set(effects["change"])]:
-        lines.append(f"- Not compared, as a model is missing or has another training recipe: {'; '.join(missing)}.")
+        lines.append(f"- Not compared, as a model is missing or has a different training recipe: {'; '.join(missing)}.")
     return Markdown("\n".join([*lines, "", _limits(runs, profile)]))
 
 
@@ -86,19 +86,18 @@ def speed_summary(training: pd.DataFrame, device: str, peak: float) -> Markdown:
 def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list[Run], profile: Profile) -> Markdown:
     """Best model, significant differences, and the smallest detectable difference."""
     best = summary["miou"].idxmax()
-    images = len(runs[0].names)
     text = (
         f"**{LABELS[best]}** has the highest mIoU, {summary.loc[best, 'miou']:.1f} % "
-        f"{interval(summary.loc[best])} on {images} images."
+        f"{interval(summary.loc[best])} on {len(runs[0].names)} images."
     )
     tested = compared[compared["p_holm"].notna()]
     if len(tested):
-        others = tested[(tested["first"] == best) | (tested["second"] == best)]
-        if close := sum(not is_significant(row) for row in others.to_dict("records")):
-            text += f" It does not differ significantly from {close} of the {len(others)} others."
-        significant = sum(is_significant(row) for row in tested.to_dict("records"))
+        significant = np.array([is_significant(row) for row in tested.to_dict("records")])
+        with_best = (tested[["first", "second"]] == best).any(axis=1)
+        if close := (with_best & ~significant).sum():
+            text += f" It does not differ significantly from {close} of the {with_best.sum()} others."
         text += (
-            f" Of {len(tested)} pairs, {significant} differ significantly. With these seeds and images, a true "
+            f" Of {len(tested)} pairs, {significant.sum()} differ significantly. With these seeds and images, a true "
             f"difference of {tested['detectable'].median():.1f} points is detected four times in five if one pair is "
             f"tested, of {tested['detectable_holm'].median():.1f} points if all pairs are (medians); the paper ranks "
             "models 0.41 points apart, with one run each and no interval."
@@ -108,27 +107,19 @@ def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list
 
 def scope(profile: Profile) -> str:
     """Image size and start for which verdicts on accuracy hold; empty for a demonstration, which judges none."""
-    initial = "ImageNet" if profile.recipe.pretrained else "random"
-    side = profile.data.image_size
-    return f"At {side}×{side}, from {initial} weights" if profile.kind == "result" else ""
-
-
-def paper_comparisons(compared: pd.DataFrame) -> list[str]:
-    """A sentence per comparison that the paper makes, where both models were trained."""
-    return [
-        f"- **{name}**: the difference {difference_in_words(row)}."
-        for name, (first, second) in {**EFFECTS, **RIVALS}.items()
-        if (row := pair(compared, first, second)) is not None
-    ]
+    if profile.kind == "demonstration":
+        return ""
+    side, initial = profile.data.image_size, "ImageNet" if profile.recipe.pretrained else "random"
+    return f"At {side}×{side}, from {initial} weights"
 
 
 def leakage_summary(generalisation: pd.DataFrame) -> list[str]:
     """How much the split described in the paper adds to a test score, where measured."""
-    leaky = generalisation[generalisation["split"] == "as described"] if len(generalisation) else generalisation
     return [
         f"- **Leaky split**: {row['model']} scores {row['test mIoU']:.1f} % on test images of which it saw copies, "
         f"{row['holdout mIoU']:.1f} % on the holdout: {row['test − holdout']:+.1f} points {row['95 % interval']}."
-        for row in leaky.to_dict("records")
+        for row in generalisation.to_dict("records")
+        if row["split"] == "as described"
     ]
 
 
@@ -137,21 +128,23 @@ def findings(
 ) -> Markdown:
     """Main results for the Summary page, each from the tables."""
     baseline = baselines["miou"].filter(like="pixel classifier").max()
-    verdicts = ledger["verdict"].value_counts()
-    compared = compare_models(runs)
-    judged = "; no accuracy, as this is a demonstration"
-    if scope(profile):
-        tested = compared["p_holm"].notna().any()
-        judged = f"; accuracies a{scope(profile)[1:]}" if tested else "; no accuracy yet, for want of seeds or images"
+    verdicts = Counter(ledger["verdict"])
+    compared, valid_for = compare_models(runs), scope(profile)
+    if not valid_for:
+        judged = "no accuracy, as this is a demonstration"
+    elif compared["p_holm"].notna().any():
+        judged = f"accuracies a{valid_for[1:]}"
+    else:
+        judged = "no accuracy yet, because there are too few seeds or images"
     lines = [
         "- **The paper's “Params/M” are mebibytes of float32 weights, not millions of parameters.** Four of its models "
         "agree to two decimals that way; FCN's 25.86 cannot be in that unit.",
         "- **The model whose size is printed is not the one described.** 22.24 is row 2 plus EMA, with the standard "
         "ASPP; with the separable ASPP of the text it is a third smaller.",
-        f"- Of {len(ledger)} checked statements, {verdicts.get('not reproduced', 0)} are not reproduced, "
-        f"{verdicts.get('inconsistent in the paper', 0)} are inconsistent in the paper, "
-        f"{verdicts.get('not testable with this data', 0)} cannot be decided, and "
-        f"{verdicts.get('reproduced', 0)} are reproduced (sizes, work and arithmetic exactly{judged}).",
+        f"- Of {len(ledger)} checked statements, {verdicts['not reproduced']} are not reproduced, "
+        f"{verdicts['inconsistent in the paper']} are inconsistent in the paper, "
+        f"{verdicts['not testable with this data']} cannot be decided, and "
+        f"{verdicts['reproduced']} are reproduced (sizes, work and arithmetic exactly; {judged}).",
     ]
     if PROPOSED in summary.index:
         row = summary.loc[PROPOSED]
@@ -163,6 +156,8 @@ def findings(
         )
         lines.insert(len(lines) if profile.data.source == "synthetic" else 0, result)  # own images first
     lines += leakage_summary(generalisation_table(profile))
-    if profile.kind == "result":
-        lines += ["", f"**{scope(profile)}:**", "", *paper_comparisons(compared)]
+    if valid_for:
+        pairs = {name: pair(compared, *models) for name, models in {**EFFECTS, **RIVALS}.items()}
+        lines += ["", f"**{valid_for}:**", ""]
+        lines += [f"- **{name}**: the difference {difference_in_words(row)}." for name, row in pairs.items() if row]
     return Markdown("\n".join([*lines, "", _limits(runs, profile)]))

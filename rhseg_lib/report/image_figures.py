@@ -1,11 +1,12 @@
 """Figures of images: contact sheets, Figure 5, attention maps."""
 
-import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from rhseg_lib.catalogue import SHORT
+from rhseg_lib.report.figures import subplots
 from rhseg_lib.report.overlays import CLASS_COLOURS, HEAT, WRONG, blend, error_map
 
 
@@ -14,14 +15,14 @@ def contact_sheet(images: list[np.ndarray], *, columns: int, titles: list[str] |
     rows = -(-len(images) // columns)
     tallest = max(image.shape[0] / image.shape[1] for image in images)
     height = 12 / columns * (tallest + (0.08 if titles is None else 0.2))
-    figure, axes = plt.subplots(rows, columns, figsize=(12, rows * height), squeeze=False)
-    for axis in axes.flat:
+    figure, axes = subplots((12, rows * height), rows=rows, columns=columns)
+    for axis in axes:
         axis.set_axis_off()
-    for number, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+    for number, (axis, image) in enumerate(zip(axes, images, strict=False)):
         axis.imshow(image)
         if titles is not None:
             axis.set_title(titles[number], fontsize=9, pad=3, parse_math=False)  # a file name may contain $
-    figure.tight_layout(pad=0.3)
+    figure.set_layout_engine("tight", pad=0.3)
     return figure
 
 
@@ -31,51 +32,34 @@ def segmentation_grid(
 ) -> Figure:  # fmt: skip
     """Figure 5: image, annotation, every model's segmentation and, below each, its errors.
 
-    Parameters
-    ----------
-    images : (N, H, W, 3) uint8
-    truth : (N, H, W) uint8
-    predictions : dict
-        Model -> (N, H, W) uint8.
-    row_titles : list of str
-        One per image.
-    class_names : tuple of str
+    `images` are (N, H, W, 3) uint8, `truth` and each model's `predictions` (N, H, W) uint8.
     """
-    columns = 2 + len(predictions)
-    figure, axes = plt.subplots(
-        2 * len(images), columns, figsize=(1.32 * columns, 2.72 * len(images)), squeeze=False,
-        gridspec_kw={"wspace": 0.04, "hspace": 0.05},
-    )  # fmt: skip
+    rows, columns = 2 * len(images), 2 + len(predictions)
+    figure, axes = subplots((1.32 * columns, 1.36 * rows), rows=rows, columns=columns)
+    axes = axes.reshape(len(images), 2, columns)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-        axis.grid(visible=False)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-    for number, (image, true) in enumerate(zip(images, truth, strict=True)):
-        top, bottom = axes[2 * number], axes[2 * number + 1]
+    for (top, bottom), image, true, title in zip(axes, images, truth, row_titles, strict=True):
         top[0].imshow(image)
-        top[0].set_ylabel(row_titles[number], fontsize=8)
+        top[0].set_ylabel(title, fontsize=8)
         top[1].imshow(blend(image, true))
-        bottom[0].set_visible(False)
-        bottom[1].set_visible(False)
-        for place, (model, masks) in enumerate(predictions.items(), start=2):
-            top[place].imshow(blend(image, masks[number]))
-            bottom[place].imshow(error_map(true, masks[number]))
-            if number == 0:
-                top[place].set_title(SHORT[model], fontsize=8)
-    axes[0, 0].set_title("image", fontsize=8)
-    axes[0, 1].set_title("annotation", fontsize=8)
-    figure.subplots_adjust(left=0.03, right=1, bottom=0, top=1)
-    handles = [Patch(color=CLASS_COLOURS[i], label=name.replace("_", " ")) for i, name in enumerate(class_names) if i]
+        for axis in bottom[:2]:
+            axis.set_visible(False)
+    for column, masks in enumerate(predictions.values(), start=2):
+        for (top, bottom), image, true, predicted in zip(axes[..., column], images, truth, masks, strict=True):
+            top.imshow(blend(image, predicted))
+            bottom.imshow(error_map(true, predicted))
+    column_titles = ["image", "annotation", *(SHORT[model] for model in predictions)]
+    for axis, title in zip(axes[0, 0], column_titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    sns.despine(figure, left=True, bottom=True)
+    figure.set_layout_engine("none")
+    figure.subplots_adjust(left=0.03, right=1, bottom=0, top=1, wspace=0.04, hspace=0.05)
+    colours = zip(CLASS_COLOURS[1:], class_names[1:], strict=False)
+    handles = [Patch(color=colour, label=name.replace("_", " ")) for colour, name in colours]
     handles += [Patch(color=WRONG, label="wrong pixel (lower rows)")]
-    figure.legend(
-        handles=handles,
-        loc="upper center",
-        ncols=min(len(handles), 6),
-        frameon=False,
-        fontsize=9,
-        bbox_to_anchor=(0.5, 0),
-    )
+    ncols = min(len(handles), 6)
+    figure.legend(handles=handles, loc="upper center", ncols=ncols, fontsize=9, bbox_to_anchor=(0.5, 0))
     return figure
 
 
@@ -91,7 +75,7 @@ def examples(images: np.ndarray, truth: np.ndarray, predictions: np.ndarray, tit
 def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
     """EMA's weight maps over an image: (H, W, 3) uint8 and (G, h, w) in (0, 1), one panel per group."""
     groups = len(maps)
-    figure, axes = plt.subplots(1, groups + 1, figsize=(12, 12 / (groups + 1) + 0.35))
+    figure, axes = subplots((12, 12 / (groups + 1) + 0.35), columns=groups + 1)
     height, width, _ = image.shape
     axes[0].imshow(image)
     axes[0].set_title("image", fontsize=8)
@@ -101,7 +85,7 @@ def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
         axis.set_title(f"group {group + 1}\n{weights.min():.2f}–{weights.max():.2f}", fontsize=7)
     for axis in axes:
         axis.set_axis_off()
-    figure.tight_layout(pad=0.3)
+    figure.set_layout_engine("tight", pad=0.3)
     return figure
 
 
@@ -117,10 +101,11 @@ def place_maps(masks: np.ndarray, class_names: tuple[str, ...]) -> Figure:
     """Frequency of each class at each pixel: how far position alone separates the classes."""
     columns = min(len(class_names), 6)
     rows = -(-len(class_names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 3 * rows), squeeze=False)
-    for axis in axes.flat[len(class_names) :]:
+    figure, axes = subplots((3.2 * columns, 3 * rows), rows=rows, columns=columns)
+    figure.set_layout_engine("none")  # the colour bar takes its space from the axes
+    for axis in axes[len(class_names) :]:
         axis.set_axis_off()
-    for index, (axis, name) in enumerate(zip(axes.flat, class_names, strict=False)):
+    for index, (axis, name) in enumerate(zip(axes, class_names, strict=False)):
         shown = axis.imshow((masks == index).mean(0), vmin=0, vmax=1, cmap="viridis")
         axis.set(title=name, xticks=[], yticks=[])
     figure.colorbar(shown, ax=axes, label="share of the images", shrink=0.8)

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from rhseg_lib.catalogue import SHORT
+from rhseg_lib.models import build_model
+from rhseg_lib.models.complexity import count_macs, count_parameters, latency_ms, model_mib, separable_ratio
 from rhseg_lib.profile import Profile
 from rhseg_lib.report.paper import PAPER_ROWS
 
 
 def complexity(models: dict[str, nn.Module], side: int) -> pd.DataFrame:
     """Parameters, MiB, GMAC and the value that the paper prints, one row per model."""
-    from rhseg_lib.models.complexity import count_macs, count_parameters, model_mib
-
     rows = {
         name: {
             "parameters": count_parameters(model),
@@ -30,21 +30,12 @@ def complexity(models: dict[str, nn.Module], side: int) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
-def separable(layers: list[tuple[int, int, int]], *, side: int = 32) -> pd.DataFrame:
-    """Equation 1 for layers (M, N, D_K): predicted and counted ratio."""
-    from rhseg_lib.models.complexity import separable_ratio
-
+def separable(layers: list[tuple[int, int, int]]) -> pd.DataFrame:
+    """Equation 1 for layers (M, N, D_K): predicted ratio, and the one counted on a 32×32 map."""
     rows = [
-        {
-            "M": m,
-            "N": n,
-            "D_K": k,
-            "predicted": float(Fraction(1, n) + Fraction(1, k * k)),
-            "counted": float(separable_ratio(m, n, k, side)),
-        }
-        for m, n, k in layers
+        (m, n, k, float(Fraction(1, n) + Fraction(1, k * k)), float(separable_ratio(m, n, k, 32))) for m, n, k in layers
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["M", "N", "D_K", "predicted", "counted"])
 
 
 @torch.inference_mode()
@@ -67,18 +58,10 @@ def ema_pooling(attention: Any, *, side: int) -> pd.DataFrame:
 
 def latency(names: list[str], profile: Profile) -> pd.DataFrame:
     """Milliseconds for one image of the profile's size, measured now on the CPU: median and quartiles."""
-    from rhseg_lib.models import build_model
-    from rhseg_lib.models.complexity import latency_ms
-
-    side, rows = profile.data.image_size, {}
-    for name in names:
-        measured = latency_ms(build_model(name, num_classes=len(profile.data.class_names)), side, side, repeats=9)
-        rows[name] = {
-            "latency_ms": measured.median,
-            "lower_quartile": measured.lower_quartile,
-            "upper_quartile": measured.upper_quartile,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    side, classes = profile.data.image_size, len(profile.data.class_names)
+    rows = [latency_ms(build_model(name, num_classes=classes), side, side, repeats=9) for name in names]
+    table = pd.DataFrame(rows, index=pd.Index(names, name="model")).rename(columns={"median": "latency_ms"})
+    return table[["latency_ms", "lower_quartile", "upper_quartile"]]
 
 
 def stages_shown(frame: pd.DataFrame) -> pd.DataFrame:

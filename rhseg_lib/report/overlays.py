@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.colors import ListedColormap, to_hex, to_rgba_array
+from matplotlib.colors import to_hex
+from PIL import ImageColor
 
 from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE
 
@@ -21,7 +22,7 @@ HEAT_STOPS = ", ".join(to_hex(colormaps[HEAT](stop / 4)) for stop in range(5))  
 
 def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.ndarray:
     """Blend class colours over an image, background unpainted: (H, W, 3) and (H, W) uint8 -> (H, W, 3) uint8."""
-    colours = (255 * to_rgba_array([*CLASS_COLOURS, "#ffffff"])[:, :3]).round()  # (256, 3)
+    colours = np.array([ImageColor.getrgb(colour) for colour in (*CLASS_COLOURS, "white")])  # (256, 3)
     painted, shown = image.copy(), (mask > 0) & (mask != IGNORE_INDEX)
     painted[shown] = ((1 - opacity) * image[shown] + opacity * colours[mask[shown]]).round()
     return painted
@@ -30,8 +31,8 @@ def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.n
 def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Wrong pixels red, correct ones pale, ignored ones white: (H, W) uint8 twice -> (H, W, 3) uint8."""
     wrong = (truth != prediction) & (truth != IGNORE_INDEX)
-    index = np.where(truth == IGNORE_INDEX, 2, wrong.astype(int))
-    return (ListedColormap([CORRECT, WRONG, "#ffffff"])(index)[..., :3] * 255).astype(np.uint8)
+    palette = np.array([ImageColor.getrgb(colour) for colour in (CORRECT, WRONG, "white")], np.uint8)
+    return palette[np.where(truth == IGNORE_INDEX, 2, wrong)]
 
 
 def heat(image: np.ndarray, values: np.ndarray, *, opacity: float) -> np.ndarray:

@@ -7,7 +7,6 @@
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import yaml
 import zmq
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
+from nbconvert.filters import strip_ansi
 from papermill.exceptions import PapermillExecutionError
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
@@ -44,13 +44,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (i
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Reject a parameter that the notebook's ``parameters`` cell does not declare, or of the wrong type.
-
-    Raises
-    ------
-    StudyError
-        Missing notebook, unknown name, wrong type.
-    """
+    """Raise a StudyError for a missing notebook, and for a parameter with an undeclared name or of the wrong type."""
     if not notebook.exists():
         known = ", ".join(sorted(p.name for p in notebook.parent.glob("*.ipynb"))) or "none"
         raise StudyError("no such notebook", where=notebook, fix=f"take one of: {known}")
@@ -69,17 +63,9 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, root: Path = Path()) -> None:
-    """Execute a notebook; ``output`` is written only if every cell succeeded.
+    """Execute a notebook in the folder `root`; `output` is written only if every cell succeeded.
 
     A failed execution is kept beside it as ``<name>.failed.ipynb``.
-
-    Parameters
-    ----------
-    notebook, output : Path
-    parameters : dict
-        Values for the notebook's ``parameters`` cell.
-    root : Path
-        The study's top folder, the working directory of the kernel.
 
     Raises
     ------
@@ -92,20 +78,14 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, ro
     failed = output.with_suffix(".failed.ipynb")
     try:
         _execute(notebook, partial, parameters, root)
-    except PapermillExecutionError as error:
+    except (PapermillExecutionError, DeadKernelError) as error:
         os.replace(partial, failed)
-        raise StudyError(
-            f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {plain(error.evalue)}",
-            where=f"{failed} (the executed copy)",
-            fix="fix the cause and run the same command again; finished steps are not repeated",
-        ) from error
-    except DeadKernelError as error:
-        os.replace(partial, failed)
-        raise StudyError(
-            f"{notebook.name} lost its kernel: the process was killed",
-            where=f"{failed} (the executed copy)",
-            fix="usually it ran out of memory: free some, then run the same command again",
-        ) from error
+        what = "lost its kernel: the process was killed"
+        fix = "usually it ran out of memory: free some, then run the same command again"
+        if isinstance(error, PapermillExecutionError):
+            what = f"failed in cell {error.exec_count}: {error.ename}: {strip_ansi(error.evalue)}"
+            fix = "fix the cause and run the same command again; finished steps are not repeated"
+        raise StudyError(f"{notebook.name} {what}", where=f"{failed} (the executed copy)", fix=fix) from error
     failed.unlink(missing_ok=True)
     os.replace(partial, output)
 
@@ -132,7 +112,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], root: Pat
             except RuntimeError as error:
                 if starts_left == 0:
                     output.unlink(missing_ok=True)
-                    fix = "`python -m ipykernel` in a terminal shows what hinders it; then run the same command again"
+                    fix = "`python -m ipykernel` in a terminal shows the cause; then run the same command again"
                     raise StudyError(f"no kernel started: {error}", where=notebook, fix=fix) from error
                 print(f"{notebook.name}: {error}; trying again", file=sys.stderr)
 
@@ -146,26 +126,16 @@ def kernel_config(sockets: Path) -> Config:
     return Config({"KernelManager": {"transport_encryption": "auto", **place}})
 
 
-def plain(text: str) -> str:
-    """Remove terminal colours from text."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
 def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -> None:
     """Convert an executed notebook to one self-contained HTML file, with folded code and embedded images."""
     content = nbformat.read(executed, as_version=4)
     heading = next(c.source for c in content.cells if c.cell_type == "markdown").splitlines()[0].lstrip("# ")
     if notebook == "03_train":
         heading = executed.stem.removeprefix("03_train_").replace("_seed", ", seed ")
-    is_front = html.parent == profile.reports
-    links = [
-        {
-            "text": text,
-            "href": _link(page, from_front=is_front),
-            "current": page == notebook,
-        }
-        for page, text in PAGES.items()
-    ]
+    front = html.parent == profile.reports
+    hrefs = {page: f"html/{page}.html" if front else f"{page}.html" for page in PAGES}
+    hrefs["00_summary"] = "index.html" if front else "../index.html"
+    links = [{"text": text, "href": hrefs[page], "current": page == notebook} for page, text in PAGES.items()]
     style = (TEMPLATES / "report" / "style.css").read_text(encoding="utf-8")
     page = {
         "title": f"{heading} · RH slag-layer segmentation",
@@ -179,12 +149,6 @@ def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -
     body, _ = exporter.from_notebook_node(content, resources={"page": page})
     html.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(html, body.encode())
-
-
-def _link(page: str, *, from_front: bool) -> str:
-    if page == "00_summary":
-        return "index.html" if from_front else "../index.html"
-    return f"html/{page}.html" if from_front else f"{page}.html"
 
 
 def main(arguments: list[str] | None = None) -> int:

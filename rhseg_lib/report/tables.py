@@ -1,24 +1,15 @@
 """Every table of the report: built from files, shown as HTML, saved as CSV."""
 
 import html
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from rhseg_lib.catalogue import (
-    CATALOGUE,
-    COUNTED,
-    DESCRIBED,
-    LABELS,
-    LITE,
-    MOBILENET,
-    PROPOSED,
-    SEPARABLE,
-    SHORT,
-    XCEPTION,
-)
+from rhseg_lib import catalogue
+from rhseg_lib.catalogue import COUNTED, DESCRIBED, LABELS, LITE, MOBILENET, PROPOSED, SEPARABLE, SHORT, XCEPTION
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.compare import by_unit, generalisation, pair, points
@@ -30,21 +21,28 @@ from rhseg_lib.report.paper import TABLE1, Row
 
 EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of baselines.csv
 NOT_REPORTED = "not\N{NO-BREAK SPACE}reported"
+SCALING = "rate scaled by batch / 16"
+EFFECTS = {  # what is added -> (with, without)
+    "EMA, standard ASPP": (COUNTED, MOBILENET),
+    "EMA, separable ASPP": (DESCRIBED, SEPARABLE),
+    "separable ASPP, no attention": (SEPARABLE, MOBILENET),
+    "separable ASPP, with EMA": (DESCRIBED, COUNTED),
+    "separable decoder (lite)": (LITE, DESCRIBED),
+    "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
+}
 
 
 def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML:
     """Show a table with escaped text; save it as CSV if `path` is given."""
     if path is not None:
         keep(frame, path)
-    named = not isinstance(frame.index, pd.RangeIndex)
-    shown = frame.reset_index() if named else frame
-    align = {name: "" if pd.api.types.is_numeric_dtype(shown[name]) else ' class="text"' for name in shown}
-    head = "".join(f"<th{align[name]}>{html.escape(str(name))}</th>" for name in shown)
-    rows = (
-        "".join(f"<td{align[name]}>{_cell(name, value)}</td>" for name, value in zip(shown, row, strict=True))
-        for row in shown.itertuples(index=False, name=None)
-    )
-    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
+    shown = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+    align = ["" if pd.api.types.is_numeric_dtype(kind) else ' class="text"' for kind in shown.dtypes]
+    head = "".join(f"<th{side}>{html.escape(str(name))}</th>" for name, side in zip(shown, align, strict=True))
+    body = ""
+    for row in shown.itertuples(index=False, name=None):
+        cells = (f"<td{side}>{_cell(*cell)}</td>" for side, *cell in zip(align, shown, row, strict=True))
+        body += f"<tr>{''.join(cells)}</tr>"
     return HTML(
         f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -68,19 +66,11 @@ def _cell(name: str, value: object) -> str:
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     text = html.escape(str(value))
-    if name == "page":
-        return f'<a href="{text}">open</a>'
-    return text
+    return f'<a href="{text}">open</a>' if name == "page" else text
 
 
 def read(profile: Profile, name: str, *, index: str | None = None) -> pd.DataFrame:
-    """Read a table that an earlier notebook saved.
-
-    Raises
-    ------
-    StudyError
-        That notebook has not run yet.
-    """
+    """Read a table that an earlier notebook saved; raises a StudyError if that notebook has not run yet."""
     path = profile.tables / f"{name}.csv"
     if not path.exists():
         raise StudyError(f"the table '{name}' is missing", where=path, fix=f"make study PROFILE={profile.name}")
@@ -89,16 +79,11 @@ def read(profile: Profile, name: str, *, index: str | None = None) -> pd.DataFra
 
 def counts(dataset: dict) -> pd.DataFrame:
     """Images, originals and the percentage of each class in the subsets of a VOC tree."""
-    rows = {}
-    for subset in (name for name in dataset["counts"] if name != "trainval"):
-        pixels = dataset["class_pixels"][subset]
-        total = sum(pixels.values())
-        rows[subset] = {
-            "images": dataset["counts"][subset],
-            "originals": dataset["originals"][subset],
-            **{f"{name}, % of pixels": 100 * count / total for name, count in pixels.items()},
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("subset")
+    subsets = [name for name in dataset["counts"] if name != "trainval"]
+    pixels = pd.DataFrame.from_dict(dataset["class_pixels"], orient="index").loc[subsets]
+    table = pd.DataFrame({"images": dataset["counts"], "originals": dataset["originals"]})
+    shares = 100 * pixels.div(pixels.sum(axis=1), axis=0)
+    return table.loc[subsets].join(shares.add_suffix(", % of pixels")).rename_axis("subset")
 
 
 def left_out(dataset: dict) -> HTML:
@@ -110,15 +95,9 @@ def left_out(dataset: dict) -> HTML:
 
 def of_scores(results: dict[str, Scores], class_names: tuple[str, ...]) -> pd.DataFrame:
     """One row per method: mIoU, mPA and each class's IoU in per cent."""
-    rows = {
-        name: {
-            "miou": 100 * s.miou,
-            "mpa": 100 * s.mpa,
-            **{f"IoU {c}": 100 * i for c, i in zip(class_names, s.iou, strict=True)},
-        }
-        for name, s in results.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    rows = {name: 100 * np.array([s.miou, s.mpa, *s.iou]) for name, s in results.items()}
+    columns = ["miou", "mpa", *(f"IoU {name}" for name in class_names)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("method")
 
 
 def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.DataFrame:
@@ -131,22 +110,17 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
         "Optimizer_type": used.optimizer,
         "Momentum": f"{used.momentum:g}" if used.optimizer == "sgd" else "–",
         "Weight_decay": f"{used.weight_decay:g}",
+        SCALING: "yes" if used.scale_rate_by_batch else "no, as printed",
+        "warm-up": f"{used.warmup_epochs:g} epoch(s), linear",
+        "schedule": "cosine from Init_lr to Min_lr",
+        "loss": "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else ""),
+        "images per epoch": used.epoch_images or "each training image once",
+        "batch norm": "recomputed after training" if used.recompute_batchnorm else "running averages",
+        "precision": used.precision,
+        "start": "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all",
     }
-    rows = [(key, str(TABLE1[key]), str(ours[key])) for key in TABLE1]
-    rows += [
-        (
-            "rate scaled by batch / 16",
-            f"{NOT_REPORTED}; its likely source scales",
-            "yes" if used.scale_rate_by_batch else "no, as printed",
-        ),
-        ("warm-up", NOT_REPORTED, f"{used.warmup_epochs:g} epoch(s), linear"),
-        ("schedule", NOT_REPORTED, "cosine from Init_lr to Min_lr"),
-        ("loss", NOT_REPORTED, "cross-entropy" + (f" + {used.dice_weight:g} Dice" if used.dice_weight else "")),
-        ("images per epoch", NOT_REPORTED, str(used.epoch_images or "each training image once")),
-        ("batch norm", NOT_REPORTED, "recomputed after training" if used.recompute_batchnorm else "running averages"),
-        ("precision", NOT_REPORTED, used.precision),
-        ("start", NOT_REPORTED, "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
-    ]
+    paper = TABLE1 | {SCALING: f"{NOT_REPORTED}; its likely source scales"}
+    rows = [(key, str(paper.get(key, NOT_REPORTED)), str(value)) for key, value in ours.items()]
     for model, changes in (exceptions or {}).items():
         text = ", ".join(f"{name} {value}" for name, value in changes.items())
         rows.append((f"exception: {SHORT[model]}", "–", text.replace("_", " ")))
@@ -157,44 +131,45 @@ def metrics(runs: dict[str, Run]) -> pd.DataFrame:
     """Scores of one run in per cent, per class and mean, for each subset; the interval is for these weights."""
     blocks = []
     for subset, run in runs.items():
-        scores, names = run.metrics[subset], [*run.metrics["class_names"], "mean"]
-        iou, pa = [*scores["iou"], scores["miou"]], [*scores["pa"], scores["mpa"]]
-        block = {"subset": subset, "class": names, "IoU": 100 * np.array(iou, float), "PA": 100 * np.array(pa, float)}
+        scores, names = run.metrics[subset], run.metrics["class_names"]
         low, high = points(statistics.mean_of(by_unit(run.matrices, run.units)[None], these_weights=True))
-        shown = [*[""] * (len(names) - 1), bracket(low, high) or "too few images"]
-        blocks.append(pd.DataFrame(block).assign(**{"95 % interval, these weights": shown}))
+        block = {
+            "subset": subset,
+            "class": [*names, "mean"],
+            "IoU": 100 * np.array([*scores["iou"], scores["miou"]], float),
+            "PA": 100 * np.array([*scores["pa"], scores["mpa"]], float),
+            "95 % interval, these weights": [*[""] * len(names), bracket(low, high) or "too few images"],
+        }
+        blocks.append(pd.DataFrame(block))
     return pd.concat(blocks, ignore_index=True)
 
 
 def provenance(run: dict) -> pd.DataFrame:
     """Device, versions and data set of a run."""
     keys = ("device", "threads", "python", "torch", "lightning", "segmentation_models_pytorch", "commit", "lock")
-    rows = [(key.replace("_", " "), run[key]) for key in keys]
-    rows += [("data set", run["dataset_hash"][:12]), ("training", f"{run['train_seconds']:.0f} s")]
-    return pd.DataFrame(rows, columns=["item", "value"])
+    rows = {key.replace("_", " "): run[key] for key in keys}
+    rows |= {"data set": run["dataset_hash"][:12], "training": f"{run['train_seconds']:.0f} s"}
+    return pd.DataFrame(rows.items(), columns=["item", "value"])
 
 
 def beside_paper(rows: dict[str, Row], summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     """A table of the paper beside this study's scores; the last row is the model that the text describes."""
-    lines = []
-    for model in [*rows, PROPOSED]:
-        printed = rows.get(model)
-        trained = summary.loc[model] if model in summary.index else None
-        lines.append(
-            {
-                "model": printed.label if printed else "“Ours” as the text describes it (separable ASPP)",
-                "paper mIoU": printed.miou if printed else np.nan,
-                "our mIoU": np.nan if trained is None else trained["miou"],
-                "95 % interval": "not trained" if trained is None else interval(trained),
-                "SD over seeds": np.nan if trained is None else trained["seed_deviation"],
-                "paper mPA": printed.mpa if printed else np.nan,
-                "our mPA": np.nan if trained is None else trained["mpa"],
-                "paper “Params/M”": printed.params if printed else np.nan,
-                "our MiB": sizes.loc[model, "mib"],
-                "seeds": 0 if trained is None else int(trained["seeds"]),
-            }
-        )
-    return pd.DataFrame(lines)
+    models = [*rows, PROPOSED]
+    paper, ours = pd.DataFrame(rows.values(), index=list(rows)).reindex(models), summary.reindex(models)
+    trained = ours["seeds"].notna()
+    table = {
+        "model": paper["label"].fillna("“Ours” as the text describes it (separable ASPP)"),
+        "paper mIoU": paper["miou"],
+        "our mIoU": ours["miou"],
+        "95 % interval": [interval(row) if trained[model] else "not trained" for model, row in ours.iterrows()],
+        "SD over seeds": ours["seed_deviation"],
+        "paper mPA": paper["mpa"],
+        "our mPA": ours["mpa"],
+        "paper “Params/M”": paper["params"],
+        "our MiB": sizes.loc[models, "mib"],
+        "seeds": ours["seeds"].fillna(0).astype(int),
+    }
+    return pd.DataFrame(table, index=models).reset_index(drop=True)
 
 
 def bracket(low: float, high: float, sign: str = "") -> str:
@@ -212,80 +187,57 @@ def interval(row: pd.Series | dict, sign: str = "") -> str:
 
 def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     """Backbone × ASPP × attention × decoder of the DeepLabv3+ models with mIoU, interval, size and work."""
-    rows = [
-        {
-            "backbone": entry.backbone,
-            "ASPP": "separable" if entry.separable_aspp else "standard",
-            "attention": "EMA" if entry.attention else "–",
-            "decoder": "separable" if entry.separable_decoder else "standard",
-            "mIoU": summary.loc[model, "miou"],
-            "95 % interval": interval(summary.loc[model]),
-            "SD over seeds": summary.loc[model, "seed_deviation"],
-            "MiB": sizes.loc[model, "mib"],
-            "GMAC": sizes.loc[model, "gmacs"],
-            "seeds": int(summary.loc[model, "seeds"]),
-        }
-        for model, entry in CATALOGUE.items()
-        if model in summary.index and entry.architecture == "deeplabv3plus"
-    ]
-    return pd.DataFrame(rows)
+    models = [m for m, e in catalogue.CATALOGUE.items() if e.architecture == "deeplabv3plus" and m in summary.index]
+    entries, scores, costs = [catalogue.CATALOGUE[model] for model in models], summary.loc[models], sizes.loc[models]
+    columns = {
+        "backbone": [entry.backbone for entry in entries],
+        "ASPP": ["separable" if entry.separable_aspp else "standard" for entry in entries],
+        "attention": ["EMA" if entry.attention else "–" for entry in entries],
+        "decoder": ["separable" if entry.separable_decoder else "standard" for entry in entries],
+        "mIoU": scores["miou"],
+        "95 % interval": [interval(row) for _, row in scores.iterrows()],
+        "SD over seeds": scores["seed_deviation"],
+        "MiB": costs["mib"],
+        "GMAC": costs["gmacs"],
+        "seeds": scores["seeds"].astype(int),
+    }
+    return pd.DataFrame(columns, index=models).reset_index(drop=True)
 
 
 def ablation_effects(compared: pd.DataFrame) -> pd.DataFrame:
     """Effect of each change on mIoU, in points: the rows of `compare.compare_models` listed in `EFFECTS`."""
-    rows = [
-        {"change": name, **row}
-        for name, (with_it, without) in EFFECTS.items()
-        if (row := pair(compared, with_it, without)) is not None
-    ]
-    columns = ["change", *compared.columns.drop(["first", "second"])]
-    return pd.DataFrame(rows, columns=columns)
+    pairs = {name: pair(compared, with_it, without) for name, (with_it, without) in EFFECTS.items()}
+    rows = [{"change": name, **row} for name, row in pairs.items() if row is not None]
+    return pd.DataFrame(rows, columns=["change", *compared.columns.drop(["first", "second"])])
 
 
 def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
     """Differences for display: points of mIoU, interval, p before and after Holm, smallest detectable difference."""
-    shown = compared.copy()
-    for name in ("first", "second"):
-        if name in shown:
-            shown[name] = [LABELS[model] for model in shown[name]]
-    shown["95 % interval"] = [interval(row, "+") for row in shown.to_dict("records")]
-    for name in ("p_value", "p_holm"):
-        shown[name] = ["–" if np.isnan(p) else f"{p:.4f}" for p in shown[name]]
-    shown["detectable"] = [
+    table = {name: compared[name].replace(LABELS) for name in ("change", "first", "second") if name in compared}
+    table |= {name: compared[name] for name in ("seeds", "units", "difference")}
+    table["95 % interval"] = [interval(row, "+") for row in compared.to_dict("records")]
+    for column, name in {"p_value": "p", "p_holm": "p (Holm)"}.items():
+        table[name] = ["–" if np.isnan(p) else f"{p:.4f}" for p in compared[column]]
+    table["smallest detectable (Holm)"] = [
         "–" if np.isnan(alone) else f"{alone:.1f} ({first:.1f})"
-        for alone, first in zip(shown["detectable"], shown["detectable_holm"], strict=True)
+        for alone, first in zip(compared["detectable"], compared["detectable_holm"], strict=True)
     ]
-    dropped = ["low", "high", "weights_low", "weights_high", "detectable_holm", "needed"]
-    names = {"p_value": "p", "p_holm": "p (Holm)", "detectable": "smallest detectable (Holm)"}
-    order = [*[c for c in ("change", "first", "second") if c in shown], "seeds", "units", "difference", "95 % interval"]
-    return shown.drop(columns=dropped)[[*order, *names]].rename(columns=names)
-
-
-EFFECTS = {  # what is added -> (with, without)
-    "EMA, standard ASPP": (COUNTED, MOBILENET),
-    "EMA, separable ASPP": (DESCRIBED, SEPARABLE),
-    "separable ASPP, no attention": (SEPARABLE, MOBILENET),
-    "separable ASPP, with EMA": (DESCRIBED, COUNTED),
-    "separable decoder (lite)": (LITE, DESCRIBED),
-    "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
-}
+    return pd.DataFrame(table)
 
 
 def generalisation_table(profile: Profile) -> pd.DataFrame:
     """Test set against holdout, for this profile and, if it has run, for the one with the split as described."""
-    rows = [
-        {
-            "split": profile.data.split.replace("_", " "),
-            "model": LABELS[model],
-            "seeds": int(row["seeds"]),
-            "test mIoU": row["test"],
-            "holdout mIoU": row["holdout"],
-            "test − holdout": row["difference"],
-            "95 % interval": interval(row, "+"),
-        }
-        for model, row in generalisation(profile).iterrows()
-    ]
-    table = pd.DataFrame(rows)
+    measured = generalisation(profile).astype(float)  # an empty table has no types
+    columns = {
+        "split": profile.data.split.replace("_", " "),
+        "model": [LABELS[model] for model in measured.index],
+        "seeds": measured["seeds"].astype(int),
+        "test mIoU": measured["test"],
+        "holdout mIoU": measured["holdout"],
+        "test − holdout": measured["difference"],
+        "95 % interval": [interval(row, "+") for _, row in measured.iterrows()],
+    }
+    table = pd.DataFrame(columns, index=measured.index).reset_index(drop=True)
     if profile.leaky is not None:
         path = load_profile(profile.leaky, root=profile.root).tables / "generalisation.csv"  # of its Comparison page
         if path.exists():
@@ -301,17 +253,15 @@ def learning_rates(profile: Profile) -> pd.DataFrame:
     table = pd.read_csv(path).pivot(index="model", columns="learning_rate", values="miou")
     table = table.loc[[model for model in profile.models if model in table.index]]
     chosen = [f"{profile.recipe_of(model).learning_rate:g}" for model in table.index]
-    table.columns = [f"{rate:g}" for rate in table.columns]
-    return table.assign(chosen=chosen).rename(index=LABELS).rename_axis("model")
+    return table.rename(index=LABELS, columns="{:g}".format).assign(chosen=chosen)
 
 
 def claims(ledger: pd.DataFrame) -> HTML:
     """The claim ledger as one block per statement, readable on a phone."""
     blocks = []
-    for row in ledger.itertuples():
-        text = {name: html.escape(str(value)) for name, value in row._asdict().items()}
-        style = "inconsistent" if row.verdict.startswith("inconsistent") else row.verdict.split(" with")[0]
-        style = style.replace(" ", "-")
+    for row in ledger.to_dict("records"):
+        text = {name: html.escape(str(value)) for name, value in row.items()}
+        style = re.split(" in | with ", row["verdict"])[0].replace(" ", "-")  # a class of style.css
         blocks.append(
             f'<li class="{style}-edge"><span class="where">{text["section"]}</span>'
             f'<span class="verdict {style}">{text["verdict"]}</span><strong>{text["statement"]}</strong>'
@@ -323,7 +273,8 @@ def claims(ledger: pd.DataFrame) -> HTML:
 
 def models(summary: pd.DataFrame, runs: list[Run], profile: Profile, *, folder: str = "") -> pd.DataFrame:
     """Every trained model with its scores and a link to its training page in `folder`."""
-    shown, first = summary.reset_index(), {run.model: run.seed for run in reversed(runs)}
+    shown = summary.reset_index()
+    first = {run.model: run.seed for run in reversed(runs)}  # the lowest seed of each model
     return pd.DataFrame(
         {
             "model": [LABELS[m] for m in shown["model"]],

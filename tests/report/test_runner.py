@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import Profile
-from rhseg_lib.report.runner import PAGES, TYPES, check_parameters, main, plain, run_notebook, write_page
+from rhseg_lib.report.runner import PAGES, TYPES, check_parameters, main, run_notebook, write_page
 
 PARAMETERS = """
 profile: str = "tiny"  # a profile
@@ -305,7 +305,3 @@ class TestPage:
         html = tmp_path / "page.html"
         write_page(executed(tmp_path, "03_train_unet_vgg16_seed2"), html, profile=profile, notebook="03_train")
         assert "<title>unet_vgg16, seed 2 · " in html.read_text(encoding="utf-8")
-
-
-def test_plain_text_has_no_colours():
-    assert plain("\x1b[0;31mred\x1b[0m and \x1b[1mbold\x1b[0m") == "red and bold"

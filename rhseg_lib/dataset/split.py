@@ -37,28 +37,13 @@ def plan(
 ) -> Plan:
     """Decide how each original is used.
 
-    Parameters
-    ----------
-    shown : dict of str to set of str
-        The classes that each original shows; its names are sorted.
-    split : {"given", "grouped", "as_described"}
-        See `build.build_voc`.
-    test_fraction : float
-    copies : int
-        Augmented copies of each original that may be trained on.
-    seed : int
-    holdout : int
-        Number of originals, the last by name, to set aside: never copied, in neither train nor test.
-    group : str or None
-        Regular expression. Originals in whose names its first group (or else the whole match) is the same form one
-        group, which only the split "as_described" separates; any other original is a group of its own.
-    given_test : list of str or None
-        For split "given", the originals of the test set; all others are for training.
+    `shown` maps each original, sorted by name, to the classes in it. `split` is "given", "grouped" or "as_described",
+    see `build.build_voc`; for "given", `given_test` names the test originals and all others are for training.
+    `copies` of each original may be trained on. The last `holdout` originals are set aside: never copied, in neither
+    train nor test. `group` is a regular expression: originals in whose names its first group, or else the whole
+    match, is the same form one group, which only "as_described" separates; any other original is a group of its own.
 
-    Raises
-    ------
-    StudyError
-        For names that collide, fewer than two groups, or a given split that separates a group.
+    StudyError for names that collide, fewer than two groups, or a given split that separates a group.
     """
     names = list(shown)
     used, held = names[: len(names) - holdout], names[len(names) - holdout :]

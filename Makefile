@@ -11,6 +11,7 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c "" 2>/dev/nu
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+unexport PROFILE  # to export it, make would expand it
 
 .PHONY: study report test lint lab clean
 

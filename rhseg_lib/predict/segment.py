@@ -135,6 +135,7 @@ def _segment(inputs: ImageFiles | Video, network: nn.Module, card: Card, draft: 
     if batches is None:
         for name in OUTPUTS[:3]:
             shutil.rmtree(draft / name, ignore_errors=True)
+            (draft / name).mkdir()  # without an image, it replaces an earlier run's all the same
         journal.start(settings)
         batches = []
     for half_written in draft.rglob(".*.[0-9]*"):  # by an interrupted run

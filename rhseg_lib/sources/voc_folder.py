@@ -22,7 +22,7 @@ from PIL import Image
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import LEFT_BEHIND
 from rhseg_lib.sources.checks import MAX_ROWS, Fault, collected, display_path, refuse, unplaced
-from rhseg_lib.sources.images import COPY_AGAIN, IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, to_rgb
+from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, to_rgb
 from rhseg_lib.sources.labelme_shapes import label_ids
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
@@ -85,20 +85,21 @@ class VocTree:
         if not path.is_file():
             return colours
         values = label_ids(self.classes, self.ignore_labels, self.background_labels) | {"background": 0}
-        for line in path.read_text(encoding="utf-8-sig").splitlines():
+        for line in _read_text(path).splitlines():
             label, _, rest = line.partition(":")
             if not line.strip() or line.startswith("#"):
                 continue
             try:
                 red, green, blue = map(int, rest.split(":")[0].split(","))
             except ValueError as error:
-                raise unplaced(
-                    f"{LABELMAP} has a line that is no 'label:red,green,blue': {line:.40}", COPY_AGAIN
-                ) from error
+                what = f"{LABELMAP} has a line that is no 'label:red,green,blue': {line:.40}"
+                raise unplaced(what, "correct the line") from error
             if label not in values:
-                fix = "add it to 'classes' or 'background_labels' of the profile"
+                fix = "add it to 'classes', 'background_labels' or 'ignore_labels' of the profile"
                 raise unplaced(f"{LABELMAP} names the label '{label}', which the profile lacks", fix)
-            colours[red, green, blue] = values[label]
+            if colours.setdefault((red, green, blue), values[label]) != values[label]:
+                fix = "give each label its own colour, there and in the masks"
+                raise unplaced(f"{LABELMAP} gives the label '{label}' the colour of another one", fix)
         return colours
 
     def _check_class_names(self) -> None:
@@ -106,10 +107,10 @@ class VocTree:
         path = self.folder / CLASS_NAMES
         if not path.is_file() or (self.folder / LABELMAP).is_file():
             return
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
         named = [name for name in lines if name not in ("__ignore__", "_background_", "background")]
         if named != list(self.classes):
-            what = f"the classes stand in another order, or are others, than in the profile: {', '.join(named)}"
+            what = f"the classes or their order differ from the profile's: {', '.join(named)}"
             raise StudyError(what, where=path, fix=f"write `classes: [{', '.join(named)}]` in the profile")
 
     def _mask_of(self, path: Path) -> Path:
@@ -191,7 +192,7 @@ class VocTree:
                 faults.append(Fault(f"{LISTS}/{subset}.txt", None, what, RESPLIT))
             unknown = [name for name in names if name not in images]
             if len(unknown) > MAX_ROWS:
-                what = f"{len(unknown)} names of no image, such as '{unknown[0]:.60}'"
+                what = f"{len(unknown)} names without an image, such as '{unknown[0]:.60}'"
                 faults.append(Fault(f"{LISTS}/{file}.txt", None, what, f"add the images to {IMAGES}, or {RESPLIT}"))
                 continue
             for name in unknown:
@@ -217,6 +218,13 @@ class VocTree:
             return []
         lines = unicodedata.normalize("NFC", content).splitlines()
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StudyError("not text in UTF-8", where=path, fix="save it as UTF-8") from error
 
 
 def _name(path: Path) -> str:

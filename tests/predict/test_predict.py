@@ -238,6 +238,14 @@ class TestErrors:
         assert "0x" not in stderr  # no memory address
         assert "a_broken.jpg" in (tmp_path / "out/index.html").read_text()
 
+    def test_nothing_but_errors_replaces_an_earlier_run(self, weights, source, tmp_path):
+        predict_source(source, weights=weights, output=tmp_path / "out")
+        for path in source.iterdir():
+            path.write_text("not an image")
+        predict_source(source, weights=weights, output=tmp_path / "out")
+        assert len(pd.read_csv(tmp_path / "out/faults.csv")) == 6
+        assert not list((tmp_path / "out/masks").iterdir())
+
     def test_nothing_but_errors(self, weights, tmp_path):
         (tmp_path / "text.png").write_text("not an image")
         assert __main__.main([str(tmp_path), "--weights", str(weights), "--output", str(tmp_path / "out")]) == 1

@@ -309,7 +309,7 @@ def test_errors_in_the_tree_are_reported_together(tree):
 
 def test_more_names_than_images_are_counted(tree):
     write_lists(tree, train="\n".join(f"x_{index}" for index in range(300_000)), test="a")
-    with pytest.raises(StudyError, match=r"300000 names of no image, such as 'x_0'"):
+    with pytest.raises(StudyError, match=r"300000 names without an image, such as 'x_0'"):
         source(tree).names()
 
 
@@ -371,7 +371,7 @@ def test_class_names_in_another_order_are_refused(tree):
     path.write_text("__ignore__\n_background_\nimmersion_tube\nslag_layer\n")
     assert len(source(tree).names()) == 6
     path.write_text("__ignore__\n_background_\nslag_layer\nimmersion_tube\n")
-    with pytest.raises(StudyError, match="another order") as raised:
+    with pytest.raises(StudyError, match="their order differ") as raised:
         source(tree).names()
     assert raised.value.fix == "write `classes: [slag_layer, immersion_tube]` in the profile"
 
@@ -399,6 +399,12 @@ def test_masks_in_the_colours_of_a_labelmap(tree, tube, slag, mode):
     assert tree_source.fingerprint(tree / "JPEGImages/a.jpg") != before
     (fault,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
     assert "names the label 'ladle', which the profile lacks" in fault.what
+    (tree / "labelmap.txt").write_text("\n".join([*lines, "slag_layer:0,0,0::"]))
+    (fault,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
+    assert "gives the label 'slag_layer' the colour of another one" in fault.what
+    (tree / "labelmap.txt").write_bytes(b"\xff\xfe")
+    (fault,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
+    assert fault.what == "not text in UTF-8"
 
 
 def test_names_with_accents_stored_in_two_ways(tree):

@@ -27,6 +27,7 @@ DISK_ERRORS = {
     errno.ENOSPC: ("no space left on the disk", "free space there"),
     errno.EDQUOT: ("no space left in your quota", "free space there"),
     errno.EROFS: ("a read-only disk", "choose a folder that can be written"),
+    errno.ENOTDIR: ("a file stands where a folder is needed", "choose another folder"),
     errno.EACCES: ("no permission", "allow access to it, or choose another folder"),
 }
 
@@ -154,6 +155,7 @@ class Unfinished:
         self.tree = draft_of(target) / "tree"
         self._journal = Journal(draft_of(target) / JOURNAL)
         records = self._journal.read(settings)
+        shutil.rmtree(draft_of(target) / "replaced", ignore_errors=True)
         if records is None:
             shutil.rmtree(self.tree, ignore_errors=True)
         self.finished = {record.pop("name"): record for record in records or []}
@@ -177,7 +179,7 @@ class Unfinished:
         if self.target.exists():
             self.target.rename(replaced)
         self.tree.rename(self.target)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _discard(self.target)
         self._journal.path.unlink()
 
 
@@ -185,9 +187,18 @@ def repair(target: Path, marks: Iterable[str]) -> None:
     """Restore the old `target` after a kill between the two renames; delete it after a kill that came later."""
     replaced = _replaced(target)
     refuse_foreign(replaced, marks)
-    if not target.exists() and replaced.exists():
+    if target.exists():
+        _discard(target)
+    elif replaced.exists():
         replaced.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _discard(target: Path) -> None:
+    """Delete the old `target`, from within the draft: what a kill leaves of it bears no mark of ours any more."""
+    if _replaced(target).exists():
+        draft_of(target).mkdir(exist_ok=True)
+        os.replace(_replaced(target), draft_of(target) / "replaced")
+        shutil.rmtree(draft_of(target) / "replaced", ignore_errors=True)
 
 
 def _replaced(target: Path) -> Path:

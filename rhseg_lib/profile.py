@@ -237,7 +237,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _is_name(name: str) -> bool:
     """Whether a shell, Snakemake and papermill all take a profile's name for itself."""
-    is_plain = name.replace("-", "_").isidentifier() and name.lower() not in ("nan", "inf", "infinity")
+    is_plain = (
+        name.replace("-", "_").isidentifier() and name[0] != "-" and name.lower() not in ("nan", "inf", "infinity")
+    )
     return is_plain and yaml.safe_load(name) == name
 
 

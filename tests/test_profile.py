@@ -271,6 +271,8 @@ def test_an_error_is_reported_once(tmp_path, key):
         "$(x)",
         "a'b",
         "../ci",
+        "-x",
+        "-x",
         "",
     ],
 )

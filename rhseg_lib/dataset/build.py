@@ -65,9 +65,9 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
     if data.source == "synthetic":
         render(profile, workers=workers)
     source = open_source(profile)
-    notes = _of_unannotated(source.unannotated()) if data.source != "synthetic" else []
     listed = profile.tables / "faults.csv"
     try:
+        notes = _of_unannotated(source.unannotated()) if data.source != "synthetic" else []
         dataset = build_voc(source, profile.voc, data, workers=workers, notes=notes)
     except checks.FaultyAnnotations as error:
         checks.write_faults(listed, [asdict(fault) for fault in error.faults])

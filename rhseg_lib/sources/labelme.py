@@ -169,9 +169,11 @@ def find_image(named: object, path: Path, root: Path) -> Path:
     relative = PureWindowsPath(named)
     if relative.anchor:
         raise unplaced(f"'imagePath' is absolute: {shortened(named)}", "put the image beside the JSON; give its name")
-    for form in ("NFC", "NFD"):  # a Mac stores accents as characters of their own, and writes them so into the JSON
+    # A Mac stores accents as characters of their own, and writes them so into the JSON.
+    forms = (relative.as_posix(), *(unicodedata.normalize(form, relative.as_posix()) for form in ("NFC", "NFD")))
+    for form in forms:
         with suppress(OSError, RuntimeError, ValueError):  # too long, a link to itself, a character that no path has
-            place = Path(os.path.abspath(path.parent / unicodedata.normalize(form, relative.as_posix())))
+            place = Path(os.path.abspath(path.parent / form))
             target = place.resolve()
             if not place.is_relative_to(os.path.abspath(root)):
                 what = f"'imagePath' points outside the folder: {shortened(named)}"

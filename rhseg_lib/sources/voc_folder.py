@@ -73,8 +73,8 @@ class VocTree:
     def unannotated(self) -> list[str]:
         """Files of images that have no mask and are in no list."""
         images, masks = self._by_name(IMAGES, IMAGE_SUFFIXES, []), self._by_name(MASKS, None, [])
-        wanted = self.names()
-        return [display_path(images[name], self.folder) for name in images if name not in {*masks, *wanted}]
+        used = {*masks, *self.names()}
+        return [display_path(images[name], self.folder) for name in images if name not in used]
 
     def _colours(self) -> dict[tuple[int, ...], int]:
         """Mask value of each colour in labelmap.txt; empty without that file.
@@ -114,7 +114,7 @@ class VocTree:
             raise StudyError(what, where=path, fix=f"write `classes: [{', '.join(named)}]` in the profile")
 
     def _mask_of(self, path: Path) -> Path:
-        usual = self.folder / MASKS / f"{path.stem}.png"
+        usual = self.folder / MASKS / path.relative_to(self.folder / IMAGES).with_suffix(".png")
         return usual if usual.is_file() else self._by_name(MASKS, None, []).get(_name(path), usual)
 
     def _survey(self) -> tuple[dict[str, Path], list[str] | None, list[str]]:
@@ -243,6 +243,8 @@ def _read_mask(path: Path, num_classes: int, colours: dict[tuple[int, ...], int]
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
     if image.mode == "P" and colours:
+        ignored = tuple((image.getpalette() or [])[3 * IGNORE_INDEX :])  # the colour of value 255
+        colours = {ignored: IGNORE_INDEX, **colours}
         image = image.convert("RGB")
     if image.mode not in ("P", "L", "1", "RGB"):
         bits = ", of 16 bits or more" if image.mode.startswith(("I", "F")) else ""

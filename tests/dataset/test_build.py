@@ -736,6 +736,23 @@ def test_folder_not_made_here_is_not_replaced(raw, tmp_path):
     assert (tmp_path / "voc" / "thesis.tex").read_text() == "years"
 
 
+def test_killed_while_the_old_tree_is_deleted(own, raw, monkeypatch):
+    """What is left of the old tree may bear no mark of ours; the next build goes on all the same."""
+
+    def half(path, **_):
+        if path.name == "replaced" and path.exists():
+            for mark in MARKS:
+                (path / mark).unlink()
+            raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(shutil, "rmtree", half)
+        build(raw, own, seed=5)
+    build(raw, own, seed=6)
+    voc_tree.verify_voc(own)
+    assert [path.name for path in own.parent.iterdir()] == ["voc"]
+
+
 @pytest.mark.parametrize("suffix", [".unfinished", ".replaced"])
 def test_no_folder_of_the_user_is_removed(raw, tmp_path, suffix):
     """Only folders that hold a file of ours are replaced or emptied, whatever their names."""

@@ -407,6 +407,23 @@ def test_masks_in_the_colours_of_a_labelmap(tree, tube, slag, mode):
     assert fault.what == "not text in UTF-8"
 
 
+def test_a_palette_mask_beside_a_labelmap_keeps_what_is_ignored(tree):
+    """Value 255 is ignored with a labelmap.txt as without one, though its colour stands in no line of it."""
+    lines = ["background:0,0,0::", "immersion_tube:128,0,0::", "slag_layer:0,128,0::"]
+    (tree / "labelmap.txt").write_text("\n".join(lines))
+    mask, errors = mask_of(tree)
+    assert errors == []
+    np.testing.assert_array_equal(mask, MASK)
+
+
+def test_errors_in_the_tree_are_listed_in_a_file(tree, tmp_path):
+    (tree / "JPEGImages/b.jpg").unlink()
+    with pytest.raises(StudyError, match="no image for this mask") as raised:
+        make(tmp_path)
+    listed = tmp_path / "reports/own/tables/faults.csv"
+    assert "SegmentationClass/b.png" in listed.read_text("utf-8-sig") and str(listed) in raised.value.fix
+
+
 def test_names_with_accents_stored_in_two_ways(tree):
     """A Mac's zip stores accents as characters of their own: image, mask and list still name the same image."""
     whole, parts = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))

@@ -1,6 +1,7 @@
 """A trained network in one safetensors file, with a card that states its classes, data and score."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
 
@@ -36,6 +37,7 @@ class Card(Strict):
     miou: float  # on the test set, 0 to 1
     abstain_below: float  # 1st percentile of the test images' confidence; see `inference.confidence`
     versions: dict[str, str]
+    digest: str = ""  # of the tensors and of everything above; files of earlier versions have none
 
     @property
     def in_words(self) -> str:
@@ -60,7 +62,13 @@ def write_weights(path: Path, model: nn.Module, card: Card) -> None:
     """Write kernels in half precision, everything else unchanged, and the card as the file's metadata."""
     values = {name: value.detach().contiguous().cpu() for name, value in model.state_dict().items()}
     halved = {n: v.half() if v.is_floating_point() and v.ndim > 1 else v for n, v in values.items()}
+    card = card.model_copy(update={"digest": _digest(card.model_dump_json(exclude={"digest"}), halved)})
     write_atomically(path, save(halved, metadata={"card": card.model_dump_json()}))
+
+
+def _digest(card: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Changes with any bit of the card or the tensors."""
+    return sha256(card.encode() + save(tensors)).hexdigest()
 
 
 def read_card(path: Path) -> Card:
@@ -88,14 +96,21 @@ def read_card(path: Path) -> Card:
 def read_weights(path: Path) -> tuple[nn.Module, Card]:
     """The network, in evaluation mode on the CPU in single precision, and its card.
 
-    StudyError if `read_card` raises one, or if the weights do not fit the model named in the card.
+    StudyError if `read_card` raises one, if the file is not as it was written, or if the weights do not fit the model
+    named in the card.
     """
     from rhseg_lib.models import build_model  # slow to import, and not needed to read results
 
-    card = read_card(path)
+    card, tensors = read_card(path), load_file(path)
+    written = card.model_dump_json(exclude={"digest"}, exclude_unset=True)  # with the fields of its version
+    if card.digest and card.digest != _digest(written, tensors):
+        fix = f"copy them again, or {RETRAIN}"
+        raise StudyError("the weights have changed since they were written", where=path, fix=fix)
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise StudyError("the weights hold values that are not finite", where=path, fix=RETRAIN)
     network = build_model(card.model, num_classes=len(card.class_names))
     try:
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         what = f"the weights do not fit {card.model} with {len(card.class_names)} classes"
         raise StudyError(what, where=path, fix=RETRAIN) from error

@@ -86,8 +86,8 @@ def predict_source(
     Raises
     ------
     StudyError
-        No source, no weights, foreign files in the output folder, another run that writes it, a full disk. Images that
-        cannot be read are listed in `errors`.
+        No source, no weights, foreign files in the output folder, another run that writes it, images that changed
+        while they were segmented, a full disk. Images that cannot be read are listed in `errors`.
     """
     if batch_size < 1 or every < 1 or not 0 <= (threshold or 0) <= 1:
         fix = "batch_size and every: at least 1; threshold: from 0 to 1"
@@ -108,6 +108,9 @@ def predict_source(
         if batches and all((output / f"masks/{row['name']}.png").exists() for done in batches for row in done["rows"]):
             return tables(output, batches)
         batches = _segment(inputs, network.to(settings["device"]), card, draft, settings)
+        if _files_digest(inputs) != settings["source"]:
+            fix = "run again when nothing writes there; all images are then segmented again"
+            raise StudyError("files were changed while they were segmented", where=source, fix=fix)
         result = tables(draft, batches)
         _move(draft, output)
     return result
@@ -115,17 +118,22 @@ def predict_source(
 
 def run_settings(inputs: ImageFiles | Video, *, weights: Path, batch_size: int, every: int) -> dict:
     """Settings that must be unchanged for a run to resume: weights, files and their times, numbers, device."""
-    states = [(path.relative_to(inputs.folder), path.stat()) for path in inputs.files]
-    files = [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]
     return {
         "format": FORMAT,
         "weights": sha256(weights.read_bytes()).hexdigest(),
-        "source": sha256(json.dumps(files).encode()).hexdigest(),
+        "source": _files_digest(inputs),
         "batch size": batch_size,
         "every": every,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "torch": version("torch"),
     }
+
+
+def _files_digest(inputs: ImageFiles | Video) -> str:
+    """Changes with the name, size or time of any file; a file that is gone counts as changed."""
+    states = [(path, path.stat() if path.exists() else None) for path in inputs.files]
+    files = [(str(path.relative_to(inputs.folder)), of and (of.st_size, of.st_mtime_ns)) for path, of in states]
+    return sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _segment(inputs: ImageFiles | Video, network: nn.Module, card: Card, draft: Path, settings: dict) -> list[dict]:

@@ -7,6 +7,7 @@ import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import lightning as L
 import pandas as pd
@@ -57,7 +58,7 @@ class SaveProgress(Checkpoint):
         self.saved = time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["signature"] = self.signature
+        checkpoint["signature"], checkpoint["threads"] = self.signature, torch.get_num_threads()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.bar.close()
@@ -76,22 +77,28 @@ def fit(
 ) -> SegmentationTask:
     """Train one model in the run folder; resumes from its ``last.ckpt`` if an interrupted run left one.
 
-    The checkpoint of another model, recipe, seed or data set (`dataset_hash`) is not resumed. A new one is written at
-    the end of an epoch, at most every `checkpoint_seconds`. With several processes, started by torchrun, each makes
-    this call. They leave the trained model as a checkpoint, and the same call in one process finishes it.
+    The checkpoint of another model, recipe, seed or data set (`dataset_hash`) is not resumed, but kept beside the new
+    one as ``last.ckpt.replaced``. A new one is written at the end of an epoch, at most every `checkpoint_seconds`.
+    The last digits depend on the number of CPU threads: it is one, or what OMP_NUM_THREADS says; a run resumes with
+    the number that it began with. With several processes, started by torchrun, each makes this call. They leave the
+    trained model as a checkpoint, and the same call in one process finishes it.
 
     Returns the task on the training device, in evaluation mode; its `history` has one row per epoch. StudyError if the
     loss is not finite, the checkpoint cannot be read, or there are too few images.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     checkpoint = folder / "last.ckpt"
     signature = fingerprint(model_name, num_classes, recipe.digest, seed, dataset_hash)
     task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
     progress = SaveProgress(checkpoint, signature=signature, every_seconds=checkpoint_seconds)
     trainer = make_trainer(recipe, progress, folder)
     batches = training_batches(voc_folder, recipe, seed, trainer)
-    resume = checkpoint if can_resume(checkpoint, signature) else None
-    trainer.fit(task, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
+    threads = threads_to_resume(checkpoint, signature)
+    if threads:
+        torch.set_num_threads(threads)
+    trainer.fit(task, train_dataloaders=batches, ckpt_path=checkpoint if threads else None, weights_only=True)
     if trainer.world_size > 1:
         progress.save(trainer)  # one process evaluates it from the checkpoint
         return task
@@ -109,6 +116,7 @@ def make_trainer(recipe: Recipe, progress: Checkpoint, folder: Path) -> L.Traine
     """Lightning's trainer for this process, and for the others that torchrun started."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the progress line is enough
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # raised inside Lightning
+    warnings.filterwarnings("ignore", message=".*`srun`")  # a hint that does not hold for single runs
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets both
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return L.Trainer(
@@ -148,21 +156,33 @@ def training_batches(voc_folder: Path, recipe: Recipe, seed: int, trainer: L.Tra
     return Batches(images.to(device), masks.to(device), **options)
 
 
-def can_resume(checkpoint: Path, signature: str) -> bool:
-    """Whether there is a checkpoint with this signature: of the same model, recipe, seed and data."""
+def threads_to_resume(checkpoint: Path, signature: str) -> int:
+    """The CPU threads of the run that left the checkpoint; 0 if none, or one with another signature, is there.
+
+    The signature covers model, recipe, seed and data. StudyError if the checkpoint cannot be read.
+    """
     if not checkpoint.exists():
-        return False
+        return 0
     try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["signature"]
+        with ZipFile(checkpoint) as archive:
+            if damaged := archive.testzip():  # compares checksums, which torch.load does not
+                raise BadZipFile(f"{damaged} has changed since it was written")
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        found, threads = saved["signature"], saved["threads"]
     except Exception as error:  # torch raises many types for a damaged file
         raise StudyError(
             f"the checkpoint cannot be read ({type(error).__name__}: {error})"[:300],
             where=checkpoint,
             fix="delete it: the run then starts from the first epoch",
         ) from error
-    if saved != signature:
-        print(f"{checkpoint} is of another recipe or data set: starting from the first epoch")
-    return saved == signature
+    if found != signature:
+        kept = checkpoint.with_name("last.ckpt.replaced")
+        os.replace(checkpoint, kept)
+        print(f"{checkpoint} is of another recipe or data set: kept as {kept.name}, starting from the first epoch")
+        return 0
+    if threads != torch.get_num_threads():
+        print(f"{checkpoint} began with {threads} CPU thread(s): resuming with as many, for the same result")
+    return threads
 
 
 def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False) -> None:

@@ -287,10 +287,34 @@ class TestModel:
     )
     def test_weights_whose_card_does_not_fit(self, finished, tmp_path, card, message):
         source = finished[0].run_folder(MODEL, 0) / "weights.safetensors"
-        changed = None if card is None else {"card": json.dumps(json.loads(read_card(source).model_dump_json()) | card)}
+        written = read_card(source).model_dump(mode="json", exclude={"digest"})
+        changed = None if card is None else {"card": json.dumps(written | card)}
         (tmp_path / "w.safetensors").write_bytes(save(load_file(source), metadata=changed))
         with pytest.raises(StudyError, match=message):
             read_weights(tmp_path / "w.safetensors")
+
+
+def test_weights_that_changed_after_they_were_written(finished, tmp_path):
+    """One bit anywhere: in the header, the card or a tensor."""
+    whole = (finished[0].run_folder(MODEL, 0) / "weights.safetensors").read_bytes()
+    path = tmp_path / "weights.safetensors"
+    for place in np.linspace(0, len(whole) - 1, 40).astype(int):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(StudyError) as caught:
+            read_weights(path)
+        assert str(path) in str(caught.value)
+
+
+def test_weights_without_a_digest_load_if_they_are_finite(finished, tmp_path):
+    """Earlier versions wrote none."""
+    source, path = finished[0].run_folder(MODEL, 0) / "weights.safetensors", tmp_path / "weights.safetensors"
+    tensors, metadata = load_file(source), {"card": read_card(source).model_dump_json(exclude={"digest"})}
+    path.write_bytes(save(tensors, metadata=metadata))
+    assert not read_weights(path)[1].digest
+    next(tensor for tensor in tensors.values() if tensor.is_floating_point()).flatten()[0] = float("nan")
+    path.write_bytes(save(tensors, metadata=metadata))
+    with pytest.raises(StudyError, match="not finite"):
+        read_weights(path)
 
 
 def test_the_abstention_bound_excludes_images_without_a_class(monkeypatch):

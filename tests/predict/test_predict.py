@@ -429,6 +429,18 @@ class TestResume:
         predict_source(source, weights=own, output=tmp_path / "fresh", batch_size=size)
         assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
+    @pytest.mark.parametrize("change", [lambda path: save(path, 32, 48), Path.unlink])
+    def test_images_that_change_meanwhile_are_not_vouched_for(self, weights, source, tmp_path, monkeypatch, change):
+        out, original = tmp_path / "out", segment.segment_batch
+        with monkeypatch.context() as patched:
+            patched.setattr(segment, "segment_batch", lambda *given: original(*given) or change(last))
+            last = sorted(source.iterdir())[-1]
+            with pytest.raises(StudyError, match="changed while they were segmented"):
+                predict_source(source, weights=weights, output=out)
+        assert not (out / "predictions.csv").exists()
+        result = predict_source(source, weights=weights, output=out)
+        assert len(result.table) == len(list(source.iterdir()))
+
     @pytest.mark.parametrize(
         "spoil",
         [

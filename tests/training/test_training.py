@@ -26,7 +26,7 @@ from rhseg_lib.evaluation.runs import read_run
 from rhseg_lib.files import sole_writer
 from rhseg_lib.profile import Profile, Recipe, load_profile
 from rhseg_lib.training.__main__ import main
-from rhseg_lib.training.fit import can_resume, fit, run
+from rhseg_lib.training.fit import fit, run, threads_to_resume
 from rhseg_lib.training.task import SegmentationTask
 
 EPOCHS = 4
@@ -187,19 +187,21 @@ class TestResume:
         assert resumed.history == task.history
         assert same_weights(resumed, task)
 
-    def test_killed_while_saving(self, profile, checkpointed, tmp_path, monkeypatch):
+    def test_killed_while_saving(self, profile, tmp_path, monkeypatch):
         """A half-written checkpoint leaves the previous one intact."""
-        before = (checkpointed[1] / "last.ckpt").read_bytes()
-        (tmp_path / "last.ckpt").write_bytes(before)
+        save, saved = L.Trainer.save_checkpoint, []
 
-        def half(trainer, filepath, *arguments, **settings):
-            Path(filepath).write_bytes(before[: len(before) // 2])
-            raise RuntimeError("killed")
+        def killed_at_the_second(trainer, filepath, *arguments, **settings):
+            if saved:
+                Path(filepath).write_bytes(saved[0][: len(saved[0]) // 2])
+                raise RuntimeError("killed")
+            save(trainer, filepath, *arguments, **settings)
+            saved.append(Path(filepath).read_bytes())
 
-        monkeypatch.setattr(L.Trainer, "save_checkpoint", half)
+        monkeypatch.setattr(L.Trainer, "save_checkpoint", killed_at_the_second)
         with pytest.raises(RuntimeError, match="killed"):
-            train(profile, tmp_path, dataset_hash="other", checkpoint_seconds=0)
-        assert (tmp_path / "last.ckpt").read_bytes() == before
+            train(profile, tmp_path, checkpoint_seconds=0)
+        assert (tmp_path / "last.ckpt").read_bytes() == saved[0]
 
     @pytest.mark.parametrize(
         ("dataset_hash", "recipe", "seed"),
@@ -217,11 +219,41 @@ class TestResume:
         assert [row["epoch"] for row in task.history] == [1]
         assert "starting from the first epoch" in capsys.readouterr().out
 
-    def test_the_signature_decides(self, checkpointed):
-        path = checkpointed[1] / "last.ckpt"
-        assert can_resume(path, torch.load(path, weights_only=True)["signature"])
-        assert not can_resume(path, "0123456789abcdef")
-        assert not can_resume(path.with_name("absent.ckpt"), "0123456789abcdef")
+    def test_the_signature_decides(self, checkpointed, tmp_path):
+        path = tmp_path / "last.ckpt"
+        path.write_bytes((checkpointed[1] / "last.ckpt").read_bytes())
+        assert threads_to_resume(path, torch.load(path, weights_only=True)["signature"]) == torch.get_num_threads()
+        assert not threads_to_resume(path.with_name("absent.ckpt"), "0123456789abcdef")
+        whole = path.read_bytes()
+        assert not threads_to_resume(path, "0123456789abcdef")
+        assert path.with_name("last.ckpt.replaced").read_bytes() == whole  # nothing is lost
+
+    def test_resumes_with_as_many_threads_as_it_began_with(self, profile, checkpointed, tmp_path, capsys):
+        """Two threads add in another order: continued with another number, the result would be a third one."""
+        began = torch.get_num_threads()
+        shutil.copytree(checkpointed[1], tmp_path, dirs_exist_ok=True)
+        try:
+            torch.set_num_threads(began + 1)
+            resumed = train(profile, tmp_path)
+            assert torch.get_num_threads() == began
+        finally:
+            torch.set_num_threads(began)
+        assert f"began with {began} CPU thread" in capsys.readouterr().out
+        assert same_weights(resumed, checkpointed[0])
+
+    def test_one_thread_unless_told_otherwise(self, profile, tmp_path, monkeypatch):
+        began = torch.get_num_threads()
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        try:
+            torch.set_num_threads(began + 1)
+            train(profile, tmp_path, recipe=changed(epochs=1, warmup_epochs=0.0))
+            assert torch.get_num_threads() == 1
+        finally:
+            torch.set_num_threads(began)
+
+
+def flipped(whole: bytes, place: int) -> bytes:
+    return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
 
 
 def zipped(content: object) -> bytes:
@@ -234,6 +266,7 @@ DAMAGE = {
     "empty": lambda whole, folder: b"",
     "first half": lambda whole, folder: whole[: len(whole) // 2],
     "last bytes missing": lambda whole, folder: whole[:-100],
+    "one bit": lambda whole, folder: flipped(whole, len(whole) // 2),
     "garbage": lambda whole, folder: bytes(range(256)) * 40,
     "text": lambda whole, folder: b"version https://git-lfs.github.com/spec/v1\n",
     "pickled code": lambda whole, folder: pickle.dumps(Trap(folder)),

@@ -120,12 +120,18 @@ def open_source(profile: Profile) -> Source:
 
 def _of_unannotated(images: list[str]) -> list[str]:
     """At most one sentence."""
-    if not images:
-        return []
+    return [f"Left out, as they have no annotation of their name: {_listed(images)}."] if images else []
+
+
+def _of_remarks(remarks: dict[str, str]) -> list[str]:
+    """A sentence for each thing that reading does not keep of some images."""
+    alike = {remark: [name for name, its in remarks.items() if its == remark] for remark in sorted({*remarks.values()})}
+    return [f"Each of these {remark}: {_listed(names)}." for remark, names in alike.items() if remark]
+
+
+def _listed(images: list[str]) -> str:
     more = f" and {len(images) - 5} more" if len(images) > 5 else ""
-    return [
-        f"Left out, as they have no annotation of their name: {len(images)} image(s), {', '.join(images[:5])}{more}."
-    ]
+    return f"{len(images)} image(s), {', '.join(images[:5])}{more}"
 
 
 def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes: Iterable[str] = ()) -> dict:
@@ -232,6 +238,7 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
     for name in images.originals:
         overwritten.update({(lost, taker): count for lost, taker, count in draft.finished[name]["overwritten"]})
     of_classes = absence_in_words(absent, images.plan.holders, grouped=data.group is not None)
+    of_files = _of_remarks({name: draft.finished[name].get("remark", "") for name in images.originals})
     return {
         "format": FORMAT,
         "classes": list(columns[:-1]),
@@ -248,7 +255,7 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
         "skipped": [asdict(fault) for some in images.skipped.values() for fault in some],
         "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
         "absent_classes": absent,
-        "notes": [*notes, *images.plan.notes, *of_classes],
+        "notes": [*notes, *of_files, *images.plan.notes, *of_classes],
         "overwritten_pixels": [
             {"class": lost, "by": taker, "pixels": overwritten[lost, taker]} for lost, taker in sorted(overwritten)
         ],

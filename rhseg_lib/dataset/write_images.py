@@ -96,7 +96,7 @@ def _write_original(
     image, mask = fit(sample.image, sample.mask, image_size)
     record = _write_image(tree, name, image, mask, image_size, len(source.classes))
     overwritten = [[*labels, count] for labels, count in sorted(sample.overwritten.items())]
-    about = {"original": name, "made_of": made_of, "digest": sample.digest}
+    about = {"original": name, "made_of": made_of, "digest": sample.digest, "remark": sample.remark}
     return {**about, "overwritten": overwritten, **record}, []
 
 

@@ -29,16 +29,17 @@ def write_tables(
 ) -> Prediction:
     """Write the two tables and the gallery from the finished batches of progress.jsonl."""
     rows = [row for batch in batches for row in batch["rows"]]
-    columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence"]
+    columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence", "remark"]
     table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
     pixels = np.array([row["pixels"] for row in rows]).reshape(len(rows), len(card.class_names))
     del table["pixels"]
-    confidence = table.pop("confidence")  # after the columns of the classes
+    confidence, remark = table.pop("confidence"), table.pop("remark")  # after the columns of the classes
     for index, name in enumerate(card.class_names):
         table[f"{name}_pixels"] = pixels[:, index]
         table[f"{name}_percent"] = (100 * pixels[:, index] / (table["width"] * table["height"])).round(4)
     table["confidence"] = confidence
     table["abstain"] = table["confidence"] < threshold
+    table["remark"] = remark
     errors = pd.DataFrame([error for batch in batches for error in batch["faults"]], columns=["file", "what", "fix"])
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "faults.csv", errors.to_csv(index=False).encode())

@@ -26,6 +26,7 @@ class Frame(NamedTuple):
     source: str
     seconds: float | None  # from the start of a video
     image: np.ndarray | StudyError  # (H, W, 3) uint8 RGB
+    remark: str = ""  # see `images.simplified`
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ImageFiles:
             try:
                 if source != path.as_posix() or max(len(part.encode()) for part in path.parts) > 200:
                     raise StudyError("the file name is too long or not UTF-8", where=file, fix="rename it")
-                yield Frame(name, source, None, images.read_picture(file))
+                yield Frame(name, source, None, *images.read_picture(file))
             except StudyError as error:
                 yield Frame(name, source, None, error)
 

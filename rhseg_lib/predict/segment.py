@@ -6,7 +6,8 @@ Files in the output folder:
 
     masks/<name>.png       palette PNG in VOC's colours at the image's own size; values are the weights' class indices
     overlays/<name>.webp   the classes over the image, at most 1280 pixels wide and high
-    predictions.csv        a row per image or frame: size, pixels and percentage of every class, confidence, abstain
+    predictions.csv        a row per image or frame: size, pixels and percentage of every class, confidence, abstain,
+                           and what of the image was not read, such as its transparency or further pages
     faults.csv             images that could not be read, and how to fix them
     index.html             the gallery, least confident first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch
@@ -46,7 +47,7 @@ from rhseg_lib.predict.inputs import Frame, ImageFiles, Video, open_source
 from rhseg_lib.report import overlays
 from rhseg_lib.sources import images
 
-FORMAT = 1  # of progress.jsonl; raised when the meaning of a row changes
+FORMAT = 2  # of progress.jsonl; raised when the meaning of a row changes
 DEFAULT_WEIGHTS = "reports/reduced/runs/deeplabv3plus_mobilenetv2_ds_ema/seed0/weights.safetensors"
 PROGRESS, DRAFT = "progress.jsonl", "unfinished"
 OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", PROGRESS)  # the last: done
@@ -185,6 +186,7 @@ def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folde
             "height": height,
             "pixels": np.bincount(mask.ravel(), minlength=len(card.class_names)).tolist(),
             "confidence": round(confidence(logits), 4),
+            "remark": frame.remark,
         })  # fmt: skip
     return {"rows": rows, "faults": errors}
 

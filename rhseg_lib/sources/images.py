@@ -32,15 +32,17 @@ class Picture(NamedTuple):
     mask: np.ndarray  # (H, W) uint8
     overwritten: Counter  # pixels painted over, by (class lost, label painted)
     digest: str = ""  # of the image's bytes; without one, no check for duplicates
+    remark: str = ""  # see `simplified`
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Read an image of any mode, oriented by its EXIF: (H, W, 3) uint8 RGB.
+def read_picture(path: Path) -> tuple[np.ndarray, str]:
+    """Read an image of any mode, oriented by its EXIF: (H, W, 3) uint8 RGB, and how it is `simplified`.
 
     Raises StudyError if the file is missing, cannot be decoded to its last pixel, or is too large.
     """
     try:
-        return to_rgb(decode(read_bytes(path), use_exif=True)[0])
+        image = decode(read_bytes(path), use_exif=True)[0]
+        return to_rgb(image), simplified(image)
     except StudyError as error:
         raise StudyError(f"the image {error.what}", where=path, fix=error.fix) from error
 
@@ -90,6 +92,17 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette may hold transparency: straight to RGB, PIL warns
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def simplified(image: Image.Image) -> str:
+    """What of a decoded image `to_rgb` does not keep, as a predicate for the user; "" if nothing that shows."""
+    if image.mode.startswith(("I", "F")):
+        return "has more than 8 bits per value: stretched from its darkest to its brightest"
+    if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
+        return "has transparent pixels: read as opaque"
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG with its preview
+        return "has several frames or pages: only the first is read"
+    return ""
 
 
 MARGIN_GREY = 128

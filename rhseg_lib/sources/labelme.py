@@ -22,7 +22,7 @@ import numpy as np
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 from rhseg_lib.sources.checks import Fault, collected, display_path, refuse, shortened, unplaced
-from rhseg_lib.sources.images import decode, read_bytes, to_rgb
+from rhseg_lib.sources.images import decode, read_bytes, simplified, to_rgb
 from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
 
 MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL needs seconds for that many points
@@ -44,6 +44,7 @@ class Annotation:
     shapes: tuple[Shape, ...]
     size: tuple[int, int]  # width and height of the full image in pixels, which the shapes refer to
     digest: str  # SHA-256 of the image's bytes as stored
+    remark: str  # see `images.simplified`
 
 
 def write_annotation(
@@ -90,16 +91,16 @@ def examine(
     """
     file, faults, shapes = display_path(path, root), list[Fault](), list[Shape]()
     document: dict = {"shapes": []}
-    image, size, digest = None, None, ""
+    image, size, digest, remark = None, None, "", ""
     with collected(faults, file):
         document = parse(read_json(path))
-        image, size, digest = _read_image(document, path, root, least_side)
+        image, size, digest, remark = _read_image(document, path, root, least_side)
     for index, item in enumerate(document["shapes"]):
         with collected(faults, file, index):
             shapes.append(_read_shape(item, labels, size, _major_version(document)))
     if faults or image is None or size is None:
         return None, faults
-    return Annotation(image, tuple(shapes), size, digest), []
+    return Annotation(image, tuple(shapes), size, digest, remark), []
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict:
@@ -147,8 +148,10 @@ def _major_version(document: dict) -> int:
     return int(found[1]) if found else 0
 
 
-def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tuple[np.ndarray, tuple[int, int], str]:
-    """The image the shapes were drawn on, (H, W, 3) uint8 RGB, possibly reduced; its full size; its digest."""
+def _read_image(
+    document: dict, path: Path, root: Path, least_side: int
+) -> tuple[np.ndarray, tuple[int, int], str, str]:
+    """The image the shapes were drawn on, (H, W, 3) uint8 RGB, possibly reduced; its full size, digest and remark."""
     embedded = document.get("imageData")
     file = find_image(document.get("imagePath"), path, root) if embedded is None else None
     with _errors_about("the image"):
@@ -159,7 +162,7 @@ def _read_image(document: dict, path: Path, root: Path, least_side: int) -> tupl
         stated_size = "x".join("?" if side is None else shortened(side) for side in stated)
         what = "the JSON says {} pixels, the image has {}x{}".format(stated_size, *size)
         raise unplaced(what, "restore the image that was annotated, or annotate this one again")
-    return to_rgb(image), size, sha256(content).hexdigest()
+    return to_rgb(image), size, sha256(content).hexdigest(), simplified(image)
 
 
 def find_image(named: object, path: Path, root: Path) -> Path:

@@ -72,7 +72,7 @@ class LabelmeFolder:
         mask, overwritten = rasterize(
             annotation.shapes, height, width, labels=self.labels, class_priority=self.class_priority
         )
-        return Picture(annotation.image, mask, overwritten, annotation.digest), []
+        return Picture(annotation.image, mask, overwritten, annotation.digest, annotation.remark), []
 
     def fingerprint(self, path: Path) -> str:
         """Changes with the JSON, and with the size or time of the image file that it names."""

@@ -22,7 +22,7 @@ from PIL import Image
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import LEFT_BEHIND
 from rhseg_lib.sources.checks import MAX_ROWS, Fault, collected, display_path, refuse, unplaced
-from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, to_rgb
+from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, simplified, to_rgb
 from rhseg_lib.sources.labelme_shapes import label_ids
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
@@ -54,15 +54,18 @@ class VocTree:
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
         """One image with its mask, or all errors in the two files."""
-        faults, image, mask, mask_path = list[Fault](), None, None, self._mask_of(path)
+        faults, image, mask, mask_path, remark = list[Fault](), None, None, self._mask_of(path), ""
         with collected(faults, display_path(path, self.folder)):
-            image = to_rgb(decode(read_bytes(path), use_exif=True)[0])  # (H, W, 3)
+            decoded = decode(read_bytes(path), use_exif=True)[0]
+            image, remark = to_rgb(decoded), simplified(decoded)  # (H, W, 3)
         with collected(faults, display_path(mask_path, self.folder)):
             mask = _read_mask(mask_path, len(self.classes), self._colours())  # (H, W)
             if image is not None and mask.shape != image.shape[:2]:
                 what = "a mask of {1}x{0} pixels for an image of {3}x{2}".format(*mask.shape, *image.shape[:2])
                 raise unplaced(what, "restore the image it was drawn on, or draw the mask again")
-        return (None if faults or image is None or mask is None else Picture(image, mask, Counter())), faults
+        if faults or image is None or mask is None:
+            return None, faults
+        return Picture(image, mask, Counter(), remark=remark), faults
 
     def fingerprint(self, path: Path) -> str:
         """Changes with the size or time of the image file, of its mask or of labelmap.txt."""

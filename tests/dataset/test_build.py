@@ -223,6 +223,19 @@ def test_skipped_images_leave_the_others_in_their_subset(raw, grouped, tmp_path)
         build(own_raw, tmp_path / "voc", on_fault="skip")
 
 
+def test_images_that_are_not_kept_whole_are_noted(tmp_path):
+    raw = write_scenes(tmp_path / "raw", 8)
+    for path in sorted(raw.glob("*.png"))[:6]:
+        with Image.open(path) as image:
+            image.putalpha(100)
+            image.save(path)
+    dataset = build(raw, tmp_path / "voc")
+    [note] = [note for note in dataset["notes"] if "transparent" in note]
+    first = sorted(raw.glob("*.png"))[0].stem
+    assert note.startswith(f"Each of these has transparent pixels: read as opaque: 6 image(s), {first}, ")
+    assert note.endswith(" and 1 more.")
+
+
 def test_class_absent_from_the_test_set_is_noted(tmp_path):
     raw = write_scenes(tmp_path / "raw", 3)
     for path in raw.glob("*.json"):

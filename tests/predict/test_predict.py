@@ -99,6 +99,7 @@ class TestMasks:
             (64, 64, "RGB", "png"),
             (31, 77, "L", "png"),
             (150, 40, "RGBA", "webp"),
+            (20, 30, "I;16", "png"),
             (1, 200, "RGB", "bmp"),
             (300, 260, "CMYK", "tif"),
         ],
@@ -110,6 +111,8 @@ class TestMasks:
         with Image.open(tmp_path / "out/masks/image.png") as mask:
             assert (mask.mode, mask.size) == ("P", (width, height))
             assert mask.getpalette()[:9] == images.VOC_PALETTE[:3].ravel().tolist()
+        [remark] = pd.read_csv(tmp_path / "out/predictions.csv", keep_default_na=False)["remark"]
+        assert bool(remark) == (mode in ("RGBA", "I;16")) and remark in (tmp_path / "out/index.html").read_text()
 
     def test_follow_exif(self, weights, tmp_path):
         exif = Image.Exif()

@@ -73,11 +73,6 @@ onstart:
         raise WorkflowError(f"another run of the profile '{PROFILE}' is going on here\n  fix:   {fix}") from None
 
 
-rule study:
-    input:
-        f"{REPORTS}/index.html",
-
-
 rule dataset:
     input:
         source=ancient("notebooks/01_dataset.ipynb"),
@@ -259,3 +254,18 @@ rule summary:
         cells=cells("00_summary"),
     shell:
         RUN
+
+
+rule study:  # every file, so that one that was lost is made again
+    default_target: True
+    input:
+        rules.summary.output,
+        [page(name).values() for name in PAGES],
+        METRICS,
+        rules.dataset.output,
+        rules.architectures.output,
+        rules.ablation.output,
+        rules.comparison.output,
+        rules.segmentations.output,
+        rules.claims.output,
+        rules.speed.output if TRAINS else [],

@@ -108,6 +108,51 @@ def test_a_changed_scene_seed_runs_everything(study: Path) -> None:
     assert jobs["train"] == 4
 
 
+@pytest.mark.parametrize(
+    ("lost", "rule"),
+    [
+        ("data/ci/voc", "dataset"),
+        (f"reports/ci/runs/{BROKEN}/seed0", "train"),
+        ("reports/ci/html/05_comparison.html", "comparison"),
+        ("reports/ci/notebooks/04_ablation.ipynb", "ablation"),
+        ("reports/ci/tables/ema_pooling.csv", "architectures"),
+        ("reports/ci/tables/speed_inference.csv", "speed"),
+        ("reports/ci/index.html", "summary"),
+    ],
+)
+def test_what_was_lost_is_made_again(study: Path, lost: str, rule: str) -> None:
+    (study / lost).rename(study / "away")
+    jobs = planned(study)
+    (study / "away").rename(study / lost)
+    assert jobs[rule] == 1
+    assert planned(study) == {}
+
+
+def test_a_library_file_from_the_future_changes_nothing(study: Path) -> None:
+    """A clock that was wrong, an archive from another time zone."""
+    path = study / "rhseg_lib/report/tables.py"
+    before = path.stat()
+    os.utime(path, (before.st_atime, before.st_mtime + 10 * 365 * 86400))
+    jobs = planned(study)
+    os.utime(path, (before.st_atime, before.st_mtime))
+    assert jobs == {}
+
+
+def test_a_second_study_gives_the_same_tables_and_figures(study: Path, tmp_path: Path) -> None:
+    """All but measured times."""
+    copy = tmp_path / "tree"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("ci", ".snakemake"))
+    ran = snakemake("--until", "claims", "segmentations", "ablation", cwd=copy)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    reports = [tree / "reports/ci" for tree in (study, copy)]
+    files = sorted(
+        path.relative_to(reports[1]) for path in reports[1].rglob("*") if path.suffix in (".csv", ".webp", ".png")
+    )
+    different = [str(file) for file in files if len({(folder / file).read_bytes() for folder in reports}) > 1]
+    assert len(files) > 30
+    assert different == []
+
+
 def test_a_broken_notebook_stops_with_its_name_cell_and_error(study: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(study, copy, ignore=shutil.ignore_patterns("raw"))

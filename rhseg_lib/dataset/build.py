@@ -221,6 +221,9 @@ def _choose(
         if not members:
             fix = "fix some of them"
             raise StudyError(f"every image of the part '{part}' has errors", where=source.folder, fix=fix)
+        if not any(shown.get(name) for name in members):
+            fix = "draw smaller regions to ignore in them, or add images"
+            raise StudyError(f"every pixel of the part '{part}' is ignored", where=source.folder, fix=fix)
     operations = {name: some for name, some in planned.operations.items() if name not in skipped}
     kept = {name: originals[name] for name in operations}
     return Images(kept, planned._replace(operations=operations, parts=parts), skipped)

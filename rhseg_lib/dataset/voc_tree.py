@@ -19,7 +19,6 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.sources.images import IGNORE_INDEX
 
 FORMAT = 1  # of dataset.json; raised when its meaning changes
-REBUILD = "run notebook 01 again"
 MARK = ".made-here"  # marks a tree built here, even after dataset.json was removed to rebuild it
 
 
@@ -27,13 +26,13 @@ def read_dataset(voc: Path) -> dict:
     """The content of ``dataset.json``; StudyError if there is no tree or its format differs."""
     path = voc / "dataset.json"
     if not path.is_file():
-        raise StudyError("no finished data set", where=voc, fix="run notebook 01 first")
+        raise StudyError("no finished data set", where=voc, fix=_rebuild(voc))
     try:
         dataset = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise StudyError(f"not JSON ({error})", where=path, fix=REBUILD) from error
+        raise StudyError(f"not JSON ({error})", where=path, fix=_rebuild(voc)) from error
     if dataset.get("format") != FORMAT:
-        raise StudyError("a data set of another format", where=path, fix=REBUILD)
+        raise StudyError("a data set of another format", where=path, fix=_rebuild(voc))
     return dataset
 
 
@@ -41,7 +40,7 @@ def read_split(voc: Path, subset: str) -> list[str]:
     """Names of the images in the subset "train", "test", "trainval" or "holdout"; any line ends."""
     path = split_file(voc, subset)
     if not path.is_file():
-        raise StudyError(f"no list of the subset '{subset}'", where=path, fix=REBUILD)
+        raise StudyError(f"no list of the subset '{subset}'", where=path, fix=_rebuild(voc))
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -50,8 +49,12 @@ def load_arrays(voc: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     size = read_dataset(voc)["image_size"]
     images, masks = np.empty((len(names), size, size, 3), np.uint8), np.empty((len(names), size, size), np.uint8)
     for index, name in enumerate(names):  # filled in place: a list first would take twice the memory
-        images[index] = Image.open(image_file(voc, name)).convert("RGB")
-        masks[index] = Image.open(mask_file(voc, name))
+        try:
+            images[index] = Image.open(image_file(voc, name)).convert("RGB")
+            masks[index] = Image.open(mask_file(voc, name))
+        except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a broken PNG; ValueError: another size
+            what = f"an image or its mask is missing or damaged ({error})"
+            raise StudyError(what, where=image_file(voc, name), fix=_rebuild(voc)) from error
     return images, masks
 
 
@@ -60,7 +63,7 @@ def verify_voc(voc: Path) -> None:
 
     def check(valid: bool, what: str, where: Path = voc) -> None:
         if not valid:
-            raise StudyError(what, where=where, fix=REBUILD)
+            raise StudyError(what, where=where, fix=_rebuild(voc))
 
     dataset = read_dataset(voc)
     subsets = {subset: read_split(voc, subset) for subset in dataset["counts"]}
@@ -78,7 +81,7 @@ def verify_voc(voc: Path) -> None:
             with Image.open(image_path) as image, Image.open(mask_path) as mask:
                 values = set(np.unique(np.asarray(mask)).tolist())
         except (OSError, SyntaxError) as error:  # SyntaxError is what PIL raises on a broken PNG
-            raise StudyError(f"cannot be read ({error})", where=mask_path, fix=REBUILD) from error
+            raise StudyError(f"cannot be read ({error})", where=mask_path, fix=_rebuild(voc)) from error
         check(image.size == size, f"{image.size} pixels instead of {size}", image_path)
         check(mask.size == size, f"{mask.size} pixels instead of {size}", mask_path)
         kind = (mask.format, mask.mode)
@@ -90,6 +93,11 @@ def verify_voc(voc: Path) -> None:
         tree_hash(subsets, {name: digests_of(voc, name) for name in names}) == dataset["hash"],
         "files changed since the build",
     )
+
+
+def _rebuild(voc: Path) -> str:
+    """What makes a profile's tree again; built of the same images, it has the same hash, and finished runs stay."""
+    return f"papermill notebooks/01_dataset.ipynb out.ipynb -p profile {voc.parent.name}"
 
 
 def write_lists(tree: Path, subsets: dict[str, list[str]]) -> None:

@@ -45,8 +45,10 @@ def iou_per_class(matrix: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(matrix: np.ndarray) -> np.ndarray:
-    """Mean IoU (Eq. 3) over the classes that are present, (..., K, K) counts -> (...)."""
-    return np.nanmean(iou_per_class(matrix), axis=-1)
+    """Mean IoU (Eq. 3) over the classes that are present, (..., K, K) counts -> (...); NaN if all is ignored."""
+    iou = iou_per_class(matrix)
+    present = np.count_nonzero(~np.isnan(iou), axis=-1)
+    return np.divide(np.nansum(iou, axis=-1), present, out=np.full(present.shape, np.nan), where=present > 0)
 
 
 def scores(matrix: np.ndarray) -> Scores:

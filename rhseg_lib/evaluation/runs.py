@@ -143,10 +143,10 @@ def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> 
     folder = profile.run_folder(model, seed)
     path = folder / "metrics.json"
     if not path.exists():
-        raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, fix=_train(profile))
+        raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, fix=_train(profile, model, seed))
     metrics = json.loads(path.read_text(encoding="utf-8"))
     if different := _difference(profile, model, metrics):
-        again = f"python -m rhseg_lib.training --profile {profile.name} --model {model} --seed {seed} --overwrite"
+        again = f"{_train(profile, model, seed)} --overwrite"
         raise StudyError(f"the run was trained with another {different}", where=path, fix=f"train it again: {again}")
     table = pd.read_parquet(folder / "per_image.parquet")
     table = table[table["part"] == part]
@@ -166,7 +166,7 @@ def finished_runs(profile: Profile, *, part: str | None = None) -> list[Run]:
         if (profile.run_folder(model, seed) / "metrics.json").exists()
     ]
     if not finished:
-        raise StudyError("no finished run", where=profile.reports / "runs", fix=_train(profile))
+        raise StudyError("no finished run", where=profile.reports / "runs", fix=f"make study PROFILE={profile.name}")
     if any(run.names != finished[0].names for run in finished):
         fix = "delete the folder of the run that differs, and run the study again"
         raise StudyError("runs were evaluated on different images", where=profile.reports / "runs", fix=fix)
@@ -185,12 +185,14 @@ def image_scores(run: Run) -> np.ndarray:
 
 def choose_pictures(reference: Run, others: list[Run]) -> dict[str, str]:
     """The reference's best, median and worst image, and the one on which the others differ most: title -> name."""
-    order = np.argsort(image_scores(reference), kind="stable")
+    scored = image_scores(reference)
+    order = np.argsort(scored, kind="stable")[: np.isfinite(scored).sum()]  # without images that are ignored as a whole
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     if len(others) > 1:
-        spread = np.ptp([image_scores(run) for run in others], axis=0)
+        spread = np.nan_to_num(np.ptp([image_scores(run) for run in others], axis=0), nan=-1)
         spread[list(chosen.values())] = -1
-        chosen["models differ"] = int(np.argmax(spread))
+        if spread.max() >= 0:
+            chosen["models differ"] = int(np.argmax(spread))
     return {title: reference.names[index] for title, index in chosen.items()}
 
 
@@ -213,13 +215,22 @@ def has_weights(profile: Profile, run: Run) -> bool:
 def load_model(profile: Profile, model: str, seed: int) -> nn.Module:
     """The trained network of a finished run, in evaluation mode on the CPU."""
     path = profile.run_folder(model, seed) / "weights.safetensors"
-    network, card = weights.read_weights(path)
+    try:
+        network, card = weights.read_weights(path)
+    except StudyError as error:
+        error.fix = retrain(profile, model, seed)
+        raise
     if (card.model, card.class_names) != (model, profile.data.class_names):
         what = f"the weights are of {card.model} for {', '.join(card.class_names)}"
-        raise StudyError(what, where=path, fix=f"train it again: {_train(profile)}")
+        raise StudyError(what, where=path, fix=retrain(profile, model, seed))
     return network
 
 
-def _train(profile: Profile) -> str:
-    """The command that trains the missing runs of a profile."""
-    return f"make study PROFILE={profile.name}"
+def retrain(profile: Profile, model: str, seed: int) -> str:
+    """How to make the weights of a finished run again."""
+    return f"delete {profile.run_folder(model, seed)}, then: {_train(profile, model, seed)}"
+
+
+def _train(profile: Profile, model: str, seed: int) -> str:
+    """The command that trains a run."""
+    return f"python -m rhseg_lib.training --profile {profile.name} --model {model} --seed {seed}"

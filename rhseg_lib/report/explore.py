@@ -116,8 +116,8 @@ class Explorer:
 
         run = self.runs[name]
         if not runs.has_weights(self.profile, run):
-            where, fix = self.profile.run_folder(run.model, run.seed), f"make study PROFILE={self.profile.name}"
-            raise StudyError(f"the weights of {name} are missing", where=where, fix=fix)
+            fix = runs.retrain(self.profile, run.model, run.seed)
+            raise StudyError(f"the weights of {name} are missing", where=self.profile.reports / "runs", fix=fix)
         self.note.value = "computing …"
         network, image = self.network(run.model, run.seed), normalize(load_tensors(self.profile.voc, [scene])[0])
         has_ema = isinstance(getattr(network, "attention", None), EMA)

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ MODEL_COLOURS = dict(zip(SHORT, sns.color_palette("deep", len(SHORT)).as_hex(), 
 ACCENT, GREY = "#9a3412", "#57606a"
 DOTTED: dict[str, Any] = {"color": "#1f2328", "lw": 1, "ls": ":"}  # a reference line
 CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC")
+
+BOXES = "Boxes stand for characters that no font of this machine has; with Noto Sans CJK installed, they are drawn."
 
 
 def subplots(
@@ -62,10 +65,26 @@ def data_uri(figure: Figure) -> str:
 
 
 def _webp(figure: Figure, *, crop: bool) -> bytes:
-    buffer, box = io.BytesIO(), "tight" if crop else None
-    figure.savefig(buffer, format="webp", dpi=130, bbox_inches=box, pil_kwargs={"quality": 88})
+    """The figure as a file; if it holds boxes instead of characters, it says so itself."""
+    content, boxes = _rendered(figure, crop)
+    if boxes:
+        figure.text(0.5, -0.01, BOXES, ha="center", va="top", fontsize=8, color=ACCENT)
+        content, _ = _rendered(figure, True)
     plt.close(figure)
-    return buffer.getvalue()
+    return content
+
+
+def _rendered(figure: Figure, crop: bool) -> tuple[bytes, bool]:
+    """The figure as WebP, and whether its fonts lack a character."""
+    buffer, box = io.BytesIO(), "tight" if crop else None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message="Glyph .* missing from")
+        figure.savefig(buffer, format="webp", dpi=130, bbox_inches=box, pil_kwargs={"quality": 88})
+    lacks = ["missing from" in str(warning.message) for warning in caught]
+    for warning, known in zip(caught, lacks, strict=True):
+        if not known:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return buffer.getvalue(), any(lacks)
 
 
 def _uri(webp: bytes) -> str:

@@ -223,6 +223,24 @@ def test_skipped_images_leave_the_others_in_their_subset(raw, grouped, tmp_path)
         build(own_raw, tmp_path / "voc", on_fault="skip")
 
 
+def test_a_subset_of_which_every_pixel_is_ignored_is_one_error(tmp_path):
+    raw = write_scenes(tmp_path / "raw", 3)
+    for path in raw.glob("*.json"):
+        everything = np.array([[-1, -1], [64, -1], [64, 80], [-1, 80]])
+        labelme.write_annotation(
+            path, image_path=f"{path.stem}.png", shapes=[("__ignore__", everything)], height=80, width=64
+        )
+    with pytest.raises(StudyError, match=r"every pixel of the part '.*' is ignored"):
+        build(raw, tmp_path / "voc", ignore_labels=("__ignore__",))
+
+
+def test_a_missing_image_names_the_command_that_makes_it_again(own):
+    next((own / "JPEGImages").iterdir()).unlink()
+    with pytest.raises(StudyError, match="missing or damaged") as raised:
+        voc_tree.load_arrays(own, voc_tree.read_split(own, "train") + voc_tree.read_split(own, "test"))
+    assert f"01_dataset.ipynb out.ipynb -p profile {own.parent.name}" in raised.value.fix
+
+
 def test_images_that_are_not_kept_whole_are_noted(tmp_path):
     raw = write_scenes(tmp_path / "raw", 8)
     for path in sorted(raw.glob("*.png"))[:6]:
@@ -457,7 +475,7 @@ def test_verification_finds(own, spoil, what):
     spoil(own)
     with pytest.raises(StudyError, match=what) as raised:
         voc_tree.verify_voc(own)
-    assert "run notebook 01" in raised.value.fix
+    assert "01_dataset.ipynb" in raised.value.fix
 
 
 def test_windows_line_ends_are_read(own):
@@ -826,7 +844,7 @@ def test_unfinished_tree_is_no_data_set(tmp_path):
     (tmp_path / "voc" / "JPEGImages").mkdir(parents=True)
     with pytest.raises(StudyError, match="no finished data set") as raised:
         voc_tree.read_dataset(tmp_path / "voc")
-    assert "run notebook 01" in raised.value.fix
+    assert "01_dataset.ipynb" in raised.value.fix
 
 
 def test_a_tree_whose_record_was_removed_is_built_again(own, raw):

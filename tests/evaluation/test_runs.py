@@ -350,6 +350,15 @@ def test_images_are_chosen_by_rule():
     assert chosen == {"best": "p", "median": "s", "worst": "r", "models differ": "q"}
 
 
+def test_an_image_that_is_ignored_as_a_whole_is_not_chosen():
+    good, bad = (
+        Run(name, 0, {}, np.concatenate([of, np.zeros((1, 2, 2), int)]), (*"pqrs",), (*"pqrs",))
+        for name, of in (("good", GOOD), ("bad", BAD))
+    )
+    assert np.isnan(image_scores(good)[3])
+    assert choose_pictures(good, [good, bad]) == {"best": "p", "median": "q", "worst": "r"}
+
+
 def test_predictions_are_palette_images(finished):
     profile, _ = finished
     name = voc_tree.read_split(profile.voc, "test")[0]

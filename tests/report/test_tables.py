@@ -10,7 +10,7 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import baselines
 from rhseg_lib.evaluation.runs import Run
 from rhseg_lib.profile import Profile
-from rhseg_lib.report import claims, findings, image_figures, overlays, tables
+from rhseg_lib.report import claims, figures, findings, image_figures, overlays, tables
 
 
 def test_text_in_a_table_is_escaped() -> None:
@@ -29,6 +29,16 @@ def test_an_image_title_may_be_any_name() -> None:
     sheet = image_figures.contact_sheet([np.zeros((4, 4, 3), np.uint8)], columns=1, titles=["$\\frac{ $"])
     sheet.canvas.draw()
     plt.close(sheet)
+
+
+def test_a_figure_says_that_its_boxes_are_characters(monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(figures.Figure, "text", lambda self, *given, **how: said.append(given[2]))
+    for title in ("slag", "\U0001d11e clef"):  # in no sans-serif font
+        figure, axes = figures.subplots((2, 2))
+        axes[0].set_title(title)
+        assert figures.data_uri(figure).startswith("data:image/webp")
+        assert said == ([] if title == "slag" else [figures.BOXES])
 
 
 def test_a_missing_value_is_a_dash_and_a_large_count_is_grouped() -> None:

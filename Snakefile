@@ -13,8 +13,8 @@ from rhseg_lib.profile import fingerprint, load_profile
 
 try:
     study = load_profile(str(config.get("profile", "quick")), root=".")
-except StudyError as fault:
-    raise WorkflowError(str(fault)) from None
+except StudyError as error:
+    raise WorkflowError(str(error)) from None
 PROFILE = study.name
 REPORTS = f"reports/{PROFILE}"
 RUNS = f"{REPORTS}/runs/{{model}}/seed{{seed}}"

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.errors import StudyError
@@ -50,7 +59,8 @@ class Data(Strict):
 
     source: Literal["synthetic", "labelme", "voc"] = "synthetic"
     folder: str | None = None  # labelme: images and Labelme JSON; voc: a tree of images and masks, see `voc_folder`
-    on_fault: Literal["stop", "skip"] = "stop"  # whether invalid annotations stop the build or are left out
+    # Whether invalid annotations stop the build or are left out; on_fault was its name.
+    on_error: Literal["stop", "skip"] = Field("stop", validation_alias=AliasChoices("on_error", "on_fault"))
     seed: int = 2024
     num_scenes: int = Field(500, ge=10)
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on

@@ -69,7 +69,7 @@ BAD = {
         ["data.classes", "at most 254"],
     ),
     "one label for classes": (HEAD + "data: {classes: tube}\nrecipe: {}\n", ["data.classes"]),
-    "an unknown treatment of errors": (HEAD + "data: {on_fault: ask}\nrecipe: {}\n", ["data.on_fault", "skip"]),
+    "an unknown treatment of errors": (HEAD + "data: {on_error: ask}\nrecipe: {}\n", ["data.on_error", "skip"]),
     "unknown model": (WHOLE + "models: [segformer]\n", ["models.0", "segformer", "unet_vgg16"]),
     "a key twice": (HEAD + "data: {}\nrecipe:\n  epochs: 60\n  epochs: 1\n", ["'epochs' is given twice", "line 6"]),
     "a key twice at the top": (WHOLE + "kind: result\n", ["'kind' is given twice"]),

@@ -69,9 +69,9 @@ def test_there_are_the_notebooks_of_the_study() -> None:
     assert [path.stem for path in NOTEBOOKS] == names
 
 
-def test_the_committed_sample_is_small_and_without_fault() -> None:
+def test_the_committed_sample_is_small_and_without_errors() -> None:
     sample = ROOT / "data/sample"
     source = LabelmeFolder(sample, ("immersion_tube", "slag_layer"), ("__ignore__",), None, subfolders=False)
     assert len(list(sample.glob("*.json"))) == 12
-    assert [fault for path in source.names().values() for fault in source.examine(path)[1]] == []
+    assert [problem for path in source.names().values() for problem in source.examine(path)[1]] == []
     assert sum(path.stat().st_size for path in sample.rglob("*") if path.is_file()) < 2e6

@@ -247,12 +247,12 @@ def test_every_page_opens_without_a_network(study: Path) -> None:
         browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         context = browser.new_context(offline=True)
         for path in pages:
-            faults: list[str] = []
+            problems: list[str] = []
             page = context.new_page()
-            page.on("console", lambda message, found=faults: found.append(message.text))
-            page.on("pageerror", lambda fault, found=faults: found.append(str(fault)))
-            page.on("requestfailed", lambda request, found=faults: found.append(f"failed: {request.url[:80]}"))
-            page.on("request", lambda request, found=faults: (
+            page.on("console", lambda message, found=problems: found.append(message.text))
+            page.on("pageerror", lambda problem, found=problems: found.append(str(problem)))
+            page.on("requestfailed", lambda request, found=problems: found.append(f"failed: {request.url[:80]}"))
+            page.on("request", lambda request, found=problems: (
                 None if request.url.startswith(("file:", "data:")) else found.append(f"asked for {request.url}")
             ))  # fmt: skip
             page.goto(path.as_uri())
@@ -268,6 +268,6 @@ def test_every_page_opens_without_a_network(study: Path) -> None:
             )
             missing = [link for link in links if not Path(link.removeprefix("file://").split("#")[0]).exists()]
             assert not missing, (path.name, missing)
-            assert faults == [], path.name
+            assert problems == [], path.name
             page.close()
         browser.close()

@@ -52,7 +52,7 @@ class Images(NamedTuple):
 
     originals: dict[str, Path]  # name -> annotation, or image of a VOC tree
     plan: Plan  # without those left out
-    skipped: dict[str, list[checks.Fault]]  # name -> errors of an original that is left out
+    skipped: dict[str, list[checks.Problem]]  # name -> errors of an original that is left out
 
     @property
     def copy_of(self) -> dict[str, str]:
@@ -65,16 +65,16 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
     if data.source == "synthetic":
         render(profile, workers=workers)
     source = open_source(profile)
-    listed = profile.tables / "faults.csv"
+    listed = profile.tables / "errors.csv"
     try:
         notes = _of_unannotated(source.unannotated()) if data.source != "synthetic" else []
         dataset = build_voc(source, profile.voc, data, workers=workers, notes=notes)
-    except checks.FaultyAnnotations as error:
-        checks.write_faults(listed, [asdict(fault) for fault in error.faults])
-        skip = ", or set on_fault: skip" if error.can_skip else ""
+    except checks.InvalidAnnotations as error:
+        checks.write_errors(listed, [asdict(problem) for problem in error.problems])
+        skip = ", or set on_error: skip" if error.can_skip else ""
         error.fix = f"fix each as its line says ({listed} lists them all){skip}; then run again"
         raise
-    checks.write_faults(listed, dataset["skipped"])
+    checks.write_errors(listed, dataset["skipped"])
     return dataset
 
 
@@ -147,7 +147,7 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
         "as_described" augments first and splits all images, so that copies of one original stand on both sides;
         "given" is "grouped" with the subsets that the lists of a `VocTree` name), `group`, `test_fraction`,
         `augmented_copies` (copy j of original i is made by operation (i + j) mod 4), `seed`, `holdout_scenes` (the
-        last so many originals are never trained on) and `on_fault`. All are kept on record.
+        last so many originals are never trained on) and `on_error`. All are kept on record.
     workers : int
         Processes; 0 takes one per processor, 1 works in this one.
     notes : iterable of str
@@ -194,7 +194,7 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
 
 def _choose(
     originals: dict[str, Path],
-    invalid: dict[str, list[checks.Fault]],
+    invalid: dict[str, list[checks.Problem]],
     draft: Unfinished,
     source: Source,
     data: Data,
@@ -202,7 +202,7 @@ def _choose(
 ) -> Images:
     """Which originals are left out, and what becomes of the others; StudyError if there are errors to stop for."""
     found = [("" if name in invalid else draft.finished[name]["digest"], invalid.get(name, [])) for name in originals]
-    skipped = checks.sift(originals, found, folder=source.folder, on_fault=data.on_fault)
+    skipped = checks.sift(originals, found, folder=source.folder, on_error=data.on_error)
     names = ("background", *source.classes)
     shown = {name: frozenset() if name in skipped else _shown(draft.finished[name], names) for name in originals}
     planned = plan(  # with those skipped, so that the others stay in their subset
@@ -255,7 +255,7 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
         "originals": {part: len(set(names) - copy_of.keys()) for part, names in parts.items()},
         "copy_of": copy_of,
         "group_of": images.plan.group_of,
-        "skipped": [asdict(fault) for some in images.skipped.values() for fault in some],
+        "skipped": [asdict(problem) for some in images.skipped.values() for problem in some],
         "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
         "absent_classes": absent,
         "notes": [*notes, *of_files, *images.plan.notes, *of_classes],

@@ -48,7 +48,7 @@ def write_originals(
     source: Source,
     image_size: int,
     run: Callable,
-) -> dict[str, list[checks.Fault]]:
+) -> dict[str, list[checks.Problem]]:
     """Check and write the originals that are not finished; returns the errors, by image name."""
     missing, invalid = [name for name in images if name not in draft.finished], {}
     write = partial(_write_original, source=source, tree=draft.tree, image_size=image_size)
@@ -87,8 +87,8 @@ def _progress(jobs: Iterable, title: str, total: int, missing: int) -> Iterable:
 
 def _write_original(
     name: str, path: Path, *, source: Source, tree: Path, image_size: int
-) -> tuple[dict | None, list[checks.Fault]]:
-    """Write one original; its record, or its faults."""
+) -> tuple[dict | None, list[checks.Problem]]:
+    """Write one original; its record, or its problems."""
     made_of = source.fingerprint(path)
     sample, found = source.examine(path)
     if sample is None:

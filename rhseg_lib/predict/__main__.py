@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if len(errors):
         lines = "".join(f"\n  {error.file}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples())
         more = "\n  and more" if len(errors) > 50 else ""
-        path = options["output"] / "faults.csv"
+        path = options["output"] / "errors.csv"
         print(f"\nerror: {len(errors)} could not be read (all in {path}):{lines}{more}\n", file=sys.stderr)
     return int(len(errors) > 0)
 

@@ -20,7 +20,7 @@ class Prediction(NamedTuple):
     """Results of a prediction run, as written to its output folder."""
 
     table: pd.DataFrame  # predictions.csv
-    errors: pd.DataFrame  # faults.csv: images that could not be read
+    errors: pd.DataFrame  # errors.csv: images that could not be read
     card: Card
 
 
@@ -40,9 +40,9 @@ def write_tables(
     table["confidence"] = confidence
     table["abstain"] = table["confidence"] < threshold
     table["remark"] = remark
-    errors = pd.DataFrame([error for batch in batches for error in batch["faults"]], columns=["file", "what", "fix"])
+    errors = pd.DataFrame([error for batch in batches for error in batch["errors"]], columns=["file", "what", "fix"])
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / "faults.csv", errors.to_csv(index=False).encode())
+    write_atomically(folder / "errors.csv", errors.to_csv(index=False).encode())
     result = Prediction(table, errors, card)
     page = gallery(result, title=source.resolve().name, left_out=left_out, threshold=threshold)
     write_atomically(folder / "index.html", page.encode())

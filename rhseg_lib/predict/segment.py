@@ -8,7 +8,7 @@ Files in the output folder:
     overlays/<name>.webp   the classes over the image, at most 1280 pixels wide and high
     predictions.csv        a row per image or frame: size, pixels and percentage of every class, confidence, abstain,
                            and what of the image was not read, such as its transparency or further pages
-    faults.csv             images that could not be read, and how to fix them
+    errors.csv             images that could not be read, and how to fix them
     index.html             the gallery, least confident first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch
 
@@ -50,7 +50,7 @@ from rhseg_lib.sources import images
 FORMAT = 2  # of progress.jsonl; raised when the meaning of a row changes
 DEFAULT_WEIGHTS = "reports/reduced/runs/deeplabv3plus_mobilenetv2_ds_ema/seed0/weights.safetensors"
 PROGRESS, DRAFT = "progress.jsonl", "unfinished"
-OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "faults.csv", "index.html", PROGRESS)  # the last: done
+OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "errors.csv", "index.html", PROGRESS)  # the last: done
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
 GAP = 4  # pixels between image and overlay in a thumbnail
 BLOCK = 512  # pixels, side of the blocks in which logits are resized to the image's own size
@@ -149,13 +149,13 @@ def _segment(inputs: ImageFiles | Video, network: nn.Module, card: Card, draft: 
         batches = []
     for half_written in draft.rglob(".*.[0-9]*"):  # by an interrupted run
         half_written.unlink()
-    done = sum(len(batch["rows"]) + len(batch["faults"]) for batch in batches)
+    done = sum(len(batch["rows"]) + len(batch["errors"]) for batch in batches)
     frames = inputs.read(done)
     with tqdm(total=len(inputs) or None, initial=done, desc="segmenting") as bar:
         while batch := segment_batch(islice(frames, settings["batch size"]), network, card, draft):
             journal.add(batch)
             batches.append(batch)
-            bar.update(len(batch["rows"]) + len(batch["faults"]))
+            bar.update(len(batch["rows"]) + len(batch["errors"]))
     return batches
 
 
@@ -172,7 +172,7 @@ def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folde
         small = _shrink(frame.image, OVERLAY_SIDE, cv2.INTER_AREA)  # eight large originals would fill the memory
         waiting.append((frame._replace(image=small), frame.image.shape[:2], inside))
     if not waiting:
-        return {"rows": rows, "faults": errors} if errors else None
+        return {"rows": rows, "errors": errors} if errors else None
     padded = network_logits(network, np.stack(squares))
     for (frame, (height, width), inside), square in zip(waiting, padded, strict=True):
         logits = square[:, *inside]  # without the margin
@@ -188,7 +188,7 @@ def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folde
             "confidence": round(confidence(logits), 4),
             "remark": frame.remark,
         })  # fmt: skip
-    return {"rows": rows, "faults": errors}
+    return {"rows": rows, "errors": errors}
 
 
 def prepare(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[slice, slice]]:

@@ -17,7 +17,7 @@ MAX_ROWS = 50  # per message
 
 
 @dataclass(frozen=True)
-class Fault:
+class Problem:
     """An error in a file, or in its ``shapes[shape]``, and how to fix it."""
 
     file: str  # relative to the source's folder
@@ -26,74 +26,74 @@ class Fault:
     fix: str
 
 
-class FaultyAnnotations(StudyError):
+class InvalidAnnotations(StudyError):
     """All errors in a folder, reported together."""
 
-    faults: tuple[Fault, ...] = ()
-    can_skip = False  # whether `on_fault: skip` would leave the images out
+    problems: tuple[Problem, ...] = ()
+    can_skip = False  # whether `on_error: skip` would leave the images out
 
 
 @contextmanager
-def collected(faults: list[Fault], file: str, shape: int | None = None) -> Iterator[None]:
-    """Append a StudyError of the block to `faults` instead of raising it."""
+def collected(problems: list[Problem], file: str, shape: int | None = None) -> Iterator[None]:
+    """Append a StudyError of the block to `problems` instead of raising it."""
     try:
         yield
     except StudyError as error:
-        faults.append(Fault(file, shape, error.what, error.fix))
+        problems.append(Problem(file, shape, error.what, error.fix))
 
 
 def sift(
     annotations: dict[str, Path],
-    checked: list[tuple[str, list[Fault]]],
+    checked: list[tuple[str, list[Problem]]],
     *,
     folder: Path,
-    on_fault: Literal["stop", "skip"],
-) -> dict[str, list[Fault]]:
+    on_error: Literal["stop", "skip"],
+) -> dict[str, list[Problem]]:
     """The images to leave out, and their errors; an image that repeats an earlier one byte for byte is also an error.
 
     `annotations` maps names to files in `folder`; `checked` holds, for each, the digest of its image, or "", and its
-    errors. Raises FaultyAnnotations if there are errors, and `on_fault` is "stop" or no image is left.
+    errors. Raises InvalidAnnotations if there are errors, and `on_error` is "stop" or no image is left.
     """
     first, invalid = dict[str, Path](), {}
-    for (name, path), (digest, faults) in zip(annotations.items(), checked, strict=True):
-        if faults:
-            invalid[name] = faults
+    for (name, path), (digest, problems) in zip(annotations.items(), checked, strict=True):
+        if problems:
+            invalid[name] = problems
         elif digest and first.setdefault(digest, path) != path:
             what = f"annotates the same image as {display_path(first[digest], folder)}"
             fix = "keep one of the two; move the other out of the folder"
-            invalid[name] = [Fault(display_path(path, folder), None, what, fix)]
-    if on_fault == "stop" or len(invalid) == len(annotations):
-        can_skip = on_fault == "stop" and len(invalid) < len(annotations)
-        refuse([fault for faults in invalid.values() for fault in faults], folder, can_skip=can_skip)
+            invalid[name] = [Problem(display_path(path, folder), None, what, fix)]
+    if on_error == "stop" or len(invalid) == len(annotations):
+        can_skip = on_error == "stop" and len(invalid) < len(annotations)
+        refuse([problem for problems in invalid.values() for problem in problems], folder, can_skip=can_skip)
     return invalid
 
 
-def refuse(faults: list[Fault], where: Path, *, can_skip: bool = False) -> None:
-    """Raise one FaultyAnnotations with a table of all errors, identical ones in one row, unless there are none."""
-    if not faults:
+def refuse(problems: list[Problem], where: Path, *, can_skip: bool = False) -> None:
+    """Raise one InvalidAnnotations with a table of all errors, identical ones in one row, unless there are none."""
+    if not problems:
         return
-    grouped: dict[tuple[str, str], list[Fault]] = {}
-    for fault in faults:
-        grouped.setdefault((fault.what, fault.fix), []).append(fault)
+    grouped: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        grouped.setdefault((problem.what, problem.fix), []).append(problem)
     rows = [("file", "shape", "what", "fix"), *map(_row, list(grouped.values())[:MAX_ROWS])]
     lines = _aligned(rows)
     if len(grouped) > MAX_ROWS:
         lines.append(f"and {len(grouped) - MAX_ROWS} more")
-    files = len({fault.file for fault in faults})
-    what = "\n  ".join([f"{len(faults)} annotation error(s) in {files} file(s):", *lines])
-    error = FaultyAnnotations(what, where=where, fix="fix each as its row says, then run again")
-    error.faults, error.can_skip = tuple(faults), can_skip
+    files = len({problem.file for problem in problems})
+    what = "\n  ".join([f"{len(problems)} annotation error(s) in {files} file(s):", *lines])
+    error = InvalidAnnotations(what, where=where, fix="fix each as its row says, then run again")
+    error.problems, error.can_skip = tuple(problems), can_skip
     raise error
 
 
-def write_faults(path: Path, faults: list[dict]) -> None:
+def write_errors(path: Path, problems: list[dict]) -> None:
     """Write the errors as CSV that spreadsheets open; if there are none, remove the file."""
-    if not faults:
+    if not problems:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # As objects: an empty 'shape' would turn the others into fractions.
-    table = pd.DataFrame(faults, columns=[field.name for field in fields(Fault)], dtype=object)
+    table = pd.DataFrame(problems, columns=[field.name for field in fields(Problem)], dtype=object)
     write_atomically(path, table.to_csv(index=False, lineterminator="\r\n").encode("utf-8-sig"))
 
 
@@ -102,9 +102,9 @@ def display_path(path: Path, root: Path) -> str:
     return repr(Path(os.path.relpath(path, root)).as_posix())[1:-1]
 
 
-def _row(same: list[Fault]) -> tuple[str, str, str, str]:
+def _row(same: list[Problem]) -> tuple[str, str, str, str]:
     """Errors with the same text: file, shape, what and fix of the first, and how many others there are."""
-    first, others = same[0], len({fault.file for fault in same}) - 1
+    first, others = same[0], len({problem.file for problem in same}) - 1
     file = f"{first.file} and {others} more" if others else first.file
     what = f"{first.what} ({len(same)} times)" if len(same) > 1 else first.what
     return file, "" if first.shape is None else str(first.shape), what, first.fix

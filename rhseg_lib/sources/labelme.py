@@ -21,7 +21,7 @@ import numpy as np
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
-from rhseg_lib.sources.checks import Fault, collected, display_path, refuse, shortened, unplaced
+from rhseg_lib.sources.checks import Problem, collected, display_path, refuse, shortened, unplaced
 from rhseg_lib.sources.images import decode, read_bytes, simplified, to_rgb
 from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
 
@@ -75,31 +75,31 @@ def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annota
 
     An image outside `root`, the folder the user gave, is rejected; `labels` are the known ones, see `label_ids`.
     """
-    annotation, faults = examine(path, root=root, labels=labels)
-    refuse(faults, path)
+    annotation, problems = examine(path, root=root, labels=labels)
+    refuse(problems, path)
     assert annotation is not None
     return annotation
 
 
 def examine(
     path: Path, *, root: Path, labels: dict[str, int], least_side: int = 0
-) -> tuple[Annotation | None, list[Fault]]:
+) -> tuple[Annotation | None, list[Problem]]:
     """Like `read_annotation`, but return the errors; the annotation is None if there are any.
 
     With a `least_side`, a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its longer
     side has that many pixels: twice as fast, in a fraction of the memory, and truncation is still detected.
     """
-    file, faults, shapes = display_path(path, root), list[Fault](), list[Shape]()
+    file, problems, shapes = display_path(path, root), list[Problem](), list[Shape]()
     document: dict = {"shapes": []}
     image, size, digest, remark = None, None, "", ""
-    with collected(faults, file):
+    with collected(problems, file):
         document = parse(read_json(path))
         image, size, digest, remark = _read_image(document, path, root, least_side)
     for index, item in enumerate(document["shapes"]):
-        with collected(faults, file, index):
+        with collected(problems, file, index):
             shapes.append(_read_shape(item, labels, size, _major_version(document)))
-    if faults or image is None or size is None:
-        return None, faults
+    if problems or image is None or size is None:
+        return None, problems
     return Annotation(image, tuple(shapes), size, digest, remark), []
 
 

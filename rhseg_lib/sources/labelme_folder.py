@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.sources.checks import Fault, display_path
+from rhseg_lib.sources.checks import Problem, display_path
 from rhseg_lib.sources.images import PICTURE_SUFFIXES, Picture
 from rhseg_lib.sources.labelme import examine, find_image, parse, read_json
 from rhseg_lib.sources.labelme_shapes import label_ids, rasterize
@@ -63,11 +63,11 @@ class LabelmeFolder:
             if path.stem.casefold() not in names_in.get(path.parent, anywhere)
         ]
 
-    def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
+    def examine(self, path: Path) -> tuple[Picture | None, list[Problem]]:
         """The image and mask of one annotation, or all its errors."""
-        annotation, faults = examine(path, root=self.folder, labels=self.labels, least_side=self.least_side)
+        annotation, problems = examine(path, root=self.folder, labels=self.labels, least_side=self.least_side)
         if annotation is None:
-            return None, faults
+            return None, problems
         width, height = annotation.size
         mask, overwritten = rasterize(
             annotation.shapes, height, width, labels=self.labels, class_priority=self.class_priority

@@ -21,7 +21,7 @@ from PIL import Image
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import LEFT_BEHIND
-from rhseg_lib.sources.checks import MAX_ROWS, Fault, collected, display_path, refuse, unplaced
+from rhseg_lib.sources.checks import MAX_ROWS, Problem, collected, display_path, refuse, unplaced
 from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, simplified, to_rgb
 from rhseg_lib.sources.labelme_shapes import label_ids
 
@@ -52,20 +52,20 @@ class VocTree:
         """Names of the test images in the tree's own lists, None without lists; and notes for the user."""
         return self._survey()[1:]
 
-    def examine(self, path: Path) -> tuple[Picture | None, list[Fault]]:
+    def examine(self, path: Path) -> tuple[Picture | None, list[Problem]]:
         """One image with its mask, or all errors in the two files."""
-        faults, image, mask, mask_path, remark = list[Fault](), None, None, self._mask_of(path), ""
-        with collected(faults, display_path(path, self.folder)):
+        problems, image, mask, mask_path, remark = list[Problem](), None, None, self._mask_of(path), ""
+        with collected(problems, display_path(path, self.folder)):
             decoded = decode(read_bytes(path), use_exif=True)[0]
             image, remark = to_rgb(decoded), simplified(decoded)  # (H, W, 3)
-        with collected(faults, display_path(mask_path, self.folder)):
+        with collected(problems, display_path(mask_path, self.folder)):
             mask = _read_mask(mask_path, len(self.classes), self._colours())  # (H, W)
             if image is not None and mask.shape != image.shape[:2]:
                 what = "a mask of {1}x{0} pixels for an image of {3}x{2}".format(*mask.shape, *image.shape[:2])
                 raise unplaced(what, "restore the image it was drawn on, or draw the mask again")
-        if faults or image is None or mask is None:
-            return None, faults
-        return Picture(image, mask, Counter(), remark=remark), faults
+        if problems or image is None or mask is None:
+            return None, problems
+        return Picture(image, mask, Counter(), remark=remark), problems
 
     def fingerprint(self, path: Path) -> str:
         """Changes with the size or time of the image file, of its mask or of labelmap.txt."""
@@ -123,11 +123,11 @@ class VocTree:
     def _survey(self) -> tuple[dict[str, Path], list[str] | None, list[str]]:
         """Names, test names and notes, from file names and lists alone."""
         self._check_class_names()
-        faults, notes, test = list[Fault](), list[str](), None
-        images, masks = self._by_name(IMAGES, IMAGE_SUFFIXES, faults), self._by_name(MASKS, None, faults)
+        problems, notes, test = list[Problem](), list[str](), None
+        images, masks = self._by_name(IMAGES, IMAGE_SUFFIXES, problems), self._by_name(MASKS, None, problems)
         wanted = {*masks}
         if self.own_split:
-            subsets = self._read_lists(images, faults, notes)
+            subsets = self._read_lists(images, problems, notes)
             if subsets is None:
                 notes.append("The tree has no train and test lists: the study split it.")
             else:
@@ -139,19 +139,19 @@ class VocTree:
         for name in sorted(wanted):
             if name not in masks and name in images:
                 fix = f"add {MASKS}/{name}.png, or remove the image"
-                faults.append(Fault(display_path(images[name], self.folder), None, "no mask for this image", fix))
+                problems.append(Problem(display_path(images[name], self.folder), None, "no mask for this image", fix))
             elif name not in images and test is None:
                 fix = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or remove the mask"
-                faults.append(Fault(display_path(masks[name], self.folder), None, "no image for this mask", fix))
+                problems.append(Problem(display_path(masks[name], self.folder), None, "no image for this mask", fix))
             if name != name.strip() or not name.isprintable():
                 fix = "rename image and mask: no outer spaces or control characters"
-                faults.append(Fault(repr(name), None, "a name that no list can hold", fix))
-        refuse(faults, self.folder)
+                problems.append(Problem(repr(name), None, "a name that no list can hold", fix))
+        refuse(problems, self.folder)
         if not wanted:
             raise StudyError("no images in the tree", where=self.folder / IMAGES, fix="put images and masks there")
         return {name: images[name] for name in sorted(wanted)}, test, notes
 
-    def _by_name(self, inner: str, suffixes: tuple[str, ...] | None, faults: list[Fault]) -> dict[str, Path]:
+    def _by_name(self, inner: str, suffixes: tuple[str, ...] | None, problems: list[Problem]) -> dict[str, Path]:
         """Files of a folder and its subfolders by name without suffix; hidden files and other suffixes are ignored."""
         folder, found = self.folder / inner, dict[str, Path]()
         if not folder.is_dir():
@@ -171,15 +171,17 @@ class VocTree:
             name = _name(path)
             if name in found:
                 what = f"{display_path(found[name], folder)} has the same name"
-                faults.append(Fault(display_path(path, self.folder), None, what, "rename one of them, or remove it"))
+                problems.append(
+                    Problem(display_path(path, self.folder), None, what, "rename one of them, or remove it")
+                )
             found[name] = path
         return found
 
     def _read_lists(
-        self, images: dict[str, Path], faults: list[Fault], notes: list[str]
+        self, images: dict[str, Path], problems: list[Problem], notes: list[str]
     ) -> tuple[list[str], list[str]] | None:
         """Names of the train and of the test images, or None if no list holds a name."""
-        lists = {name: self._read_list(name, faults) for name in ("train", "trainval", "test", "val")}
+        lists = {name: self._read_list(name, problems) for name in ("train", "trainval", "test", "val")}
         if not any(lists.values()):
             return None
         train_list, test_list = "train" if lists["train"] else "trainval", "test" if lists["test"] else "val"
@@ -192,11 +194,11 @@ class VocTree:
         for subset, file, names in (("train", train_list, train), ("test", test_list, test)):
             if not names:
                 what = "missing or empty, while other lists are not"
-                faults.append(Fault(f"{LISTS}/{subset}.txt", None, what, RESPLIT))
+                problems.append(Problem(f"{LISTS}/{subset}.txt", None, what, RESPLIT))
             unknown = [name for name in names if name not in images]
             if len(unknown) > MAX_ROWS:
                 what = f"{len(unknown)} names without an image, such as '{unknown[0]:.60}'"
-                faults.append(Fault(f"{LISTS}/{file}.txt", None, what, f"add the images to {IMAGES}, or {RESPLIT}"))
+                problems.append(Problem(f"{LISTS}/{file}.txt", None, what, f"add the images to {IMAGES}, or {RESPLIT}"))
                 continue
             for name in unknown:
                 if "/" in name or "\\" in name:
@@ -205,19 +207,19 @@ class VocTree:
                     what, fix = f"'{name}' has a suffix", "list names without suffixes"
                 else:
                     what, fix = f"no image is named '{name}'", f"add it to {IMAGES}, or {RESPLIT}"
-                faults.append(Fault(f"{LISTS}/{file}.txt", None, what, fix))
+                problems.append(Problem(f"{LISTS}/{file}.txt", None, what, fix))
         for name in sorted({*train} & {*test}):
             what, fix = f"'{name}' is also in {train_list}.txt", f"an image is in either train or test: {RESPLIT}"
-            faults.append(Fault(f"{LISTS}/{test_list}.txt", None, what, fix))
+            problems.append(Problem(f"{LISTS}/{test_list}.txt", None, what, fix))
         return train, test
 
-    def _read_list(self, name: str, faults: list[Fault]) -> list[str]:
+    def _read_list(self, name: str, problems: list[Problem]) -> list[str]:
         """The names in a list, each once, without blank lines and outer spaces; empty if there is no list."""
         path = self.folder / LISTS / f"{name}.txt"
         try:
             content = path.read_bytes().decode("utf-8-sig") if path.is_file() else ""
         except UnicodeDecodeError:
-            faults.append(Fault(f"{LISTS}/{name}.txt", None, "not text in UTF-8", "save it as UTF-8"))
+            problems.append(Problem(f"{LISTS}/{name}.txt", None, "not text in UTF-8", "save it as UTF-8"))
             return []
         lines = unicodedata.normalize("NFC", content).splitlines()
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

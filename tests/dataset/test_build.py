@@ -205,8 +205,8 @@ def test_skipped_images_leave_the_others_in_their_subset(raw, grouped, tmp_path)
     (tested, _), (trained, *_) = voc_tree.read_split(grouped[0], "test"), voc_tree.read_split(grouped[0], "train")
     for name in (tested, trained):
         (own_raw / f"{name}.json").write_text("{}")
-    dataset = build(own_raw, tmp_path / "voc", on_fault="skip")
-    assert [fault["file"] for fault in dataset["skipped"]] == sorted([f"{tested}.json", f"{trained}.json"])
+    dataset = build(own_raw, tmp_path / "voc", on_error="skip")
+    assert [problem["file"] for problem in dataset["skipped"]] == sorted([f"{tested}.json", f"{trained}.json"])
     for part in ("train", "test", "trainval"):
         expected = [name for name in voc_tree.read_split(grouped[0], part) if not name.startswith((tested, trained))]
         assert voc_tree.read_split(tmp_path / "voc", part) == expected
@@ -216,11 +216,11 @@ def test_skipped_images_leave_the_others_in_their_subset(raw, grouped, tmp_path)
     for name in voc_tree.read_split(tmp_path / "voc", "test"):
         (own_raw / f"{name}.json").write_text("{}")
     with pytest.raises(StudyError, match="every image of the part 'test' has errors"):
-        build(own_raw, tmp_path / "voc", on_fault="skip", split="as_described", augmented_copies=0)
+        build(own_raw, tmp_path / "voc", on_error="skip", split="as_described", augmented_copies=0)
     for path in own_raw.glob("*.json"):
         path.write_text("{}")
     with pytest.raises(StudyError, match=r"20 annotation error\(s\) in 20 file\(s\)"):
-        build(own_raw, tmp_path / "voc", on_fault="skip")
+        build(own_raw, tmp_path / "voc", on_error="skip")
 
 
 def test_a_subset_of_which_every_pixel_is_ignored_is_one_error(tmp_path):
@@ -337,8 +337,8 @@ def test_a_truncated_jpeg_is_detected_reduced_or_not(tmp_path, least_side):
     path = smooth_jpeg(tmp_path / "raw")
     jpeg = path.with_suffix(".jpg")
     jpeg.write_bytes(jpeg.read_bytes()[: jpeg.stat().st_size * 9 // 10])
-    (fault,) = labelme_folder.LabelmeFolder(path.parent, **DRAWN, least_side=least_side).examine(path)[1]
-    assert "truncated" in fault.what
+    (problem,) = labelme_folder.LabelmeFolder(path.parent, **DRAWN, least_side=least_side).examine(path)[1]
+    assert "truncated" in problem.what
 
 
 def covered_areas(mask, row, column, target):

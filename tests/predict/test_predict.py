@@ -232,7 +232,7 @@ class TestErrors:
         (source / "text.png").write_text("not an image")
         given = [str(source), "--weights", str(weights), "--output", str(tmp_path / "out"), "--batch-size", "2"]
         assert __main__.main(given) == 1
-        errors = pd.read_csv(tmp_path / "out/faults.csv")
+        errors = pd.read_csv(tmp_path / "out/errors.csv")
         assert errors["file"].tolist() == ["a_broken.jpg", "text.png"]
         assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == 6
         stderr = capsys.readouterr().err
@@ -246,14 +246,14 @@ class TestErrors:
         for path in source.iterdir():
             path.write_text("not an image")
         predict_source(source, weights=weights, output=tmp_path / "out")
-        assert len(pd.read_csv(tmp_path / "out/faults.csv")) == 6
+        assert len(pd.read_csv(tmp_path / "out/errors.csv")) == 6
         assert not list((tmp_path / "out/masks").iterdir())
 
     def test_nothing_but_errors(self, weights, tmp_path):
         (tmp_path / "text.png").write_text("not an image")
         assert __main__.main([str(tmp_path), "--weights", str(weights), "--output", str(tmp_path / "out")]) == 1
         assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == 0
-        assert len(pd.read_csv(tmp_path / "out/faults.csv")) == 1
+        assert len(pd.read_csv(tmp_path / "out/errors.csv")) == 1
 
     @pytest.mark.parametrize(
         ("make", "options", "expected"),
@@ -480,7 +480,7 @@ class TestVideo:
         given = [str(film), "--weights", str(weights), "--output", str(tmp_path / "out"), "--batch-size", "4"]
         assert __main__.main(given) == 1
         read = len(pd.read_csv(tmp_path / "out/predictions.csv"))
-        (error,) = pd.read_csv(tmp_path / "out/faults.csv").itertuples()
+        (error,) = pd.read_csv(tmp_path / "out/errors.csv").itertuples()
         assert 0 < read < 12
         assert (error.file, error.what) == ("film.avi", f"the file states 12 frames, {read} could be read")
 
@@ -543,7 +543,7 @@ def test_the_gallery_works_offline(weights, source, tmp_path):
             assert all(Path(link).exists() for link in links)
         assert page.locator(".gallery img[src=x]").count() == 0
         assert "<img src=x onerror=alert(1)>" in page.locator(".gallery").inner_text()
-        assert "<i>broken.png" in page.locator(".faults").inner_text()
+        assert "<i>broken.png" in page.locator(".errors").inner_text()
         assert page.locator(".banner").inner_text().startswith(f"Segmented by {MODEL}, trained on drawn images")
         assert "a demonstration, not a result" in page.locator(".banner").inner_text()
         assert asked == []

@@ -11,7 +11,7 @@ from rhseg_lib.dataset import build, voc_tree
 from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import Profile, load_profile
 from rhseg_lib.sources import checks
-from rhseg_lib.sources.checks import Fault
+from rhseg_lib.sources.checks import Problem
 
 OWN = """
 title: A messy folder
@@ -27,14 +27,14 @@ recipe: {}
 """
 
 
-def lines_of(found: list[Fault], tmp_path) -> list[str]:
-    with pytest.raises(checks.FaultyAnnotations) as raised:
+def lines_of(found: list[Problem], tmp_path) -> list[str]:
+    with pytest.raises(checks.InvalidAnnotations) as raised:
         checks.refuse(found, tmp_path)
     return raised.value.what.splitlines()
 
 
 def test_table_is_aligned_whatever_characters_it_holds(tmp_path):
-    found = [Fault("渣层.json", 12, "a", "fix it"), Fault("b.json", None, "much longer", "fix that")]
+    found = [Problem("渣层.json", 12, "a", "fix it"), Problem("b.json", None, "much longer", "fix that")]
     assert lines_of(found, tmp_path) == [
         "2 annotation error(s) in 2 file(s):",
         "  file       shape  what         fix",
@@ -45,14 +45,14 @@ def test_table_is_aligned_whatever_characters_it_holds(tmp_path):
 
 def test_equal_errors_are_reported_once(tmp_path):
     found = [
-        Fault(f"{number:03}.json", shape, "unknown label", "rename it") for number in range(250) for shape in (0, 3)
+        Problem(f"{number:03}.json", shape, "unknown label", "rename it") for number in range(250) for shape in (0, 3)
     ]
     assert lines_of(found, tmp_path)[0] == "500 annotation error(s) in 250 file(s):"
     assert lines_of(found, tmp_path)[2:] == ["  000.json and 249 more  0      unknown label (500 times)  rename it"]
 
 
 def test_fifty_rows_at_most(tmp_path):
-    found = [Fault("a.json", number, f"error {number}", "fix it") for number in range(52)]
+    found = [Problem("a.json", number, f"error {number}", "fix it") for number in range(52)]
     lines = lines_of(found, tmp_path)
     assert len(lines) == 2 + 50 + 1
     assert lines[-1] == "  and 2 more"
@@ -63,23 +63,23 @@ def test_no_errors_no_exception(tmp_path):
     checks.refuse([], tmp_path)
 
 
-def sift(tmp_path, checked: dict[str, tuple[str, list[Fault]]], on_fault="skip") -> dict[str, list[Fault]]:
+def sift(tmp_path, checked: dict[str, tuple[str, list[Problem]]], on_error="skip") -> dict[str, list[Problem]]:
     annotations = {name: tmp_path / f"{name}.json" for name in checked}
-    return checks.sift(annotations, list(checked.values()), folder=tmp_path, on_fault=on_fault)
+    return checks.sift(annotations, list(checked.values()), folder=tmp_path, on_error=on_error)
 
 
 def test_an_image_annotated_twice_is_kept_once(tmp_path):
-    fault = Fault("a.json", None, "no shapes", "draw some")
-    checked = {"a": ("", [fault]), "b": ("1f", []), "c": ("2e", []), "d": ("1f", []), "e": ("", []), "f": ("", [])}
+    problem = Problem("a.json", None, "no shapes", "draw some")
+    checked = {"a": ("", [problem]), "b": ("1f", []), "c": ("2e", []), "d": ("1f", []), "e": ("", []), "f": ("", [])}
     invalid = sift(tmp_path, checked)
-    assert invalid["a"] == [fault]
+    assert invalid["a"] == [problem]
     (twice,) = invalid.pop("d")
     assert (twice.file, twice.what) == ("d.json", "annotates the same image as b.json")
     assert invalid.keys() == {"a"}
-    with pytest.raises(checks.FaultyAnnotations, match=r"2 annotation error\(s\)"):
+    with pytest.raises(checks.InvalidAnnotations, match=r"2 annotation error\(s\)"):
         sift(tmp_path, checked, "stop")
-    with pytest.raises(checks.FaultyAnnotations, match=r"1 annotation error\(s\)"):
-        sift(tmp_path, {"a": ("", [fault])})
+    with pytest.raises(checks.InvalidAnnotations, match=r"1 annotation error\(s\)"):
+        sift(tmp_path, {"a": ("", [problem])})
 
 
 @pytest.fixture
@@ -98,9 +98,9 @@ def rewritten(root, old="", new="") -> Profile:
 def test_errors_stop_a_study_and_are_written_as_csv(own):
     with pytest.raises(StudyError, match=r"3 annotation error\(s\) in 3 file\(s\)") as raised:
         build.make_dataset(own, workers=1)
-    kept = own.tables / "faults.csv"
+    kept = own.tables / "errors.csv"
     assert str(kept) in raised.value.fix
-    assert "on_fault: skip" in raised.value.fix
+    assert "on_error: skip" in raised.value.fix
     with kept.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["file"] for row in rows} == INVALID.keys()
@@ -112,10 +112,10 @@ def test_errors_may_be_skipped_and_fixed(own):
     with pytest.raises(StudyError):
         build.make_dataset(own, workers=1)
     folder = own.root / "photographs"
-    skipping = rewritten(own.root, "labelme\n", "labelme\n  on_fault: skip\n")
+    skipping = rewritten(own.root, "labelme\n", "labelme\n  on_error: skip\n")
     dataset = build.make_dataset(skipping, workers=1)
-    assert {fault["file"] for fault in dataset["skipped"]} == INVALID.keys()
-    assert (own.tables / "faults.csv").exists()
+    assert {problem["file"] for problem in dataset["skipped"]} == INVALID.keys()
+    assert (own.tables / "errors.csv").exists()
     Image.fromarray(np.zeros((72, 96, 3), np.uint8)).save(folder / "六月/gone.png")
     for file in ("wrong.json", "may 05/cut.json"):
         (folder / file).unlink()
@@ -125,7 +125,7 @@ def test_errors_may_be_skipped_and_fixed(own):
     assert dataset["skipped"] == []
     listed = ", ".join(f"bare {index}.jpg" for index in range(5))
     assert f"Left out, as they have no annotation of their name: 9 image(s), {listed} and 4 more." in dataset["notes"]
-    assert not (own.tables / "faults.csv").exists()
+    assert not (own.tables / "errors.csv").exists()
     assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - 2
     assert "六月__gone" in {*voc_tree.read_split(own.voc, "train"), *voc_tree.read_split(own.voc, "test")}
 
@@ -154,8 +154,8 @@ def test_scenes_are_not_rendered_over_a_folder_of_images(tmp_path):
 def test_errors_show_as_text_in_the_report():
     from rhseg_lib.report import tables  # takes seconds
 
-    fault = {"file": "<b>.json", "shape": None, "what": "unknown label '<script>alert(1)</script>'", "fix": "a & b"}
-    page = tables.left_out({"skipped": [fault, {**fault, "shape": 0}]}).data
+    problem = {"file": "<b>.json", "shape": None, "what": "unknown label '<script>alert(1)</script>'", "fix": "a & b"}
+    page = tables.left_out({"skipped": [problem, {**problem, "shape": 0}]}).data
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert "<b>" not in page

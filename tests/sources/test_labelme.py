@@ -63,9 +63,9 @@ def read(path: Path) -> labelme.Annotation:
     return labelme.read_annotation(path, root=path.parent, labels=LABELS)
 
 
-def errors_in(folder: Path) -> list[checks.Fault]:
+def errors_in(folder: Path) -> list[checks.Problem]:
     source = labelme_folder.LabelmeFolder(folder, ("immersion_tube", "slag_layer"), ("__ignore__",), None)
-    return [fault for path in source.names().values() for fault in source.examine(path)[1]]
+    return [problem for path in source.names().values() for problem in source.examine(path)[1]]
 
 
 def paint(*shapes: labelme_shapes.Shape, class_priority=None, height=40, width=60):
@@ -519,9 +519,9 @@ def test_all_errors_in_all_files_at_once(tmp_path):
         ("b.json", 2),
         ("second/c.json", None),
     ]
-    with pytest.raises(checks.FaultyAnnotations) as raised:
+    with pytest.raises(checks.InvalidAnnotations) as raised:
         checks.refuse(found, tmp_path)
-    assert raised.value.faults == tuple(found)
+    assert raised.value.problems == tuple(found)
     assert raised.value.what.startswith("5 annotation error(s) in 3 file(s)")
     assert "b.json         2      unknown label 'tube'  " in raised.value.what
 
@@ -538,12 +538,12 @@ def test_messy_folder_is_converted(tmp_path):
         tmp_path / "own", ("immersion_tube", "slag_layer"), ("__ignore__", "glare"), None, ("ladle",)
     )
     settings = {"image_size": 64, "split": "grouped", "test_fraction": 0.2, "augmented_copies": 0, "seed": 0}
-    with pytest.raises(checks.FaultyAnnotations) as raised:
+    with pytest.raises(checks.InvalidAnnotations) as raised:
         build.build_voc(source, tmp_path / "voc", data_settings(**settings), workers=1)
-    assert {fault.file for fault in raised.value.faults} == INVALID.keys()
+    assert {problem.file for problem in raised.value.problems} == INVALID.keys()
     for file, what in INVALID.items():
-        assert any(fault.file == file and what in fault.what for fault in raised.value.faults)
-    skipping = data_settings(**settings, on_fault="skip")
+        assert any(problem.file == file and what in problem.what for problem in raised.value.problems)
+    skipping = data_settings(**settings, on_error="skip")
     dataset = build.build_voc(source, tmp_path / "voc", skipping, workers=1)
     assert sum(dataset["originals"][part] for part in ("train", "test")) == len(MESSY) - len(INVALID)
     voc_tree.verify_voc(tmp_path / "voc")

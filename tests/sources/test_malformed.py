@@ -319,12 +319,14 @@ def test_all_of_them_at_once_may_be_skipped(good, tree, tmp_path):
     written = {name: content for name, (content, _) in CASES.items() if not callable(content)}
     for number, content in enumerate(written.values()):
         write(raw, content, name=f"z_{number:03}")
-    with pytest.raises(checks.FaultyAnnotations, match=f"error.s. in {len(written)} file") as raised:
+    with pytest.raises(checks.InvalidAnnotations, match=f"error.s. in {len(written)} file") as raised:
         build(raw, tmp_path / "voc")
     message = str(raised.value)
     assert len(message.splitlines()) == 50 + 5  # two lines of heading, the rows, how many more, where, fix
     assert " more\n" in message
-    dataset = build(raw, tmp_path / "voc", on_fault="skip", test_fraction=0.6)
-    assert {fault["file"] for fault in dataset["skipped"]} == {f"z_{number:03}.json" for number in range(len(written))}
+    dataset = build(raw, tmp_path / "voc", on_error="skip", test_fraction=0.6)
+    assert {problem["file"] for problem in dataset["skipped"]} == {
+        f"z_{number:03}.json" for number in range(len(written))
+    }
     assert sum(dataset["originals"][part] for part in ("train", "test")) == 3
     voc_tree.verify_voc(tmp_path / "voc")

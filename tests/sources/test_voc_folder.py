@@ -59,16 +59,16 @@ def source(tree: Path, own_split: bool = True) -> VocTree:
 
 def mask_of(tree: Path) -> tuple[np.ndarray | None, list[str]]:
     """The mask of image a, and its errors as lines."""
-    found, faults = source(tree).examine(tree / "JPEGImages" / "a.jpg")
-    assert (found is None) == bool(faults)
-    return found and found.mask, [f"{fault.file}: {fault.what} -> {fault.fix}" for fault in faults]
+    found, problems = source(tree).examine(tree / "JPEGImages" / "a.jpg")
+    assert (found is None) == bool(problems)
+    return found and found.mask, [f"{problem.file}: {problem.what} -> {problem.fix}" for problem in problems]
 
 
 def test_images_with_masks(tree):
     names = source(tree).names()
     assert list(names) == list("abcdef")
-    found, faults = source(tree).examine(names["b"])
-    assert (faults, found.image.shape, found.image.dtype) == ([], (24, 32, 3), np.uint8)
+    found, problems = source(tree).examine(names["b"])
+    assert (problems, found.image.shape, found.image.dtype) == ([], (24, 32, 3), np.uint8)
     assert np.array_equal(found.mask, MASK)
     assert pickle.loads(pickle.dumps(source(tree))) == source(tree)
 
@@ -119,8 +119,8 @@ def as_another_palette(path):
 @pytest.mark.parametrize("write", [as_grey, as_colours, as_opaque, as_four_bits, as_another_palette])
 def test_kinds_of_masks_that_are_accepted(tree, write):
     write(tree / "SegmentationClass" / "a.png")
-    mask, faults = mask_of(tree)
-    assert faults == []
+    mask, problems = mask_of(tree)
+    assert problems == []
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, WITHOUT_IGNORE if write in (as_four_bits, as_another_palette) else MASK)
 
@@ -223,9 +223,9 @@ def spoil_image(path):
 )
 def test_errors_in_one_image(tree, spoil, message):
     spoil(tree / "SegmentationClass" / "a.png")
-    (fault,) = mask_of(tree)[1]
-    assert fault.startswith(message)
-    assert len(fault.split(" -> ")[1]) > 10
+    (problem,) = mask_of(tree)[1]
+    assert problem.startswith(message)
+    assert len(problem.split(" -> ")[1]) > 10
 
 
 def test_both_files_of_an_image_may_have_errors(tree):
@@ -292,8 +292,8 @@ def test_errors_in_the_tree(tree, lists, removed, message):
         (tree / removed).unlink()
     with pytest.raises(StudyError, match=r"1 annotation error\(s\)") as raised:
         source(tree).names()
-    (fault,) = raised.value.faults
-    assert message in f"{fault.file}: {fault.what} -> {fault.fix}"
+    (problem,) = raised.value.problems
+    assert message in f"{problem.file}: {problem.what} -> {problem.fix}"
 
 
 def test_errors_in_the_tree_are_reported_together(tree):
@@ -304,7 +304,7 @@ def test_errors_in_the_tree_are_reported_together(tree):
     with pytest.raises(StudyError, match=r"3 annotation error\(s\)") as raised:
         source(tree).names()
     for message in ("c.png: c.jpg has the same name", "' d': a name that no list can hold"):
-        assert any(message in f"{fault.file}: {fault.what}" for fault in raised.value.faults)
+        assert any(message in f"{problem.file}: {problem.what}" for problem in raised.value.problems)
 
 
 def test_more_names_than_images_are_counted(tree):
@@ -339,16 +339,16 @@ def test_images_without_a_mask_are_left_out_and_named(tree, tmp_path):
 
 
 def test_no_advice_that_is_followed_already(tree, tmp_path):
-    """`on_fault: skip` leaves out images with errors; it is offered only where it would."""
+    """`on_error: skip` leaves out images with errors; it is offered only where it would."""
     (tree / "SegmentationClass/a.png").write_bytes(b"broken")
     with pytest.raises(StudyError) as stopped:
         make(tmp_path)
-    assert "or set on_fault: skip" in stopped.value.fix
+    assert "or set on_error: skip" in stopped.value.fix
     (tree / "JPEGImages/b.jpg").unlink()
-    for setting in ("", ", on_fault: skip"):
+    for setting in ("", ", on_error: skip"):
         with pytest.raises(StudyError, match="no image for this mask") as stopped:
             make(tmp_path, setting)
-        assert "on_fault" not in stopped.value.fix
+        assert "on_error" not in stopped.value.fix
 
 
 def test_arrays_instead_of_masks(tree):
@@ -391,20 +391,20 @@ def test_masks_in_the_colours_of_a_labelmap(tree, tube, slag, mode):
     image = Image.fromarray(painted.astype(np.uint8))
     (image if mode == "RGB" else image.quantize(8)).save(tree / "SegmentationClass/a.png")
     tree_source = VocTree(tree, CLASSES, False, ignore_labels=("__ignore__",))
-    found, faults = tree_source.examine(tree / "JPEGImages/a.jpg")
-    assert faults == []
+    found, problems = tree_source.examine(tree / "JPEGImages/a.jpg")
+    assert problems == []
     np.testing.assert_array_equal(found.mask, MASK)
     before = tree_source.fingerprint(tree / "JPEGImages/a.jpg")
     (tree / "labelmap.txt").write_text("\n".join([*lines, "ladle:1,2,3::"]))
     assert tree_source.fingerprint(tree / "JPEGImages/a.jpg") != before
-    (fault,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
-    assert "names the label 'ladle', which the profile lacks" in fault.what
+    (problem,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
+    assert "names the label 'ladle', which the profile lacks" in problem.what
     (tree / "labelmap.txt").write_text("\n".join([*lines, "slag_layer:0,0,0::"]))
-    (fault,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
-    assert "gives the label 'slag_layer' the colour of another one" in fault.what
+    (problem,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
+    assert "gives the label 'slag_layer' the colour of another one" in problem.what
     (tree / "labelmap.txt").write_bytes(b"\xff\xfe")
-    (fault,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
-    assert fault.what == "not text in UTF-8"
+    (problem,) = tree_source.examine(tree / "JPEGImages/a.jpg")[1]
+    assert problem.what == "not text in UTF-8"
 
 
 def test_a_palette_mask_beside_a_labelmap_keeps_what_is_ignored(tree):
@@ -420,7 +420,7 @@ def test_errors_in_the_tree_are_listed_in_a_file(tree, tmp_path):
     (tree / "JPEGImages/b.jpg").unlink()
     with pytest.raises(StudyError, match="no image for this mask") as raised:
         make(tmp_path)
-    listed = tmp_path / "reports/own/tables/faults.csv"
+    listed = tmp_path / "reports/own/tables/errors.csv"
     assert "SegmentationClass/b.png" in listed.read_text("utf-8-sig") and str(listed) in raised.value.fix
 
 

@@ -61,6 +61,8 @@ class Data(Strict):
     folder: str | None = None  # labelme: images and Labelme JSON; voc: a tree of images and masks, see `voc_folder`
     # Whether invalid annotations stop the build or are left out; on_fault was its name.
     on_error: Literal["stop", "skip"] = Field("stop", validation_alias=AliasChoices("on_error", "on_fault"))
+    # A Labelme file without a shape: its image shows background only, or an annotation error (not yet annotated).
+    without_shapes: Literal["background", "error"] = "background"
     seed: int = 2024
     num_scenes: int = Field(500, ge=10)
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on

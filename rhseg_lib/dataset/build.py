@@ -115,6 +115,7 @@ def open_source(profile: Profile) -> Source:
         background_labels=data.background_labels,
         subfolders=data.source != "synthetic",  # there they hold the second annotator
         least_side=round(REDUCTION * data.image_size),
+        may_be_empty=data.without_shapes == "background",
     )
 
 

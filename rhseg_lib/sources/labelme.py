@@ -82,9 +82,11 @@ def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annota
 
 
 def examine(
-    path: Path, *, root: Path, labels: dict[str, int], least_side: int = 0
+    path: Path, *, root: Path, labels: dict[str, int], least_side: int = 0, may_be_empty: bool = True
 ) -> tuple[Annotation | None, list[Problem]]:
     """Like `read_annotation`, but return the errors; the annotation is None if there are any.
+
+    A file without a shape annotates an image that shows background only, unless `may_be_empty` is false.
 
     With a `least_side`, a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its longer
     side has that many pixels: twice as fast, in a fraction of the memory, and truncation is still detected.
@@ -95,6 +97,11 @@ def examine(
     with collected(problems, file):
         document = parse(read_json(path))
         image, size, digest, remark = _read_image(document, path, root, least_side)
+    if not document["shapes"] and not problems:
+        remark = "; ".join(filter(None, (remark, "has no shape: all of it is background")))
+        if not may_be_empty:
+            fix = "annotate it, or set 'without_shapes: background' if nothing is on it"
+            problems.append(Problem(file, None, "no shapes", fix))
     for index, item in enumerate(document["shapes"]):
         with collected(problems, file, index):
             shapes.append(_read_shape(item, labels, size, _major_version(document)))
@@ -122,7 +129,7 @@ def read_json(path: Path) -> bytes:
 
 @lru_cache(maxsize=1)  # a file is read twice: for its fingerprint and for its content
 def parse(content: bytes) -> dict:
-    """A document with at least one shape; StudyError for anything else."""
+    """A document with a list of shapes; StudyError for anything else."""
     if len(content) > MAX_JSON or content.count(b"[") > MAX_LISTS:  # before it is parsed, for minutes and gigabytes
         raise unplaced(f"{len(content) / 1e6:.0f} MB of JSON or over {MAX_LISTS:,} points", MOVE_OUT)
     if not content.strip():
@@ -135,8 +142,6 @@ def parse(content: bytes) -> dict:
         raise unplaced(f"not JSON ({error})", MOVE_OUT) from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
         raise unplaced("no list 'shapes', so not a Labelme file", MOVE_OUT)
-    if not document["shapes"]:
-        raise unplaced("no shapes", f"annotate it, or draw one '{BACKGROUND_LABELS[0]}' shape if all is background")
     if len(document["shapes"]) > MAX_SHAPES:
         raise unplaced(f"{len(document['shapes'])} shapes, more than {MAX_SHAPES}", MOVE_OUT)
     return document

@@ -31,6 +31,7 @@ class LabelmeFolder:
     background_labels: tuple[str, ...] = ()  # labels of background objects, besides `BACKGROUND_LABELS`
     subfolders: bool = True  # whether to include annotations in subfolders
     least_side: int = 0  # pixels; see `examine`
+    may_be_empty: bool = True  # whether a file without shapes annotates background
 
     @property
     def labels(self) -> dict[str, int]:
@@ -65,7 +66,13 @@ class LabelmeFolder:
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Problem]]:
         """The image and mask of one annotation, or all its errors."""
-        annotation, problems = examine(path, root=self.folder, labels=self.labels, least_side=self.least_side)
+        annotation, problems = examine(
+            path,
+            root=self.folder,
+            labels=self.labels,
+            least_side=self.least_side,
+            may_be_empty=self.may_be_empty,
+        )
         if annotation is None:
             return None, problems
         width, height = annotation.size

@@ -223,6 +223,22 @@ def test_skipped_images_leave_the_others_in_their_subset(raw, grouped, tmp_path)
         build(own_raw, tmp_path / "voc", on_error="skip")
 
 
+def test_an_annotation_without_a_shape_is_background(tmp_path):
+    raw = write_scenes(tmp_path / "raw", 10)
+    empty = sorted(raw.glob("*.json"))[:4]
+    for path in empty:
+        labelme.write_annotation(path, image_path=f"{path.stem}.png", shapes=[], height=80, width=64)
+    dataset = build(raw, tmp_path / "voc")
+    assert f"Each of these has no shape: all of it is background: 4 image(s), {empty[0].stem}, " in dataset["notes"][0]
+    assert sum(dataset["originals"][part] for part in ("train", "test")) == 10
+    mask = np.asarray(Image.open(voc_tree.mask_file(tmp_path / "voc", empty[0].stem)))
+    assert {*np.unique(mask)} == {0, 255}
+    folder = labelme_folder.LabelmeFolder(raw, **DRAWN, may_be_empty=False)
+    assert [problem.what for path in folder.names().values() for problem in folder.examine(path)[1]] == [
+        "no shapes"
+    ] * 4
+
+
 def test_a_subset_of_which_every_pixel_is_ignored_is_one_error(tmp_path):
     raw = write_scenes(tmp_path / "raw", 3)
     for path in raw.glob("*.json"):

@@ -456,7 +456,6 @@ def encoded(content: bytes) -> str:
 NOISE = np.random.default_rng(0).integers(0, 255, (10, 20, 3), dtype=np.uint8)
 ERRORS = {
     # name: (shapes, changes of the document, index of the invalid shape, excerpts of what and of fix)
-    "no shapes": ([], {"shapes": []}, None, "no shapes", "_background_"),
     "shapes missing": ([], {"shapes": None}, None, "not a Labelme file", "move it out"),
     "no image named": ([], {"imagePath": None}, None, "neither 'imageData' nor 'imagePath'", "Labelme"),
     "absolute": ([], {"imagePath": "/etc/scene.png"}, None, "absolute", "beside the JSON"),

@@ -152,7 +152,6 @@ CASES = {
     "null": (b"null", "no list 'shapes'"),
     "COCO": (COCO, "no list 'shapes'"),
     "shapes an object": (document(shapes={"0": shape()}), "no list 'shapes'"),
-    "no shapes": (document(shapes=[]), "draw one '_background_' shape"),
     "too many shapes": (document(shapes=[0] * 10_001), "10001 shapes, more than 10000"),
     "a folder linked": (folder_link, "a link to another folder, which is not followed"),
     "a link to itself": (link_to_itself, "a broken link"),

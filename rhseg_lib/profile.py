@@ -205,7 +205,9 @@ class Profile(Strict):
         return self.reports / "runs" / model / f"seed{seed}"
 
     def recipe_of(self, model: str) -> Recipe:
-        """The common recipe with the changes of this model's entry in ``recipe_for``."""
+        """The common recipe with the changes that ``recipe_for`` names; StudyError for an unknown model."""
+        if model not in MODEL_NAMES:
+            raise StudyError(f"unknown model '{model}'", where="'model'", fix=f"take one of: {', '.join(MODEL_NAMES)}")
         return Recipe.model_validate({**self.recipe.model_dump(), **self.recipe_for.get(model, {})})
 
     @property
@@ -294,13 +296,6 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
         if key in content:
             raise StudyError(f"the key '{key}' is set by the file's location", where=path, fix="remove it")
     return profile.model_copy(update={"root": root})
-
-
-def check_model(name: str) -> None:
-    """Raise a StudyError unless `name` is one of the study's models."""
-    if name not in MODEL_NAMES:
-        fix = f"take one of: {', '.join(MODEL_NAMES)}"
-        raise StudyError(f"unknown model '{name}'", where="parameter 'model'", fix=fix)
 
 
 def fingerprint(*parts: object) -> str:

@@ -202,6 +202,15 @@ def read_predictions(profile: Profile, model: str, seed: int, names: list[str]) 
     return np.stack([np.asarray(Image.open(folder / f"{name}.png")) for name in names])
 
 
+def runs_with_predictions(profile: Profile) -> list[Run]:
+    """The finished runs, scored on the test set, whose predictions for it are on disk; at least one."""
+    runs = [run for run in finished_runs(profile, part="test") if has_predictions(profile, run)]
+    if not runs:
+        fix = f"delete one of these folders, then: make study PROFILE={profile.name}"
+        raise StudyError("no run has its predictions", where=profile.reports / "runs", fix=fix)
+    return runs
+
+
 def has_predictions(profile: Profile, run: Run) -> bool:
     """Whether a run's predictions are on disk; a clone of the repository has only those of the first seed."""
     return (profile.run_folder(run.model, run.seed) / "predictions").is_dir()

@@ -27,6 +27,7 @@ from traitlets.config import Config
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import Profile, load_profile
+from rhseg_lib.report.parameters import check
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGES = {  # notebook -> name in the navigation
@@ -40,7 +41,6 @@ PAGES = {  # notebook -> name in the navigation
     "08_speed": "Speed",
 }
 START_SECONDS = 300  # a kernel's first import from a cold, busy disk takes over a minute
-TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
@@ -49,17 +49,7 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
         known = ", ".join(sorted(p.name for p in notebook.parent.glob("*.ipynb"))) or "none"
         raise StudyError("no such notebook", where=notebook, fix=f"take one of: {known}")
     declared = papermill.inspect_notebook(str(notebook))
-    for name, value in parameters.items():
-        if name not in declared:
-            known = ", ".join(declared)
-            raise StudyError(f"unknown parameter '{name}'", where=notebook, fix=f"its parameters are: {known}")
-        kind = declared[name]["inferred_type_name"]
-        if kind not in TYPES:
-            fix = f"declare it as name: type = value, the type one of {', '.join(TYPES)}"
-            raise StudyError(f"parameter '{name}' has no type that can be checked", where=notebook, fix=fix)
-        # bool is an int to isinstance, but `seed=True` is a mistake
-        if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-            raise StudyError(f"parameter '{name}' is {value!r}", where=notebook, fix=f"give a value of type {kind}")
+    check(parameters, {name: about["inferred_type_name"] for name, about in declared.items()}, notebook)
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, root: Path = Path()) -> None:

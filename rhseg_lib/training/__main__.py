@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.profile import check_model, load_profile
+from rhseg_lib.profile import load_profile
 from rhseg_lib.training.fit import run
 
 
@@ -22,7 +22,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace a finished run of another recipe or data set")
     options = parser.parse_args(arguments)
-    check_model(options.model)
     run(load_profile(options.profile), options.model, options.seed, overwrite=options.overwrite)
 
 

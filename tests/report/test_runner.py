@@ -7,11 +7,13 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from conftest import ROOT, call
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import Profile
-from rhseg_lib.report.runner import PAGES, TYPES, check_parameters, main, run_notebook, write_page
+from rhseg_lib.report.parameters import TYPES
+from rhseg_lib.report.runner import PAGES, check_parameters, main, run_notebook, write_page
 
 PARAMETERS = """
 profile: str = "tiny"  # a profile
@@ -305,3 +307,32 @@ class TestPage:
         html = tmp_path / "page.html"
         write_page(executed(tmp_path, "03_train_unet_vgg16_seed2"), html, profile=profile, notebook="03_train")
         assert "<title>unet_vgg16, seed 2 · " in html.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("arguments", [["-p", "sede", "5"], ["-p", "seed", "five"]])
+def test_plain_papermill_refuses_them_too(profile, tmp_path, arguments):
+    """A misspelt parameter would train the default, and end as if all were right."""
+    path = notebook(tmp_path, "from rhseg_lib.report.parameters import check_injected\n\ncheck_injected()")
+    valid = call(
+        "papermill",
+        str(path),
+        str(tmp_path / "out.ipynb"),
+        "-p",
+        "profile",
+        "tiny",
+        "-p",
+        "seed",
+        "5",
+        cwd=profile.root,
+    )
+    assert valid.returncode == 0, valid.stderr[-2000:]
+    ran = call(
+        "papermill", str(path), str(tmp_path / "out.ipynb"), "-p", "profile", "tiny", *arguments, cwd=profile.root
+    )
+    assert ran.returncode != 0 and f"parameter '{arguments[1]}'" in ran.stderr
+
+
+def test_every_notebook_checks_its_parameters_first():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        assert "\ncheck_injected()\n" in code[1], path

@@ -241,6 +241,7 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
     overwritten: Counter = Counter()
     for name in images.originals:
         overwritten.update({(lost, taker): count for lost, taker, count in draft.finished[name]["overwritten"]})
+    hits, unions = np.sum([draft.finished[name]["size_limit"] for name in images.originals], axis=0)
     of_classes = absence_in_words(absent, images.plan.holders, grouped=data.group is not None)
     of_files = _of_remarks({name: draft.finished[name].get("remark", "") for name in images.originals})
     return {
@@ -260,6 +261,9 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
         "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
         "absent_classes": absent,
         "notes": [*notes, *of_files, *images.plan.notes, *of_classes],
+        "size_limit": {  # IoU that a perfect model at this size keeps at the images' own size
+            name: hit / union for name, hit, union in zip(source.classes, hits, unions, strict=True) if union
+        },
         "overwritten_pixels": [
             {"class": lost, "by": taker, "pixels": overwritten[lost, taker]} for lost, taker in sorted(overwritten)
         ],

@@ -8,6 +8,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -97,7 +98,15 @@ def _write_original(
     record = _write_image(tree, name, image, mask, image_size, len(source.classes))
     overwritten = [[*labels, count] for labels, count in sorted(sample.overwritten.items())]
     about = {"original": name, "made_of": made_of, "digest": sample.digest, "remark": sample.remark}
-    return {**about, "overwritten": overwritten, **record}, []
+    size_limit = _overlap(sample.mask, mask, len(source.classes))
+    return {**about, "overwritten": overwritten, "size_limit": size_limit, **record}, []
+
+
+def _overlap(mask: np.ndarray, fitted: np.ndarray, num_classes: int) -> list[list[int]]:
+    """Intersection and union, in pixels, of each class in a mask and in the fitted one enlarged to its size again."""
+    enlarged = cv2.resize(fitted, mask.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    pairs = [(mask == value, enlarged == value) for value in range(1, 1 + num_classes)]
+    return [[int(np.count_nonzero(how(*pair))) for pair in pairs] for how in (np.logical_and, np.logical_or)]
 
 
 def _write_copies_of(

@@ -18,6 +18,7 @@ RIVALS = {  # the paper's model, as counted in its tables, against the others of
     "“Ours” (as counted) against FCN": (COUNTED, FCN),
     "“Ours” (as counted) against U-Net": (COUNTED, UNET),
 }
+LEAST_LIMIT = 0.8  # IoU below which a class is called too thin for the study's size
 
 
 def difference_in_words(row: dict) -> str:
@@ -35,6 +36,20 @@ def difference_in_words(row: dict) -> str:
         return f"is significant: {result}"
     count = "more than 50" if np.isnan(row["needed"]) else f"about {row['needed']:.0f}"
     return f"is not significant: {result}; detecting one of this size would take {count} seeds of each model"
+
+
+def size_limit(dataset: dict) -> list[str]:
+    """Sentences on what the study's image size takes away: every score of the report is measured at that size."""
+    limits, side = dataset["size_limit"], dataset["image_size"]
+    listed = ", ".join(f"{name} {limit:.2f}" for name, limit in limits.items())
+    lines = [
+        f"Scores in this report are of images of {side}×{side} pixels. Enlarged to the images' own size, a perfect "
+        f"model's masks have these IoUs with the annotation: {listed}."
+    ]
+    if low := [name for name, limit in limits.items() if limit < LEAST_LIMIT]:
+        fix = "take a larger image_size, or crop the images to what matters"
+        lines.append(f"Warning: {side} pixels are too few for {', '.join(low)}: {fix}.")
+    return lines
 
 
 def effects_summary(effects: pd.DataFrame, runs: list[Run], profile: Profile) -> Markdown:

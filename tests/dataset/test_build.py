@@ -27,6 +27,7 @@ from rhseg_lib.dataset.split import OPERATIONS
 from rhseg_lib.dataset.write_images import _write_image
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import Unfinished, repair
+from rhseg_lib.report import findings
 from rhseg_lib.sources import images, labelme, labelme_folder
 from rhseg_lib.sources.images import MARGIN_GREY, fit
 
@@ -237,6 +238,21 @@ def test_an_annotation_without_a_shape_is_background(tmp_path):
     assert [problem.what for path in folder.names().values() for problem in folder.examine(path)[1]] == [
         "no shapes"
     ] * 4
+
+
+def test_what_the_size_takes_away_is_measured(tmp_path):
+    """Lines of one pixel do not survive a quarter of the size; a large block does."""
+    raw = write_scenes(tmp_path / "raw", 4)
+    for path in raw.glob("*.json"):
+        lines = [("slag_layer", np.array([[2, y], [60, y], [60, y], [2, y]])) for y in range(3, 20, 5)]
+        block = ("immersion_tube", np.array([[8, 40], [55, 40], [55, 71], [8, 71]]))
+        labelme.write_annotation(path, image_path=f"{path.stem}.png", shapes=[block, *lines], height=80, width=64)
+    limits = build(raw, tmp_path / "voc", image_size=20)["size_limit"]
+    assert limits["immersion_tube"] == 1  # its edges lie between pixels
+    assert limits["slag_layer"] < 0.3
+    said, warning = findings.size_limit({"size_limit": limits, "image_size": 20})
+    assert "immersion_tube 1.00" in said and "20 pixels are too few for slag_layer" in warning
+    assert set(build(raw, tmp_path / "voc", image_size=80)["size_limit"].values()) == {1.0}
 
 
 def test_a_subset_of_which_every_pixel_is_ignored_is_one_error(tmp_path):

@@ -27,7 +27,7 @@ report: .venv/installed
 	@echo 'open reports/$(NAME)/index.html'
 
 test: .venv/installed
-	python -m pytest tests
+	python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	ruff check .

@@ -4,6 +4,8 @@ import ast
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from conftest import MODEL, TINY, draw_scenes
 from IPython import display
 
+from rhseg_lib.dataset import build
 from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import Profile, load_profile
 from rhseg_lib.training.fit import run
@@ -53,6 +56,14 @@ def make_study(root: Path, data: dict, *, models: list[str], seeds: list[int]) -
     (root / "profiles").mkdir()
     (root / "profiles/edge.yaml").write_text(yaml.safe_dump(content))
     return load_profile("edge", root=root)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process() -> Iterator[None]:
+    """Other processes take longer to start than twelve scenes to copy; the files do not depend on their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "make_dataset", partial(build.make_dataset, workers=1))
+        yield
 
 
 @pytest.fixture(scope="module")

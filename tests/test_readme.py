@@ -51,9 +51,9 @@ def test_the_table_above_has_every_command_of_the_readme() -> None:
 
 
 @pytest.fixture(scope="module")
-def tree(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the finished study, which was made by the first of the commands."""
-    return shutil.copytree(study, tmp_path_factory.mktemp("readme") / "tree")
+    return shutil.copytree(finished_study, tmp_path_factory.mktemp("readme") / "tree")
 
 
 @pytest.mark.parametrize("command", [run for run in COMMANDS.values() if run])

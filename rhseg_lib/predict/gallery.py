@@ -55,7 +55,7 @@ def gallery(result: Prediction, *, title: str, left_out: str, threshold: float) 
         {
             "name": name,
             "colour": overlays.CLASS_COLOURS[index],
-            "spread": table.loc[~table["abstain"], f"{name}_percent"].agg(["median", "min", "max"]).to_dict(),
+            "spread": table[f"{name}_percent"].agg(["median", "min", "max"]).to_dict(),
         }
         for index, name in enumerate(card.class_names)
     ]

@@ -20,7 +20,7 @@ from rhseg_lib import files
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.batches import load_tensors
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation import inference, provenance
+from rhseg_lib.evaluation import abstention, inference, provenance
 from rhseg_lib.evaluation.inference import confidences, predict
 from rhseg_lib.evaluation.metrics import confusion_matrices, scores
 from rhseg_lib.evaluation.runs import (
@@ -281,7 +281,7 @@ class TestModel:
             (None, "without a card"),
             ({"mean": (0.5, 0.5, 0.5)}, "normalised by"),
             ({"class_names": ("background", "tube")}, "do not fit"),
-            ({"format": 3}, "without a card"),
+            ({"format": 4}, "without a card"),
             ({"format": 1}, "of an earlier version"),
         ],
     )
@@ -293,7 +293,7 @@ class TestModel:
             read_weights(tmp_path / "w.safetensors")
 
 
-def test_the_abstention_bound_excludes_images_without_a_class(monkeypatch):
+def test_the_abstention_bound_excludes_only_images_that_are_ignored(monkeypatch):
     seen = []
 
     def confidences(_, images, masks):
@@ -302,10 +302,23 @@ def test_the_abstention_bound_excludes_images_without_a_class(monkeypatch):
 
     monkeypatch.setattr(inference, "confidences", confidences)
     masks = torch.zeros(4, 2, 2, dtype=torch.uint8)
-    masks[0, 0, 0], masks[1, 0, 0], masks[2] = 1, 2, 255
+    masks[0, 0, 0], masks[1, 0, 0], masks[2] = 1, 2, 255  # the last is of background alone
     assert inference.abstention_bound(None, torch.zeros(4, 3, 2, 2), masks) == pytest.approx(0.505)
-    assert seen == [2]
-    assert inference.abstention_bound(None, torch.zeros(1, 3, 2, 2), masks[3:]) == 0
+    assert seen == [3]
+    assert inference.abstention_bound(None, torch.zeros(1, 3, 2, 2), masks[2:3]) == 0
+
+
+def test_a_threshold_of_format_2_is_not_used_until_computed_again(finished, capsys, monkeypatch):
+    profile, _ = finished
+    path = profile.run_folder(MODEL, 0) / "weights.safetensors"
+    written, tensors = read_card(path), load_file(path)
+    old = json.loads(written.model_dump_json()) | {"format": 2, "abstain_below": 0.9}
+    files.write_atomically(path, save(tensors, metadata={"card": json.dumps(old)}))
+    assert read_card(path) == written.model_copy(update={"abstain_below": None})
+    monkeypatch.chdir(profile.root)
+    abstention.main(["--profile", "tiny"])
+    assert read_card(path) == written and f"{MODEL}, seed 0: {written.abstain_below:.4f}" in capsys.readouterr().out
+    assert all(torch.equal(value, tensors[name]) for name, value in load_file(path).items())
 
 
 # Two classes; images p, q, r.

@@ -34,17 +34,23 @@ def confidences(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> 
 
 
 def abstention_bound(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> float:
-    """1st percentile of the confidence of images whose mask contains a class other than background; 0 without any."""
-    shown = ((masks > 0) & (masks != IGNORE_INDEX)).flatten(1).any(1)
+    """1st percentile of the confidence of the images that are not wholly ignored; 0 without any.
+
+    Images of background alone count: that nothing is there is an answer like any other.
+    """
+    shown = (masks != IGNORE_INDEX).flatten(1).any(1)
     return float(np.quantile(confidences(model, images[shown], masks[shown]), 0.01)) if shown.any() else 0.0
 
 
 def confidence(logits: np.ndarray) -> float:
-    """Mean, over the classes other than background, of the mean probability on the pixels predicted as that class.
+    """Score from 0 to 1 to sort images by, the least confident first: a ranking, not a calibrated probability.
 
-    A class with no pixel counts as 0. A heuristic, not a calibrated probability; `logits` is (K, ...), of the image's
-    pixels without its margin.
+    It is the mean probability of the predicted class on the less sure half of its pixels, averaged over the classes
+    that are predicted, background included. The less sure half, since the inside of an object says little: errors are
+    at outlines, and in regions that are doubtful as a whole. Averaged over classes, since background would outweigh
+    the others. Classes that are not predicted do not count: an image that surely shows none is near 1.
+    `logits` is (K, ...), of the image's pixels without its margin.
     """
-    exponents = np.exp(logits - logits.max(0))
-    best, greatest = logits.argmax(0), 1 / exponents.sum(0)
-    return float(np.mean([greatest[best == k].mean() if (best == k).any() else 0 for k in range(1, len(logits))]))
+    mask, highest = logits.argmax(0), 1 / np.exp(logits - logits.max(0)).sum(0)
+    pixels = [np.sort(highest[mask == k]) for k in np.unique(mask)]
+    return float(np.mean([values[: (len(values) + 1) // 2].mean() for values in pixels]))

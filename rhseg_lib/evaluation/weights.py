@@ -16,14 +16,16 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import ModelName, Strict
 
-FORMAT: Final = 2  # of the card; increased when its meaning changes. In 1, networks resized without aligned corners
+# Of the card; increased when its meaning changes. In 1, networks resized without aligned corners; in 2, `abstain_below`
+# was of another confidence.
+FORMAT: Final = 3
 RETRAIN = "use a weights.safetensors written by this study"
 
 
 class Card(Strict):
     """Description stored in a weights file."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     model: ModelName
     class_names: tuple[str, ...]  # background first: the index is the mask value
     image_size: int  # pixels, side of the images it was trained on
@@ -35,7 +37,7 @@ class Card(Strict):
     dataset_hash: str
     seed: int
     miou: float  # on the test set, 0 to 1
-    abstain_below: float  # 1st percentile of the test images' confidence; see `inference.confidence`
+    abstain_below: float | None  # 1st percentile of the test images' `inference.confidence`; None: not computed yet
     versions: dict[str, str]
     digest: str = ""  # of the tensors and of everything above; files of earlier versions have none
 
@@ -72,13 +74,18 @@ def _digest(card: str, tensors: dict[str, torch.Tensor]) -> str:
 
 
 def read_card(path: Path) -> Card:
-    """The card of a weights file; StudyError if it is not a safetensors file of this study."""
+    """The card of a weights file; StudyError if it is not a safetensors file of this study.
+
+    A card of format 2 is read without its threshold, which was one of another confidence.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})["card"])
         if content.get("format") == 1:
             what = "weights of an earlier version, whose networks resized differently: they would be less accurate here"
             raise StudyError(what, where=path, fix=RETRAIN)
+        if content.get("format") == 2:
+            content |= {"format": FORMAT, "abstain_below": None}
         card = Card.model_validate_json(json.dumps(content))
     except FileNotFoundError as error:
         raise StudyError("the weights are not there", where=path, fix="correct the path, or train first") from error

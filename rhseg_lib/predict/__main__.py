@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from rhseg_lib.errors import StudyError
+from rhseg_lib.predict.gallery import NO_THRESHOLD
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 
 
@@ -20,10 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--subfolders", action="store_true", help="include images in subfolders")
     options = vars(parser.parse_args(arguments))
     try:
-        table, errors, _ = predict_source(**options)
+        table, errors, card = predict_source(**options)
     except StudyError as error:
         print(f"\nerror: {error}\n", file=sys.stderr)
         return 1
+    if options["threshold"] is None and card.abstain_below is None:
+        print(f"note: nothing is flagged, {NO_THRESHOLD}")
     print(f"{len(table)} segmented, {table['abstain'].sum()} flagged for review: {options['output'] / 'index.html'}")
     if len(errors):
         lines = "".join(f"\n  {error.file}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples())

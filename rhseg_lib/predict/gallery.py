@@ -14,6 +14,7 @@ from rhseg_lib.files import write_atomically
 from rhseg_lib.report import figures, overlays
 
 SHOWN = 500  # images in the gallery
+NO_THRESHOLD = "as these weights, of an earlier version, store no threshold for this confidence: set one"
 
 
 class Prediction(NamedTuple):
@@ -25,7 +26,7 @@ class Prediction(NamedTuple):
 
 
 def write_tables(
-    folder: Path, batches: list[dict], card: Card, *, source: Path, left_out: str, threshold: float
+    folder: Path, batches: list[dict], card: Card, *, source: Path, left_out: str, threshold: float | None
 ) -> Prediction:
     """Write the two tables and the gallery from the finished batches of progress.jsonl."""
     rows = [row for batch in batches for row in batch["rows"]]
@@ -38,7 +39,7 @@ def write_tables(
         table[f"{name}_pixels"] = pixels[:, index]
         table[f"{name}_percent"] = (100 * pixels[:, index] / (table["width"] * table["height"])).round(4)
     table["confidence"] = confidence
-    table["abstain"] = table["confidence"] < threshold
+    table["abstain"] = table["confidence"] < (threshold or 0)
     table["remark"] = remark
     errors = pd.DataFrame([error for batch in batches for error in batch["errors"]], columns=["file", "what", "fix"])
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
@@ -49,14 +50,14 @@ def write_tables(
     return result
 
 
-def gallery(result: Prediction, *, title: str, left_out: str, threshold: float) -> str:
+def gallery(result: Prediction, *, title: str, left_out: str, threshold: float | None) -> str:
     """HTML page of a run: the least confident images first, at most `SHOWN`; it loads only its own files."""
     table, errors, card = result
     classes = [
         {
             "name": name,
             "colour": overlays.CLASS_COLOURS[index],
-            "spread": table.loc[~table["abstain"], f"{name}_percent"].agg(["median", "min", "max"]).to_dict(),
+            "spread": table[f"{name}_percent"].agg(["median", "min", "max"]).to_dict(),
         }
         for index, name in enumerate(card.class_names)
     ]
@@ -80,6 +81,7 @@ def gallery(result: Prediction, *, title: str, left_out: str, threshold: float) 
         errors=errors.head(SHOWN).to_dict("records"),
         unread=len(errors),
         threshold=threshold,
+        no_threshold=NO_THRESHOLD,
         chart=figures.data_uri(figures.shares_over_time(table, card.class_names))
         if table["seconds"].count() > 1
         else None,

@@ -16,10 +16,9 @@ All files are written to its folder `unfinished` and moved when complete. An int
 last complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their
 size, since sums differ in their last digits between batch sizes.
 
-Confidence is the mean, over the classes other than background, of the network's mean probability on the pixels that it
-assigns to that class; a class with no pixel counts as 0. It is a heuristic to sort images by, not a calibrated
-probability. The mean over all pixels does not work: networks are sure of background in black images and noise. A model
-abstains on images whose confidence is below the 1st percentile of its test images; its weights store that threshold.
+Confidence (`evaluation.inference.confidence`) sorts images; it is not a calibrated probability. Images whose confidence
+is below the 1st percentile of the model's own test images are marked `abstain`; the weights store that threshold. A
+wrong mask may be confident, and a black image is: background alone, an empty mask, is an answer too.
 """
 
 import json
@@ -79,8 +78,8 @@ def predict_source(
     batch_size : int
         Images per forward pass.
     threshold : float or None
-        Images with lower confidence are marked `abstain`; None: the threshold stored in the weights. It may change
-        without segmenting again.
+        Images with lower confidence are marked `abstain`; None: the threshold stored in the weights, or none if they
+        store none. It may change without segmenting again.
     every, subfolders
         Use every n-th frame of a video; include images in subfolders.
 

@@ -281,7 +281,7 @@ class TestModel:
             (None, "without a card"),
             ({"mean": (0.5, 0.5, 0.5)}, "normalised by"),
             ({"class_names": ("background", "tube")}, "do not fit"),
-            ({"format": 3}, "without a card"),
+            ({"format": 4}, "without a card"),
             ({"format": 1}, "of an earlier version"),
         ],
     )
@@ -317,7 +317,7 @@ def test_weights_without_a_digest_load_if_they_are_finite(finished, tmp_path):
         read_weights(path)
 
 
-def test_the_abstention_bound_excludes_images_without_a_class(monkeypatch):
+def test_the_abstention_bound_excludes_only_images_that_are_ignored(monkeypatch):
     seen = []
 
     def confidences(_, images, masks):
@@ -326,10 +326,17 @@ def test_the_abstention_bound_excludes_images_without_a_class(monkeypatch):
 
     monkeypatch.setattr(inference, "confidences", confidences)
     masks = torch.zeros(4, 2, 2, dtype=torch.uint8)
-    masks[0, 0, 0], masks[1, 0, 0], masks[2] = 1, 2, 255
+    masks[0, 0, 0], masks[1, 0, 0], masks[2] = 1, 2, 255  # the last is of background alone
     assert inference.abstention_bound(None, torch.zeros(4, 3, 2, 2), masks) == pytest.approx(0.505)
-    assert seen == [2]
-    assert inference.abstention_bound(None, torch.zeros(1, 3, 2, 2), masks[3:]) == 0
+    assert seen == [3]
+    assert inference.abstention_bound(None, torch.zeros(1, 3, 2, 2), masks[2:3]) == 0
+
+
+def test_a_threshold_of_format_2_is_not_used(finished, tmp_path):
+    source, path = finished[0].run_folder(MODEL, 0) / "weights.safetensors", tmp_path / "weights.safetensors"
+    written = read_card(source).model_dump(mode="json", exclude={"digest"})
+    path.write_bytes(save(load_file(source), metadata={"card": json.dumps(written | {"format": 2})}))
+    assert read_weights(path)[1].abstain_below is None
 
 
 # Two classes; images p, q, r.

@@ -22,7 +22,6 @@ from PIL import Image
 from rhseg_lib import files
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import inference
-from rhseg_lib.evaluation.inference import confidence
 from rhseg_lib.evaluation.weights import Card, read_card, read_weights, write_weights
 from rhseg_lib.predict import __main__, segment
 from rhseg_lib.predict.inputs import ImageFiles, Video, open_source
@@ -175,25 +174,27 @@ class TestTable:
         assert second["abstain"].all()
         assert pd.read_csv(out / "predictions.csv")["abstain"].all()
 
-    @pytest.mark.parametrize(
-        ("probabilities", "expected"),
-        [
-            ([[0.1, 0.2, 0.7], [0.1, 0.8, 0.1]], (0.7 + 0.8) / 2),
-            ([[0.1, 0.2, 0.7], [0.2, 0.2, 0.6]], (0 + 0.65) / 2),  # no tube
-            ([[0.9, 0.1, 0.0], [1.0, 0.0, 0.0]], 0),  # sure of background
-        ],
-    )
-    def test_confidence(self, probabilities, expected):
-        logits = np.log(np.array(probabilities, np.float32).T[:, None] + 1e-9)  # (3, 1, 2)
-        assert confidence(logits) == pytest.approx(expected, abs=1e-6)
+    def test_shares_are_of_all_images_and_no_threshold_flags_none(self, trained, source, tmp_path, capsys):
+        Image.new("RGB", (64, 64)).save(source / "black.png")
+        path, out = tmp_path / "w.safetensors", tmp_path / "out"
+        write_weights(path, trained.model, card(abstain_below=None))
+        table = predict_source(source, weights=path, output=out).table
+        page = (out / "index.html").read_text()
+        assert not table["abstain"].any() and "Nothing is flagged, as these weights" in page
+        assert __main__.main([str(source), "--weights", str(path), "--output", str(out)]) == 0
+        assert "note: nothing is flagged, as these weights" in capsys.readouterr().out
+        predict_source(source, weights=path, output=out, threshold=1)  # all are flagged
+        page = (out / "index.html").read_text()
+        for name in NAMES:
+            spread = table[f"{name}_percent"].agg(["median", "min", "max"])
+            row = page[page.index(f"</i>{name}") :].partition("</tr>")[0]
+            assert re.findall(r"([\d.]+)&nbsp;%", row) == [f"{value:.1f}" for value in spread]
+        assert "Below 1.00 the model abstains" in page
 
-    def test_noise_and_black_images_are_less_confident_than_scenes(self, weights, source, tmp_path):
+    def test_noise_is_less_confident_than_scenes(self, weights, source, tmp_path):
         save(source / "noise.png", 64, 64)
-        Image.new("RGB", (80, 64)).save(source / "black.png")
-        Image.new("RGB", (64, 64), "white").save(source / "white.png")
         table = predict_source(source, weights=weights, output=tmp_path / "out").table.set_index("name")["confidence"]
-        junk = table[["noise", "black", "white"]]
-        assert junk.max() < table.drop(junk.index).min()
+        assert table["noise"] < table.drop("noise").min()
 
 
 class TestNames:

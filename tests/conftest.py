@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,19 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ran = call("make", "study", "PROFILE=ci", "CORES=2", cwd=copy)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
     return copy
+
+
+@contextmanager
+def disk_at(folder: Path, options: str) -> Iterator[None]:
+    """A small disk in memory, with options of `mount`, in a new folder; skips the test where none can be mounted."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk takes root and Linux")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 class Trap:

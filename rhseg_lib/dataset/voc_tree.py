@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rhseg_lib.errors import StudyError
+from rhseg_lib.files import read_json
 from rhseg_lib.sources.images import IGNORE_INDEX
 
 FORMAT = 1  # of dataset.json; raised when its meaning changes
@@ -28,10 +29,7 @@ def read_dataset(voc: Path) -> dict:
     path = voc / "dataset.json"
     if not path.is_file():
         raise StudyError("no finished data set", where=voc, fix="run notebook 01 first")
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"not JSON ({error})", where=path, fix=REBUILD) from error
+    dataset = read_json(path, fix=REBUILD)
     if dataset.get("format") != FORMAT:
         raise StudyError("a data set of another format", where=path, fix=REBUILD)
     return dataset

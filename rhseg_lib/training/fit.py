@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.batches import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
-from rhseg_lib.errors import StudyError
+from rhseg_lib.errors import StudyError, show
 from rhseg_lib.evaluation import runs
 from rhseg_lib.files import disk_errors, sole_writer, write_atomically
 from rhseg_lib.profile import Profile, Recipe, fingerprint
@@ -150,7 +150,7 @@ def training_batches(voc_folder: Path, recipe: Recipe, seed: int, trainer: L.Tra
 
 def can_resume(checkpoint: Path, signature: str) -> bool:
     """Whether there is a checkpoint with this signature: of the same model, recipe, seed and data."""
-    if not checkpoint.exists():
+    if not checkpoint.is_file():
         return False
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["signature"]
@@ -161,7 +161,7 @@ def can_resume(checkpoint: Path, signature: str) -> bool:
             fix="delete it: the run then starts from the first epoch",
         ) from error
     if saved != signature:
-        print(f"{checkpoint} is of another recipe or data set: starting from the first epoch")
+        show(f"{checkpoint} is of another recipe or data set: starting from the first epoch")
     return saved == signature
 
 
@@ -171,8 +171,10 @@ def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False
     Several processes, started by torchrun, only train: the same call in one process then evaluates. StudyError if a
     finished run of another recipe or data set exists, and `overwrite` is not set.
     """
+    if not 0 <= seed < 2**32:
+        raise StudyError("the seed is out of range", where=f"seed {seed}", fix="give a seed from 0 to 4294967295")
     if runs.is_finished(profile, model_name, seed, overwrite=overwrite):
-        print(f"{profile.run_folder(model_name, seed)}: finished, left unchanged")
+        show(f"{profile.run_folder(model_name, seed)}: finished, left unchanged")
         return
     folder, dataset_hash = profile.run_folder(model_name, seed), voc_tree.read_dataset(profile.voc)["hash"]
     is_first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started

@@ -46,6 +46,8 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def read_bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # reading a pipe would never end
+        raise unplaced("is a folder, a pipe or a device", "put a file there, or remove it")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -11,20 +11,28 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c "" 2>/dev/nu
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+export LOGNAME := $(or $(LOGNAME),$(USER),$(shell id -u))# Snakemake asks for it; in a container, a user may have no name
+ifneq ($(shell test -d "$$HOME" -a -w "$$HOME" && echo yes),yes)
+export HOME := $(CURDIR)/.snakemake/home# for the caches of Snakemake, matplotlib and JupyterLab
+endif
 unexport PROFILE  # to export it, make would expand it
 
-.PHONY: study report test lint lab clean
+.PHONY: study report test lint lab clean writable
 
 NAME = $(subst ','\'',$(value PROFILE))# as typed: nothing in it is expanded or run
 SNAKEMAKE = snakemake --cores $(CORES) --resources gpu_gb=$(strip $(GPU_GB)) --quiet rules host
 
-study: .venv/installed
+study: writable .venv/installed
 	$(SNAKEMAKE) --config 'profile=$(NAME)'
 	@echo 'open reports/$(NAME)/index.html'
 
-report: .venv/installed
+report: writable .venv/installed
 	$(SNAKEMAKE) --config 'profile=$(NAME)' runs=finished --forcerun architectures segmentations
 	@echo 'open reports/$(NAME)/index.html'
+
+writable:
+	@test -w . || { echo 'error: the folder of the study cannot be written' >&2; \
+	  echo 'fix: allow it, or copy the study to a disk that can be written' >&2; exit 1; }
 
 test: .venv/installed
 	python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rhseg_lib.errors import StudyError
+from rhseg_lib.errors import StudyError, show
 
 LEFT_BEHIND = ("thumbs.db", "desktop.ini")  # by file managers that only displayed the folder
 LOCK = ".writing"  # held by the process that writes the folder; a kill leaves the file, but nobody holds it
@@ -42,7 +42,7 @@ def disk_errors(where: Path) -> Iterator[None]:
             raise
         what, fix = DISK_ERRORS[error.errno]
         fix += ", then run again: what is finished is kept"
-        raise StudyError(what, where=error.filename or where, fix=fix) from error
+        raise StudyError(what, where=error.filename2 or error.filename or where, fix=fix) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -54,6 +54,29 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; StudyError if it is missing, no file (reading a pipe would never end), or not in UTF-8."""
+    if not path.is_file():
+        what = "not a file, but a folder, a pipe or a device" if path.exists() else "the file is not there"
+        raise StudyError(what, where=path, fix="put the file there, or correct the path")
+    try:
+        with disk_errors(path):
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StudyError(f"not text in UTF-8 ({error.reason})", where=path, fix="save it as UTF-8") from error
+
+
+def read_json(path: Path, *, fix: str) -> dict:
+    """The JSON object in a file; StudyError, with this `fix`, if it holds anything else."""
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise StudyError(f"not JSON ({error})", where=path, fix=fix) from error
+    if not isinstance(content, dict):
+        raise StudyError("not a JSON object", where=path, fix=fix)
+    return content
 
 
 def refuse_foreign(folder: Path, marks: Iterable[str]) -> None:
@@ -105,19 +128,19 @@ class Journal:
 
     def read(self, settings: dict) -> list[dict] | None:
         """Records of a run with these settings, or None; a line that a kill cut off is removed."""
-        content = self.path.read_bytes() if self.path.exists() else b""
+        content = self.path.read_bytes() if self.path.is_file() else b""
         complete = content[: content.rfind(b"\n") + 1]
         if not complete:
             return None
         run = f"the run in '{self.path.parent.name}'"
         try:
             first, *records = map(json.loads, filter(None, complete.splitlines()))
-        except ValueError:
-            print(f"{self.path.name} of {run} is damaged: starting again")
+            changed = [name for name, value in settings.items() if first.get(name) != value]
+        except (ValueError, AttributeError, RecursionError):
+            show(f"{self.path.name} of {run} is damaged: starting again")
             return None
-        changed = [name for name, value in settings.items() if first.get(name) != value]
         if changed:
-            print(f"{', '.join(changed)} changed since {run}: starting again")
+            show(f"{', '.join(changed)} changed since {run}: starting again")
             return None
         if complete != content:
             write_atomically(self.path, complete)

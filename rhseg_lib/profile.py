@@ -22,6 +22,7 @@ from pydantic import (
 
 from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.errors import StudyError
+from rhseg_lib.files import read_text
 
 ModelName = Literal[MODEL_NAMES]  # type: ignore[valid-type]  # a type checker cannot read the names
 
@@ -46,6 +47,10 @@ def _label(value: object) -> object:
 Label = Annotated[str, BeforeValidator(_label)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+ImageSize = Annotated[int, Field(ge=32, le=8192)]  # pixels, side of a square
+MAX_ALIASES = 20  # of YAML, in a profile: each repeats a part of it, and a few dozen fill any memory
 
 
 class Strict(BaseModel):
@@ -63,11 +68,11 @@ class Data(Strict):
     on_error: Literal["stop", "skip"] = Field("stop", validation_alias=AliasChoices("on_error", "on_fault"))
     # A Labelme file without a shape: its image shows background only, or an annotation error (not yet annotated).
     without_shapes: Literal["background", "error"] = "background"
-    seed: int = 2024
+    seed: Seed = 2024
     num_scenes: int = Field(500, ge=10)
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on
-    scene_size: int = Field(512, ge=64)  # pixels, side of a rendered scene
-    image_size: int = Field(512, ge=32)  # pixels, side of the study's images
+    scene_size: int = Field(512, ge=64, le=8192)  # pixels, side of a rendered scene
+    image_size: ImageSize = 512  # of the study's images
     # Mask values 1, 2, ...; 0 is background.
     classes: tuple[Label, ...] = Field(("immersion_tube", "slag_layer"), min_length=1, max_length=254)
     # Painting order: later classes cover earlier ones; None: in drawing order.
@@ -169,7 +174,7 @@ class Profile(Strict):
     recipe: Recipe
     recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = {}  # differences from `recipe`, per model
     models: tuple[ModelName, ...] = MODEL_NAMES
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     gpu_gb_per_run: int = Field(0, ge=0)  # GPU memory of one run: decides how many share the GPU
     leaky: str | None = None  # a profile that splits the same data with leakage, to compare its scores
     root: Path = Field(default=Path(), exclude=True)
@@ -248,6 +253,27 @@ class _UniqueKeys(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases = getattr(self, "aliases", 0) + 1
+            if self.aliases > MAX_ALIASES:
+                mark = self.peek_event().start_mark
+                raise yaml.composer.ComposerError(None, None, f"more than {MAX_ALIASES} aliases", mark)
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(text: str, *, where: object) -> object:
+    """The content of YAML text; StudyError if it is none."""
+    try:
+        return yaml.load(text, _UniqueKeys)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise StudyError("not valid YAML", where=where, fix=str(error)) from error
+    except RecursionError as error:
+        raise StudyError("not valid YAML: nested too deeply", where=where, fix="remove brackets") from error
+    except (ValueError, LookupError, AttributeError) as error:  # a tag such as !!int before a value of another type
+        fix = "write dates and other texts in quotes"
+        raise StudyError(f"not valid YAML: a value cannot be read ({error})", where=where, fix=fix) from error
+
 
 def _is_name(name: str) -> bool:
     """Whether a shell, Snakemake and papermill all take a profile's name for itself."""
@@ -274,14 +300,14 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
                 f"; rename {', '.join(misnamed)}: letters, digits, _ and -, a letter first, no word such as on or null"
             )
         raise StudyError(f"unknown profile '{name}'", where=path, fix=fix)
+    content = parse_yaml(read_text(path), where=path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # a SafeLoader
+        if not isinstance(content, dict | None):
+            raise TypeError("it is no mapping of keys to values")
         # Through JSON: a YAML list becomes a tuple under strict validation.
         profile = Profile.model_validate_json(json.dumps({"name": name, **(content or {})}))
         for model in profile.recipe_for:
             profile.recipe_of(model)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError("the profile is not valid YAML", where=path, fix=str(error)) from error
     except ValidationError as error:
         problems = []
         for problem in error.errors():
@@ -290,10 +316,11 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
             key = ".".join(map(str, problem["loc"])) or "profile"
             problems.append(f"{key}: {problem['msg']}, got {problem['input']!r:.60}")
         raise StudyError("the profile is invalid", where=path, fix="; ".join(problems)) from error
-    except (TypeError, ValueError) as error:  # no mapping; or a date or an endless YAML alias, which JSON lacks
-        raise StudyError("the profile is invalid", where=path, fix=str(error)) from error
+    except (TypeError, ValueError, RecursionError) as error:  # no mapping; or a date or an endless alias, or too deep
+        fix = "write plain texts, numbers, lists and mappings, as the other profiles do"
+        raise StudyError(f"the profile is invalid: {error}", where=path, fix=fix) from error
     for key in ("name", "root"):
-        if key in content:
+        if key in (content or {}):
             raise StudyError(f"the key '{key}' is set by the file's location", where=path, fix="remove it")
     return profile.model_copy(update={"root": root})
 

@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,19 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of `finished_study`. A test that changes a file in it changes it back."""
     return shutil.copytree(finished_study, tmp_path_factory.mktemp("study") / "tree")
+
+
+@contextmanager
+def disk_at(folder: Path, options: str) -> Iterator[None]:
+    """A small disk in memory, with options of `mount`, in a new folder; skips the test where none can be mounted."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk takes root and Linux")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 class Trap:

@@ -1,6 +1,7 @@
 """Profiles: those in the repository load; invalid ones are refused with file and key."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ BAD = {
     "a list": ("- title\n", ["mapping"]),
     "not YAML": ("title: [open\n", ["not valid YAML", "line 1"]),
     "a tab": ("title: a\n\tkind: b\n", ["not valid YAML", "line 2"]),
-    "not UTF-8": ("title: Stra\udcdfe\n", ["not valid YAML"]),
+    "not UTF-8": ("title: Stra\udcdfe\n", ["not text in UTF-8"]),
     "unknown key": (WHOLE + "epochs: 3\n", ["epochs"]),
     "unknown nested key": (HEAD + "data: {size: 64}\nrecipe: {}\n", ["data.size"]),
     "missing key": (HEAD + "data: {}\n", ["recipe"]),
@@ -80,6 +81,22 @@ BAD = {
     "recipe for an unknown model": (WHOLE + "recipe_for: {segformer: {epochs: 1}}\n", ["recipe_for.segformer"]),
     "recipe for: unknown key": (WHOLE + "recipe_for: {unet_vgg16: {epoch: 1}}\n", ["epoch"]),
     "recipe for: wrong type": (WHOLE + "recipe_for: {unet_vgg16: {epochs: '1'}}\n", ["epochs"]),
+    "a seed below zero": (WHOLE + "seeds: [-1]\n", ["seeds.0"]),
+    "a seed of many digits": (WHOLE + f"seeds: [{'9' * 400}]\n", ["seeds.0"]),
+    "an image that no memory holds": (HEAD + "data: {image_size: 1000000}\nrecipe: {}\n", ["data.image_size"]),
+    "an alias of itself": (WHOLE + "models: &m [*m]\n", ["invalid", "Circular"]),
+    "a mapping within itself": ("&all\ntitle: *all\n", ["invalid", "Circular"]),
+    "a thousand brackets": (WHOLE + f"models: {'[' * 1000}\n", ["nested too deeply"]),
+    "closed brackets": (WHOLE + f"models: {'[' * 5000}{']' * 5000}\n", ["nested too deeply"]),
+    "aliases of aliases": (
+        WHOLE + "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 10}]\n" for i in range(1, 10)),
+        ["not valid YAML", "more than 20 aliases"],
+    ),
+    "a number that is none": (WHOLE + "x: !!int ''\n", ["not valid YAML", "cannot be read"]),
+    "a truth that is none": (WHOLE + "x: !!bool maybe\n", ["not valid YAML", "cannot be read"]),
+    "an object": (WHOLE + "x: !!python/object:os.system x\n", ["not valid YAML"]),
+    "UTF-16": ("title: a".encode("utf-16").decode(errors="surrogateescape"), ["not text in UTF-8"]),
+    "a terminal's colour": (WHOLE + '"\\e[31m": 1\n', [r"\x1b[31m"]),
     "a date": (WHOLE + "made: 2024-01-01\n", ["date"]),
     "another name": (WHOLE + "name: other\n", ["name"]),
     "a root": (WHOLE + "root: /elsewhere\n", ["root"]),
@@ -98,6 +115,14 @@ def test_refused_with_file_and_key(tmp_path, content, expected):
         load(tmp_path, content)
     for words in (str(tmp_path / "profiles" / "mine.yaml"), *expected):
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_folder_pipe_or_device_is_no_profile(tmp_path, make):
+    (tmp_path / "profiles").mkdir()
+    make(tmp_path / "profiles/mine.yaml")
+    with pytest.raises(StudyError, match="not a file, but a folder, a pipe or a device"):
+        load_profile("mine", root=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["absent", "../profiles/mine", "mine.yaml", ""])

@@ -24,7 +24,7 @@ from rhseg_lib.dataset.split import Plan, absence_in_words, plan
 from rhseg_lib.dataset.voc_tree import FORMAT, MARK, image_names, tree_hash, write_lists
 from rhseg_lib.dataset.workers import processes
 from rhseg_lib.dataset.write_images import Source, drop_stale, write_copies, write_originals
-from rhseg_lib.errors import StudyError
+from rhseg_lib.errors import StudyError, show
 from rhseg_lib.files import (
     JOURNAL,
     LOCK,
@@ -85,12 +85,13 @@ def render(profile: Profile, *, workers: int = 0) -> None:
     wanted = {"seed": data.seed, "size": data.scene_size, "num_scenes": total}
     note = raw / "scenes.yaml"
     with sole_writer(raw, marks=[note.name]):
-        if note.exists() and yaml.safe_load(note.read_text(encoding="utf-8")) != wanted:
-            print(f"{raw} holds scenes of other settings: rendering again")
+        content = yaml.safe_dump(wanted).encode()
+        if note.exists() and not (note.is_file() and note.read_bytes() == content):
+            show(f"{raw} holds scenes of other settings: rendering again")
             for path in raw.iterdir():  # nothing is lost: scenes follow from their settings
                 if path.name != LOCK:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_atomically(note, yaml.safe_dump(wanted).encode())
+        write_atomically(note, content)
         write_scenes(raw, num_scenes=total, size=data.scene_size, seed=data.seed, workers=workers)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rhseg_lib.errors import StudyError
+from rhseg_lib.files import read_json
 from rhseg_lib.sources.images import IGNORE_INDEX
 
 FORMAT = 1  # of dataset.json; raised when its meaning changes
@@ -27,10 +28,7 @@ def read_dataset(voc: Path) -> dict:
     path = voc / "dataset.json"
     if not path.is_file():
         raise StudyError("no finished data set", where=voc, fix=_rebuild(voc))
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"not JSON ({error})", where=path, fix=_rebuild(voc)) from error
+    dataset = read_json(path, fix=_rebuild(voc))
     if dataset.get("format") != FORMAT:
         raise StudyError("a data set of another format", where=path, fix=_rebuild(voc))
     return dataset

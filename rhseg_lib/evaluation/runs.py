@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pydantic import ValidationError
 from torch import nn
 
 from rhseg_lib.dataset import voc_tree
@@ -18,7 +19,7 @@ from rhseg_lib.evaluation import weights
 from rhseg_lib.evaluation.inference import abstention_bound, confusions, predict
 from rhseg_lib.evaluation.metrics import mean_iou, scores
 from rhseg_lib.evaluation.provenance import provenance
-from rhseg_lib.files import write_atomically
+from rhseg_lib.files import read_json, write_atomically
 from rhseg_lib.profile import Profile, Recipe
 from rhseg_lib.sources.images import write_palette_png
 
@@ -121,7 +122,7 @@ def is_finished(profile: Profile, model: str, seed: int, *, overwrite: bool) -> 
     path = profile.run_folder(model, seed) / "metrics.json"
     if not path.exists():
         return False
-    different = _difference(profile, model, json.loads(path.read_text(encoding="utf-8")))
+    different = _difference(profile, model, _read_metrics(path))
     if different and not overwrite:
         raise StudyError(
             f"a finished run of another {different} exists",
@@ -129,6 +130,17 @@ def is_finished(profile: Profile, model: str, seed: int, *, overwrite: bool) -> 
             fix="set overwrite to replace it (-p overwrite true, or --overwrite), or train another seed",
         )
     return not different
+
+
+def _read_metrics(path: Path) -> dict:
+    """The content of ``metrics.json``; StudyError if it is damaged."""
+    fix = "delete the folder of this run, then train it again"
+    metrics = read_json(path, fix=fix)
+    try:
+        Recipe.model_validate(metrics["recipe"])
+        return {**metrics, "dataset_hash": metrics["dataset_hash"], "class_names": metrics["class_names"]}
+    except (KeyError, ValidationError) as error:
+        raise StudyError("the record of a run is incomplete or of another version", where=path, fix=fix) from error
 
 
 def _difference(profile: Profile, model: str, metrics: dict) -> str:
@@ -144,7 +156,7 @@ def read_run(profile: Profile, model: str, seed: int, *, part: str = "test") -> 
     path = folder / "metrics.json"
     if not path.exists():
         raise StudyError(f"no finished run of {model}, seed {seed}", where=folder, fix=_train(profile, model, seed))
-    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics = _read_metrics(path)
     if different := _difference(profile, model, metrics):
         again = f"{_train(profile, model, seed)} --overwrite"
         raise StudyError(f"the run was trained with another {different}", where=path, fix=f"train it again: {again}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from rhseg_lib.dataset.batches import IMAGENET_MEAN, IMAGENET_STD
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
-from rhseg_lib.profile import ModelName, Strict
+from rhseg_lib.profile import ImageSize, Label, ModelName, Seed, Share, Strict
 
 # Of the card; increased when its meaning changes. In 1, networks resized without aligned corners; in 2, `abstain_below`
 # was of another confidence.
@@ -27,19 +27,26 @@ class Card(Strict):
 
     format: Literal[3] = FORMAT
     model: ModelName
-    class_names: tuple[str, ...]  # background first: the index is the mask value
-    image_size: int  # pixels, side of the images it was trained on
+    class_names: tuple[Label, ...] = Field(min_length=2, max_length=255)  # background first: index is mask value
+    image_size: ImageSize  # of the images it was trained on
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in 0..1, subtracted from the input
     std: tuple[float, float, float] = IMAGENET_STD
     profile: str
     kind: Literal["demonstration", "result"]
     data: str  # description of the training data
     dataset_hash: str
-    seed: int
-    miou: float  # on the test set, 0 to 1
-    abstain_below: float | None  # 1st percentile of the test images' `inference.confidence`; None: not computed yet
+    seed: Seed
+    miou: Share  # on the test set
+    abstain_below: Share | None  # 1st percentile of the test images' `inference.confidence`; None: not computed yet
     versions: dict[str, str]
     digest: str = ""  # of the tensors and of everything above; files of earlier versions have none
+
+    @field_validator("class_names")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a class is named twice")
+        return names
 
     @property
     def in_words(self) -> str:
@@ -78,9 +85,14 @@ def read_card(path: Path) -> Card:
 
     A card of format 2 is read without its threshold, which was one of another confidence.
     """
+    if not path.is_file() and path.exists():
+        what = "the weights are a folder, a pipe or a device"
+        raise StudyError(what, where=path, fix="give the path of the file weights.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})["card"])
+        if not isinstance(content, dict):
+            raise TypeError("the card is not a JSON object")
         if content.get("format") == 1:
             what = "weights of an earlier version, whose networks resized differently: they would be less accurate here"
             raise StudyError(what, where=path, fix=RETRAIN)
@@ -92,7 +104,11 @@ def read_card(path: Path) -> Card:
     except (SafetensorError, OSError) as error:
         fix = f"{RETRAIN}; pickled weights (.pt, .pth) can run any code when loaded, so they are never opened"
         raise StudyError(f"not a safetensors file ({error})", where=path, fix=fix) from error
-    except (KeyError, ValidationError, ValueError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"the card of the weights is invalid: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise StudyError(f"{what}, got {first['input']!r:.60}", where=path, fix=RETRAIN) from error
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise StudyError("weights without a card of this study", where=path, fix=RETRAIN) from error
     if (card.mean, card.std) != (IMAGENET_MEAN, IMAGENET_STD):
         what = f"made for images normalised by {card.mean}, {card.std}"

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rhseg_lib.errors import StudyError
+from rhseg_lib.errors import exit_code, printable, show
 from rhseg_lib.predict.gallery import NO_THRESHOLD
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 
@@ -20,19 +20,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame of a video (1)")
     parser.add_argument("--subfolders", action="store_true", help="include images in subfolders")
     options = vars(parser.parse_args(arguments))
-    try:
-        table, errors, card = predict_source(**options)
-    except StudyError as error:
-        print(f"\nerror: {error}\n", file=sys.stderr)
-        return 1
+    return exit_code(lambda: _predict(options))
+
+
+def _predict(options: dict) -> int:
+    table, errors, card = predict_source(**options)
     if options["threshold"] is None and card.abstain_below is None:
-        print(f"note: nothing is flagged, {NO_THRESHOLD}")
-    print(f"{len(table)} segmented, {table['abstain'].sum()} flagged for review: {options['output'] / 'index.html'}")
+        show(f"note: nothing is flagged, {NO_THRESHOLD}")
+    show(f"{len(table)} segmented, {table['abstain'].sum()} flagged for review: {options['output'] / 'index.html'}")
     if len(errors):
-        lines = "".join(f"\n  {error.file}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples())
+        lines = "".join(
+            f"\n  {printable(error.file)}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples()
+        )
         more = "\n  and more" if len(errors) > 50 else ""
         path = options["output"] / "errors.csv"
-        print(f"\nerror: {len(errors)} could not be read (all in {path}):{lines}{more}\n", file=sys.stderr)
+        show(f"\nerror: {len(errors)} could not be read (all in {path}):{lines}{more}\n", error=True)
     return int(len(errors) > 0)
 
 

@@ -1,5 +1,6 @@
 """Tables and HTML page of a prediction run, least confident images first."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -9,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from rhseg_lib.errors import printable
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
 from rhseg_lib.report import figures, overlays
@@ -45,7 +47,7 @@ def write_tables(
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "errors.csv", errors.to_csv(index=False).encode())
     result = Prediction(table, errors, card)
-    page = gallery(result, title=source.resolve().name, left_out=left_out, threshold=threshold)
+    page = gallery(result, title=printable(Path(os.path.realpath(source)).name), left_out=left_out, threshold=threshold)
     write_atomically(folder / "index.html", page.encode())
     return result
 

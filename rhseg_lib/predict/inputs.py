@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from rhseg_lib.errors import StudyError
+from rhseg_lib.errors import StudyError, printable, show
 from rhseg_lib.files import LEFT_BEHIND
 from rhseg_lib.sources import images
 from rhseg_lib.sources.images import PICTURE_SUFFIXES
@@ -120,13 +120,13 @@ def open_source(
     if source.is_file() and kind in PICTURE_SUFFIXES:
         return ImageFiles(source.parent, (source,))
     if not source.is_dir():
-        what = f"neither an image nor a video: '{kind}'" if source.is_file() else "the source does not exist"
+        what = f"neither an image nor a video: '{kind}'" if source.exists() else "the source does not exist"
         fix = f"give a folder of images, an image ({', '.join(PICTURE_SUFFIXES)}) or a video ({', '.join(VIDEOS)})"
         raise StudyError(what, where=source, fix=fix)
     present = sorted(
         path
         for path in source.rglob("*")
-        if path.is_file()
+        if not path.is_dir()  # a pipe or a broken link is reported when it is read
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
         and path.name.lower() not in LEFT_BEHIND
         and not (leave_out and path.resolve().is_relative_to(leave_out))
@@ -144,7 +144,7 @@ def open_source(
         what = f"no images in the folder; {summary}" if summary else "no images in the folder"
         raise StudyError(what, where=source, fix=fix)
     if summary:
-        print(f"{source}: {len(files)} images; {summary}")
+        show(f"{source}: {len(files)} images; {summary}")
     return ImageFiles(source, files, summary)
 
 
@@ -152,7 +152,7 @@ def _listed(paths: list[Path]) -> str:
     """How many files of each kind, with up to three names: "1 .heic (a.heic), 12 .json (a.json, b.json, c.json, …)"."""
     kinds = dict[str, list[str]]()
     for path in paths:
-        kinds.setdefault(path.suffix.lower() or "without suffix", []).append(path.name)
+        kinds.setdefault(path.suffix.lower() or "without suffix", []).append(printable(path.name))
     return ", ".join(
         f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
         for kind, names in kinds.items()

@@ -22,6 +22,7 @@ wrong mask may be confident, and a black image is: background alone, an empty ma
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from functools import partial
@@ -51,6 +52,7 @@ DEFAULT_WEIGHTS = "reports/reduced/runs/deeplabv3plus_mobilenetv2_ds_ema/seed0/w
 PROGRESS, DRAFT = "progress.jsonl", "unfinished"
 OUTPUTS = ("masks", "overlays", "thumbnails", "predictions.csv", "errors.csv", "index.html", PROGRESS)  # the last: done
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
+MOST = 1_000_000  # images per batch, and frames from one to the next
 GAP = 4  # pixels between image and overlay in a thumbnail
 BLOCK = 512  # pixels, side of the blocks in which logits are resized to the image's own size
 
@@ -89,25 +91,28 @@ def predict_source(
         No source, no weights, foreign files in the output folder, another run that writes it, images that changed
         while they were segmented, a full disk. Images that cannot be read are listed in `errors`.
     """
-    if batch_size < 1 or every < 1 or not 0 <= (threshold or 0) <= 1:
-        fix = "batch_size and every: at least 1; threshold: from 0 to 1"
+    if not (1 <= batch_size <= MOST and 1 <= every <= MOST) or not 0 <= (threshold or 0) <= 1:
+        fix = f"batch_size and every: from 1 to {MOST:,}; threshold: from 0 to 1"
         where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
         raise StudyError("a setting is out of range", where=where, fix=fix)
     network, card = read_weights(weights)
     threshold = card.abstain_below if threshold is None else threshold
-    output = output.resolve()  # a link to another disk stays a link
+    output = Path(os.path.realpath(output))  # a link to another disk stays a link
     inputs = open_source(source, every=every, subfolders=subfolders, leave_out=output)
     settings = run_settings(inputs, weights=weights, batch_size=batch_size, every=every)
-    if output.is_file() or (any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()):
+    is_other = any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()
+    if is_other or (output.exists() and not output.is_dir()):
         fix = "move them, or choose another folder"
         raise StudyError("the output folder holds other files", where=output, fix=fix)
     draft = output / DRAFT
     tables = partial(write_tables, card=card, source=source, left_out=inputs.left_out, threshold=threshold)
     with sole_writer(draft, marks=[PROGRESS]), disk_errors(draft):
         batches = Journal(output / PROGRESS).read(settings)
-        if batches and all((output / f"masks/{row['name']}.png").exists() for done in batches for row in done["rows"]):
+        network = network.to(settings["device"])
+        if batches:
+            _restore(batches, inputs, network, card, output, batch_size)
             return tables(output, batches)
-        batches = _segment(inputs, network.to(settings["device"]), card, draft, settings)
+        batches = _segment(inputs, network, card, draft, settings)
         if _files_digest(inputs) != settings["source"]:
             fix = "run again when nothing writes there; all images are then segmented again"
             raise StudyError("files were changed while they were segmented", where=source, fix=fix)
@@ -146,6 +151,7 @@ def _segment(inputs: ImageFiles | Video, network: nn.Module, card: Card, draft: 
             (draft / name).mkdir()  # without an image, it replaces an earlier run's all the same
         journal.start(settings)
         batches = []
+    _restore(batches, inputs, network, card, draft, settings["batch size"])
     for half_written in draft.rglob(".*.[0-9]*"):  # by an interrupted run
         half_written.unlink()
     done = sum(len(batch["rows"]) + len(batch["errors"]) for batch in batches)
@@ -156,6 +162,21 @@ def _segment(inputs: ImageFiles | Video, network: nn.Module, card: Card, draft: 
             batches.append(batch)
             bar.update(len(batch["rows"]) + len(batch["errors"]))
     return batches
+
+
+def _restore(
+    batches: list[dict], inputs: ImageFiles | Video, network: nn.Module, card: Card, folder: Path, size: int
+) -> None:
+    """Segment again the finished batches of which a file in `folder` was deleted or emptied since."""
+    for number, batch in enumerate(batches):
+        paths = [folder / file for row in batch["rows"] for file in _files_of(row["name"])]
+        if not all(path.is_file() and path.stat().st_size for path in paths):
+            segment_batch(islice(inputs.read(number * size), size), network, card, folder)
+
+
+def _files_of(name: str) -> tuple[str, str, str]:
+    """Mask, overlay and thumbnail of an image, in the output folder."""
+    return f"masks/{name}.png", f"overlays/{name}.webp", f"thumbnails/{name}.webp"
 
 
 def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folder: Path) -> dict | None:
@@ -246,12 +267,9 @@ def _write_images(frame: Frame, mask: np.ndarray, folder: Path) -> None:
     shown = cv2.resize(mask, frame.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     overlay = overlays.blend(frame.image, shown)
     pair = [_shrink(image, THUMBNAIL_SIDE, cv2.INTER_AREA) for image in (frame.image, overlay)]
-    files = {
-        f"masks/{frame.name}.png": images.palette_png(mask),
-        f"overlays/{frame.name}.webp": _webp(overlay),
-        f"thumbnails/{frame.name}.webp": _webp(np.hstack([pair[0], np.full_like(pair[0][:, :GAP], 255), pair[1]])),
-    }
-    for name, content in files.items():
+    thumbnail = np.hstack([pair[0], np.full_like(pair[0][:, :GAP], 255), pair[1]])
+    contents = images.palette_png(mask), _webp(overlay), _webp(thumbnail)
+    for name, content in zip(_files_of(frame.name), contents, strict=True):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)

@@ -15,7 +15,6 @@ from typing import Any
 
 import nbformat
 import papermill
-import yaml
 import zmq
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
@@ -24,9 +23,9 @@ from papermill.exceptions import PapermillExecutionError
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
-from rhseg_lib.errors import StudyError
-from rhseg_lib.files import write_atomically
-from rhseg_lib.profile import Profile, load_profile
+from rhseg_lib.errors import StudyError, exit_code, show
+from rhseg_lib.files import disk_errors, read_json, write_atomically
+from rhseg_lib.profile import Profile, load_profile, parse_yaml
 from rhseg_lib.report.parameters import check
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -41,6 +40,7 @@ PAGES = {  # notebook -> name in the navigation
     "08_speed": "Speed",
 }
 START_SECONDS = 300  # a kernel's first import from a cold, busy disk takes over a minute
+RESTORE = "restore the notebook, for example with `git checkout`"
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
@@ -48,6 +48,10 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     if not notebook.exists():
         known = ", ".join(sorted(p.name for p in notebook.parent.glob("*.ipynb"))) or "none"
         raise StudyError("no such notebook", where=notebook, fix=f"take one of: {known}")
+    try:
+        nbformat.validate(read_json(notebook, fix=RESTORE))
+    except (nbformat.ValidationError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"not a notebook ({str(error).splitlines()[0]})", where=notebook, fix=RESTORE) from error
     declared = papermill.inspect_notebook(str(notebook))
     check(parameters, {name: about["inferred_type_name"] for name, about in declared.items()}, notebook)
 
@@ -104,7 +108,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], root: Pat
                     output.unlink(missing_ok=True)
                     fix = "`python -m ipykernel` in a terminal shows the cause; then run the same command again"
                     raise StudyError(f"no kernel started: {error}", where=notebook, fix=fix) from error
-                print(f"{notebook.name}: {error}; trying again", file=sys.stderr)
+                show(f"{notebook.name}: {error}; trying again", error=True)
 
 
 def kernel_config(sockets: Path) -> Config:
@@ -149,17 +153,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--html", type=Path, required=True, help="the HTML page")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     options = parser.parse_args(arguments)
-    parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     started = time.monotonic()
-    try:
-        profile = load_profile(str(parameters.get("profile", "quick")))
+    parameters = {name: parse_yaml(value, where=f"-p {name}") for name, value in options.parameters}
+    profile = load_profile(str(parameters.get("profile", "quick")))
+    with disk_errors(options.output):
         run_notebook(options.notebook, options.output, parameters, root=profile.root)
         write_page(options.output, options.html, profile=profile, notebook=options.notebook.stem)
-    except StudyError as error:
-        print(f"\nerror: {error}\n", file=sys.stderr)
-        return 1
-    print(f"{options.output.stem}: {time.monotonic() - started:.0f} s → {options.html}", file=sys.stderr)
-    return 0
+    show(f"{options.output.stem}: {time.monotonic() - started:.0f} s → {options.html}", error=True)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def read_picture(path: Path) -> tuple[np.ndarray, str]:
 
 
 def read_bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # reading a pipe would never end
+        raise unplaced("is a folder, a pipe or a device", "put a file there, or remove it")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -9,7 +9,7 @@ trains to the last epoch and leaves a checkpoint; the study then evaluates it wi
 import argparse
 import sys
 
-from rhseg_lib.errors import StudyError
+from rhseg_lib.errors import exit_code
 from rhseg_lib.profile import load_profile
 from rhseg_lib.training.fit import run
 
@@ -26,7 +26,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except StudyError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(exit_code(main))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.batches import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
-from rhseg_lib.errors import StudyError
+from rhseg_lib.errors import StudyError, show
 from rhseg_lib.evaluation import runs
 from rhseg_lib.files import disk_errors, sole_writer, write_atomically
 from rhseg_lib.profile import Profile, Recipe, fingerprint
@@ -161,7 +161,7 @@ def threads_to_resume(checkpoint: Path, signature: str) -> int:
 
     The signature covers model, recipe, seed and data. StudyError if the checkpoint cannot be read.
     """
-    if not checkpoint.exists():
+    if not checkpoint.is_file():
         return 0
     try:
         with ZipFile(checkpoint) as archive:
@@ -178,10 +178,10 @@ def threads_to_resume(checkpoint: Path, signature: str) -> int:
     if found != signature:
         kept = checkpoint.with_name("last.ckpt.replaced")
         os.replace(checkpoint, kept)
-        print(f"{checkpoint} is of another recipe or data set: kept as {kept.name}, starting from the first epoch")
+        show(f"{checkpoint} is of another recipe or data set: kept as {kept.name}, starting from the first epoch")
         return 0
     if threads != torch.get_num_threads():
-        print(f"{checkpoint} began with {threads} CPU thread(s): resuming with as many, for the same result")
+        show(f"{checkpoint} began with {threads} CPU thread(s): resuming with as many, for the same result")
     return threads
 
 
@@ -191,8 +191,10 @@ def run(profile: Profile, model_name: str, seed: int, *, overwrite: bool = False
     Several processes, started by torchrun, only train: the same call in one process then evaluates. StudyError if a
     finished run of another recipe or data set exists, and `overwrite` is not set.
     """
+    if not 0 <= seed < 2**32:
+        raise StudyError("the seed is out of range", where=f"seed {seed}", fix="give a seed from 0 to 4294967295")
     if runs.is_finished(profile, model_name, seed, overwrite=overwrite):
-        print(f"{profile.run_folder(model_name, seed)}: finished, left unchanged")
+        show(f"{profile.run_folder(model_name, seed)}: finished, left unchanged")
         return
     folder, dataset_hash = profile.run_folder(model_name, seed), voc_tree.read_dataset(profile.voc)["hash"]
     is_first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from rhseg_lib.evaluation.runs import (
     finish_run,
     finished_runs,
     image_scores,
+    is_finished,
     load_model,
     read_predictions,
     read_run,
@@ -281,7 +283,15 @@ class TestModel:
             (None, "without a card"),
             ({"mean": (0.5, 0.5, 0.5)}, "normalised by"),
             ({"class_names": ("background", "tube")}, "do not fit"),
-            ({"format": 4}, "without a card"),
+            ({"format": 4}, "card of the weights is invalid: format"),
+            *[({"image_size": size}, "invalid: image_size") for size in (0, -64, 10**6, 10**30, 64.5, "64", None)],
+            *[({"class_names": names}, "invalid: class_names") for names in ([], ["a"], ["a"] * 300, ["a", "a"], "ab")],
+            ({"class_names": ["background", "\x1b[31m", "slag"]}, "invalid: class_names.1"),
+            *[({"miou": value}, "invalid: miou") for value in (-1, 2, float("nan"), "high")],
+            *[({"abstain_below": value}, "invalid: abstain_below") for value in (-1, 7, float("inf"))],
+            ({"seed": -1}, "invalid: seed"),
+            ({"model": "segformer"}, "invalid: model"),
+            ({"more": 1}, "invalid: more"),
             ({"format": 1}, "of an earlier version"),
         ],
     )
@@ -290,8 +300,43 @@ class TestModel:
         written = read_card(source).model_dump(mode="json", exclude={"digest"})
         changed = None if card is None else {"card": json.dumps(written | card)}
         (tmp_path / "w.safetensors").write_bytes(save(load_file(source), metadata=changed))
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(StudyError, match=message) as caught:
             read_weights(tmp_path / "w.safetensors")
+        assert caught.value.where == tmp_path / "w.safetensors"
+
+    @pytest.mark.parametrize(
+        "missing", ["model", "class_names", "image_size", "seed", "miou", "abstain_below", "versions"]
+    )
+    def test_weights_whose_card_lacks_a_key(self, finished, tmp_path, missing):
+        source = finished[0].run_folder(MODEL, 0) / "weights.safetensors"
+        content = json.loads(read_card(source).model_dump_json())
+        del content[missing]
+        (tmp_path / "w.safetensors").write_bytes(save(load_file(source), metadata={"card": json.dumps(content)}))
+        with pytest.raises(StudyError, match=f"invalid: {missing}: Field required"):
+            read_weights(tmp_path / "w.safetensors")
+
+    @pytest.mark.parametrize("text", ["", "[]", "null", '"card"', "{", "[" * 100_000, '{"a":' * 100_000])
+    def test_weights_whose_card_is_no_object(self, finished, tmp_path, text):
+        source = finished[0].run_folder(MODEL, 0) / "weights.safetensors"
+        (tmp_path / "w.safetensors").write_bytes(save(load_file(source), metadata={"card": text}))
+        with pytest.raises(StudyError, match="without a card"):
+            read_weights(tmp_path / "w.safetensors")
+
+    @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.touch])
+    def test_weights_that_are_no_file_or_empty(self, tmp_path, make):
+        make(tmp_path / "w.safetensors")
+        with pytest.raises(StudyError, match=r"a folder, a pipe or a device|not a safetensors file"):
+            read_weights(tmp_path / "w.safetensors")
+
+    @pytest.mark.parametrize("content", ["{}", "[" * 100_000, '{"recipe": {"layers": 3}, "dataset_hash": ""}'])
+    def test_a_damaged_record_names_the_file(self, finished, own_profile, content):
+        copy_run(finished, own_profile, MODEL, 0)
+        path = own_profile.run_folder(MODEL, 0) / "metrics.json"
+        path.write_text(content)
+        for read in (read_run, partial(is_finished, overwrite=False)):
+            with pytest.raises(StudyError, match=r"incomplete or of another version|not JSON") as caught:
+                read(own_profile, MODEL, 0)
+            assert caught.value.where == path
 
 
 def test_weights_that_changed_after_they_were_written(finished, tmp_path):

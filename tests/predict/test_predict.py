@@ -242,6 +242,25 @@ class TestErrors:
         assert "0x" not in stderr  # no memory address
         assert "a_broken.jpg" in (tmp_path / "out/index.html").read_text()
 
+    def test_pipes_devices_and_broken_links_are_listed(self, weights, source, tmp_path, capsys):
+        os.mkfifo(source / "a.png")
+        (source / "b.png").symlink_to("/dev/zero")
+        (source / "c\x1b[31m.png").symlink_to("nowhere")
+        os.mkfifo(source / "d.json")
+        given = [str(source), "--weights", str(weights), "--output", str(tmp_path / "o\x1bt")]
+        assert __main__.main(given) == 1
+        shown = capsys.readouterr()
+        assert "6 segmented" in shown.out and "3 could not be read" in shown.err and "1 .json (d.json)" in shown.out
+        assert r"c\x1b[31m.png: the image cannot be opened" in shown.err and r"o\x1bt" in shown.out
+        assert "\x1b" not in shown.out + shown.err.replace("\x1b[A", "")  # tqdm moves its bar
+
+    def test_names_that_are_not_utf8_are_escaped(self, weights, source, tmp_path, capsys):
+        folder = source.rename(tmp_path / "f\udcff")
+        (folder / "n\x1b\udcff.txt").touch()
+        predict_source(folder, weights=weights, output=tmp_path / "out")
+        assert r"n\x1b\udcff.txt" in capsys.readouterr().out
+        assert r"f\udcff" in (tmp_path / "out/index.html").read_text()
+
     def test_nothing_but_errors_replaces_an_earlier_run(self, weights, source, tmp_path):
         predict_source(source, weights=weights, output=tmp_path / "out")
         for path in source.iterdir():
@@ -263,6 +282,11 @@ class TestErrors:
             (lambda folder: save(folder / "below/a.png", 4, 4), [], "1 in subfolders, which the setting"),
             (lambda folder: folder.rmdir(), [], "the source does not exist"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--batch-size", "0"], "out of range"),
+            (lambda folder: save(folder / "a.png", 4, 4), ["--batch-size", "9" * 30], "out of range"),
+            (lambda folder: [folder.rmdir(), os.mkfifo(folder)], [], "neither an image nor a video"),
+            (lambda folder: save(folder / "a.png", 4, 4), ["--weights", "w" * 300], "File name too long"),
+            (lambda folder: save(folder / "a.png", 4, 4), ["--output", "o" * 300], "File name too long"),
+            (lambda folder: save(folder / "a.png", 4, 4), ["--output", "/dev/null"], "holds other files"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--threshold", "1.5"], "out of range"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--weights", "nowhere"], "the weights are not there"),
         ],
@@ -449,6 +473,12 @@ class TestResume:
         "spoil",
         [
             lambda out: next((out / "masks").iterdir()).unlink(),
+            lambda out: next((out / "masks").iterdir()).write_bytes(b""),
+            lambda out: next((out / "overlays").iterdir()).unlink(),
+            lambda out: shutil.rmtree(out / "thumbnails"),
+            lambda out: [(out / "progress.jsonl").unlink(), os.mkfifo(out / "progress.jsonl")],
+            lambda out: (out / "progress.jsonl").write_bytes(b"[" * 100_000 + b"\n"),
+            lambda out: (out / "progress.jsonl").write_bytes(b"[]\n"),
             lambda out: (out / "progress.jsonl").write_bytes(b"not a line of progress\n"),
         ],
     )
@@ -459,6 +489,33 @@ class TestResume:
         spoil(out)
         predict_source(source, weights=weights, output=out)
         assert content(out) == before
+
+    def test_only_the_batch_of_a_lost_file_is_segmented_again(self, weights, source, tmp_path, monkeypatch):
+        out, original, again = tmp_path / "out", segment.segment_batch, []
+        predict_source(source, weights=weights, output=out, batch_size=2)
+        before = content(out)
+        names = sorted(path.stem for path in source.iterdir())
+        (out / f"overlays/{names[2]}.webp").unlink()
+
+        def note(*arguments):
+            again.append(original(*arguments))
+            return again[-1]
+
+        monkeypatch.setattr(segment, "segment_batch", note)
+        predict_source(source, weights=weights, output=out, batch_size=2)
+        assert [[row["name"] for row in batch["rows"]] for batch in again] == [names[2:4]]
+        assert content(out) == before
+
+    def test_a_file_emptied_before_the_run_resumes_is_written_again(self, weights, source, tmp_path, monkeypatch):
+        out = tmp_path / "out"
+        with monkeypatch.context() as patched:
+            kill_after(patched, 2)
+            with pytest.raises(KeyboardInterrupt):
+                predict_source(source, weights=weights, output=out, batch_size=2)
+        next((out / "unfinished/masks").iterdir()).write_bytes(b"")
+        predict_source(source, weights=weights, output=out, batch_size=2)
+        predict_source(source, weights=weights, output=tmp_path / "fresh", batch_size=2)
+        assert content(out) == content(tmp_path / "fresh")
 
 
 class TestVideo:

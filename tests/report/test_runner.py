@@ -1,13 +1,14 @@
 """Notebooks: parameters are checked, only complete results are written, and pages work offline."""
 
 import base64
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
-from conftest import ROOT, call
+from conftest import ROOT, call, disk_at
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rhseg_lib.errors import StudyError
@@ -184,6 +185,9 @@ class TestMain:
             (["-p", "profile", "tiny", "-p", "sede", "5"], "unknown parameter 'sede'"),
             (["-p", "profile", "tiny", "-p", "seed", "five"], "parameter 'seed' is 'five'"),
             (["-p", "profile", "tiny", "-p", "seed", "yes"], "parameter 'seed' is True"),
+            (["-p", "profile", "tiny", "-p", "seed", "[5"], "not valid YAML"),
+            (["-p", "profile", "tiny", "-p", "seed", "[" * 5000], "not valid YAML: nested too deeply"),
+            (["-p", "profile", "ti\x1bny"], "not valid YAML"),
         ],
     )
     def test_an_error_is_reported_without_traceback(self, profile, tmp_path, monkeypatch, capsys, arguments, expected):
@@ -193,6 +197,27 @@ class TestMain:
         stderr = capsys.readouterr().err
         assert f"error: {expected}" in stderr and "fix:" in stderr and "Traceback" not in stderr
         assert not output.exists() and not (tmp_path / "page.html").exists()
+
+    @pytest.mark.parametrize(
+        "content",
+        ["{", "{}", "[]", "[" * 100_000, '{"nbformat": 99}', '{"nbformat": 4, "nbformat_minor": 5, "cells": 3}', None],
+    )
+    def test_a_damaged_notebook_is_reported(self, tmp_path, content):
+        path = tmp_path / "page.ipynb"
+        path.write_text(content) if content else os.mkfifo(path)
+        with pytest.raises(StudyError, match=r"not a|not JSON") as caught:
+            check_parameters(path, {})
+        assert caught.value.where == path
+
+    @pytest.mark.parametrize(("options", "expected"), [("size=64k", "no space left"), ("ro", "a read-only disk")])
+    def test_a_full_or_read_only_disk_is_reported(self, profile, tmp_path, monkeypatch, capsys, options, expected):
+        monkeypatch.chdir(profile.root)
+        path, disk = notebook(tmp_path, "print('x' * 100_000)"), tmp_path / "disk"
+        arguments = ["--output", str(disk / "page.ipynb"), "--html", str(tmp_path / "page.html")]
+        with disk_at(disk, options):
+            assert main([str(path), *arguments, "-p", "profile", "tiny"]) == 1
+        stderr = capsys.readouterr().err
+        assert f"error: {expected}" in stderr and str(disk) in stderr and "fix:" in stderr
 
 
 class Elements(HTMLParser):

@@ -3,12 +3,14 @@
 import io
 import json
 import math
+import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ import lightning as L
 import pandas as pd
 import pytest
 import torch
-from conftest import MODEL, Trap
+from conftest import MODEL, Trap, disk_at
 
 from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.dataset import voc_tree
@@ -457,6 +459,26 @@ def test_an_allocation_of_slurm_changes_nothing(profile, uninterrupted, tmp_path
         monkeypatch.setenv(f"SLURM_{name}", value)
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another recipe")
     assert same_weights(train(profile, tmp_path), uninterrupted[0])
+
+
+def test_a_full_disk_and_an_impossible_seed_are_reported(own_profile):
+    folder = own_profile.run_folder(MODEL, 7)
+    command = [sys.executable, "-m", "rhseg_lib.training", "--profile", "tiny", "--model", MODEL, "--seed"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    options = {"cwd": own_profile.root, "env": environment, "capture_output": True, "text": True}
+    with disk_at(folder, "size=1m"):
+        full, impossible = (subprocess.run([*command, seed], check=False, **options) for seed in ("7", "9" * 30))
+    for ran, words in ((full, "error: no space left on the disk"), (impossible, "error: the seed is out of range")):
+        assert ran.returncode == 1 and words in ran.stderr and "fix:" in ran.stderr and "Traceback" not in ran.stderr
+    assert str(folder.relative_to(own_profile.root)) in full.stderr
+
+
+def test_a_full_disk_at_a_checkpoint_names_the_run(own_profile, monkeypatch):
+    folder = own_profile.run_folder(MODEL, 8)
+    monkeypatch.setattr("rhseg_lib.training.fit.fit", partial(fit, checkpoint_seconds=0))
+    with disk_at(folder, "size=1m"), pytest.raises(StudyError, match="no space left on the disk") as caught:
+        run(own_profile, MODEL, 8)
+    assert "last.ckpt" in str(caught.value.where)
 
 
 def test_a_finished_run_is_kept_unless_overwritten_with_another_recipe(own_profile, monkeypatch):

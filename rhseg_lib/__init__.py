@@ -14,4 +14,5 @@ evaluation    scores, statistics, weights, runs, comparisons
 training      one model, one seed; exact resume; speed
 report        the paper's tables and claims, figures, tables, findings, HTML pages
 predict       new images and videos, with a gallery
+evaluate      scores of trained weights on newly annotated images
 """

@@ -6,9 +6,11 @@ not in the truth scores 0 in both means: Eq. 4 is then 0/0, and excluding the cl
 torchmetrics and scikit-learn also use 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 
 
@@ -49,6 +51,24 @@ def mean_iou(matrix: np.ndarray) -> np.ndarray:
     iou = iou_per_class(matrix)
     present = np.count_nonzero(~np.isnan(iou), axis=-1)
     return np.divide(np.nansum(iou, axis=-1), present, out=np.full(present.shape, np.nan), where=present > 0)
+
+
+def by_image(names: Sequence[str], matrices: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
+    """Scores of each image in per cent, the worst first: mIoU, and each class's IoU, precision and recall.
+
+    `matrices` is (N, K, K). A score is NaN where it has nothing to count: recall without annotated pixels, precision
+    without predicted ones.
+    """
+    matrices = np.asarray(matrices, dtype=np.float64)
+    hits, total = np.diagonal(matrices, axis1=1, axis2=2), {"precision": matrices.sum(1), "recall": matrices.sum(2)}
+    of_class = {"IoU": iou_per_class(matrices)}
+    for name, pixels in total.items():
+        of_class[name] = np.divide(hits, pixels, out=np.full_like(hits, np.nan), where=pixels > 0)
+    table = pd.DataFrame({"image": names, "mIoU": 100 * mean_iou(matrices)})
+    for index, class_name in enumerate(class_names[1:], start=1):
+        for name, values in of_class.items():
+            table[f"{class_name} {name}"] = 100 * values[:, index]
+    return table.sort_values(["mIoU", "image"], ignore_index=True)
 
 
 def scores(matrix: np.ndarray) -> Scores:

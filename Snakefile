@@ -20,6 +20,9 @@ REPORTS = f"reports/{PROFILE}"
 RUNS = f"{REPORTS}/runs/{{model}}/seed{{seed}}"
 MODELS, SEEDS = list(study.models), list(study.seeds)
 PAGES = ["01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_segmentations", "07_claims", "08_speed"]
+FRONT = "00_summary" if study.paper else "00_results"
+if not study.paper:
+    PAGES = [name for name in PAGES if name not in ("04_ablation", "07_claims")]
 METRICS = expand(f"{RUNS}/metrics.json", model=MODELS, seed=SEEDS)
 TRAINS = config.get("runs") != "finished"
 if not TRAINS:
@@ -53,7 +56,7 @@ DATA = library("errors", "files", "catalogue", "profile", "sources", "scenes", "
 TRAINING = DATA + library("models", "training")
 SHOWN = DATA + library("models", "report")
 SETTINGS = fingerprint(study.data.model_dump(), content_digest(study.root / study.data.folder) if study.data.folder else "")
-WORDS = fingerprint(study.kind, study.title, study.leaky)
+WORDS = fingerprint(study.kind, study.title, study.leaky, study.paper)
 
 COMMAND = (
     "python -m rhseg_lib.report.runner {input.source} --output {output.notebook}"
@@ -169,7 +172,7 @@ rule comparison:
         dataset=rules.dataset.output.dataset,
     output:
         **page("05_comparison"),
-        table3=f"{REPORTS}/tables/table3.csv",
+        **({"table3": f"{REPORTS}/tables/table3.csv"} if study.paper else {}),
         latency=f"{REPORTS}/tables/latency.csv",
     params:
         words=WORDS,
@@ -239,19 +242,18 @@ rule summary:
     input:
         [page(name)["html"] for name in PAGES],
         METRICS,
-        source=ancient("notebooks/00_summary.ipynb"),
-        table2=rules.ablation.output.table2,
-        table3=rules.comparison.output.table3,
-        claims=rules.claims.output.claims,
+        [rules.ablation.output.table2, rules.comparison.output.table3, rules.claims.output.claims] if study.paper else [],
+        source=ancient(f"notebooks/{FRONT}.ipynb"),
+        comparison=rules.comparison.output.html,
         figure5=rules.segmentations.output.figure5,
         library=SHOWN,
         dataset=rules.dataset.output.dataset,
     output:
-        notebook=f"{REPORTS}/notebooks/00_summary.ipynb",
+        notebook=f"{REPORTS}/notebooks/{FRONT}.ipynb",
         html=f"{REPORTS}/index.html",
     params:
         words=WORDS,
-        cells=cells("00_summary"),
+        cells=cells(FRONT),
     shell:
         RUN
 
@@ -264,8 +266,7 @@ rule study:  # every file, so that one that was lost is made again
         METRICS,
         rules.dataset.output,
         rules.architectures.output,
-        rules.ablation.output,
+        [rules.ablation.output, rules.claims.output] if study.paper else [],
         rules.comparison.output,
         rules.segmentations.output,
-        rules.claims.output,
         rules.speed.output if TRAINS else [],

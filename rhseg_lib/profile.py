@@ -175,6 +175,8 @@ class Profile(Strict):
     recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = {}  # differences from `recipe`, per model
     models: tuple[ModelName, ...] = MODEL_NAMES
     seeds: tuple[Seed, ...] = (0,)
+    # Whether the report judges the paper; otherwise it is about one's own classes, models and images.
+    paper: bool = Field(default_factory=lambda data: data["data"].source == "synthetic")
     gpu_gb_per_run: int = Field(0, ge=0)  # GPU memory of one run: decides how many share the GPU
     leaky: str | None = None  # a profile that splits the same data with leakage, to compare its scores
     root: Path = Field(default=Path(), exclude=True)
@@ -225,7 +227,7 @@ class Profile(Strict):
         different = sum(model in self.recipe_for for model in self.models)
         others = f"; another for {different} of the {len(self.models)} models, see their pages" if different else ""
         return (
-            f"Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px. "
+            f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px. "
             f"Recipe: {r.epochs} epochs{each}, batch {r.batch_size}, {r.optimizer.upper()}, "
             f"learning rate {r.rates[0]:g} → {r.rates[1]:g}{others}."
         )

@@ -23,7 +23,8 @@ from rhseg_lib.report.overlays import CLASS_COLOURS
 
 MODEL_COLOURS = dict(zip(SHORT, sns.color_palette("deep", len(SHORT)).as_hex(), strict=True))
 ACCENT, GREY = "#9a3412", "#57606a"
-DOTTED: dict[str, Any] = {"color": "#1f2328", "lw": 1, "ls": ":"}  # a reference line
+INK = "#1f2328"
+DOTTED: dict[str, Any] = {"color": INK, "lw": 1, "ls": ":"}  # a reference line
 CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC")
 
 BOXES = "Boxes stand for characters that no font of this machine has; with Noto Sans CJK installed, they are drawn."
@@ -146,15 +147,11 @@ def model_forest(summary: pd.DataFrame, references: dict[str, float]) -> Figure:
     """Mean IoU and interval of each model (per cent); dotted lines: pixel classifiers, inter-annotator agreement."""
     table = summary.set_index([[SHORT[model] for model in summary.index]])
     figure = forest(table, value="miou", xlabel="mIoU, %")
-    figure.tight_layout()
-    figure.set_layout_engine("none")  # the labels above the axes do not shrink them
     (axis,) = figure.axes
-    for name, value in references.items():
-        axis.axvline(value, **DOTTED)
-        axis.annotate(
-            name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
-            rotation=20, fontsize=8, va="bottom",
-        )  # fmt: skip
+    for (name, value), style in zip(references.items(), (":", "-.", "--"), strict=False):
+        axis.axvline(value, color=INK, lw=1.2, ls=style, label=f"{name} {value:.1f}")
+    if references:
+        figure.legend(loc="upper center", ncols=len(references), fontsize=8, bbox_to_anchor=(0.5, 0))
     return figure
 
 
@@ -189,7 +186,7 @@ def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
         grid.loc[row.second, row.first] = -row.difference
         if is_significant(row._asdict()):
             bold |= {(row.first, row.second), (row.second, row.first)}
-    figure, (axis,) = subplots((9, 5.4))
+    figure, (axis,) = subplots((3 + 0.75 * len(models), 1.4 + 0.5 * len(models)))
     grid = grid.round(1) + 0.0  # no -0.0
     limit = max(float(grid.abs().max().max(skipna=True)), 5.0) if len(pairs) else 5.0
     sns.heatmap(

@@ -34,6 +34,8 @@ def segmentation_grid(
 
     `images` are (N, H, W, 3) uint8, `truth` and each model's `predictions` (N, H, W) uint8.
     """
+    if len(predictions) <= 2:
+        return _rows(images, truth, predictions, row_titles, class_names)
     rows, columns = 2 * len(images), 2 + len(predictions)
     figure, axes = subplots((1.32 * columns, 1.36 * rows), rows=rows, columns=columns)
     axes = axes.reshape(len(images), 2, columns)
@@ -55,12 +57,34 @@ def segmentation_grid(
     sns.despine(figure, left=True, bottom=True)
     figure.set_layout_engine("none")
     figure.subplots_adjust(left=0.03, right=1, bottom=0, top=1, wspace=0.04, hspace=0.05)
+    _legend(figure, class_names, wrong="wrong pixel (lower rows)")
+    return figure
+
+
+def _rows(
+    images: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray], row_titles: list[str],
+    class_names: tuple[str, ...],
+) -> Figure:  # fmt: skip
+    """The same for few models, a row per image: the errors stand beside each segmentation."""
+    panels, titles = [], []
+    for index, title in enumerate(row_titles):
+        panels += [images[index], blend(images[index], truth[index])]
+        titles += [title, "annotation"]
+        for model, masks in predictions.items():
+            panels += [blend(images[index], masks[index]), error_map(truth[index], masks[index])]
+            titles += [SHORT[model], f"{SHORT[model]}: wrong pixels"]
+    figure = contact_sheet(panels, columns=2 + 2 * len(predictions), titles=titles)
+    _legend(figure, class_names, wrong="wrong pixel")
+    return figure
+
+
+def _legend(figure: Figure, class_names: tuple[str, ...], *, wrong: str) -> None:
+    """The colours of the classes and of wrong pixels, below the figure."""
     colours = zip(CLASS_COLOURS[1:], class_names[1:], strict=False)
     handles = [Patch(color=colour, label=name.replace("_", " ")) for colour, name in colours]
-    handles += [Patch(color=WRONG, label="wrong pixel (lower rows)")]
+    handles += [Patch(color=WRONG, label=wrong)]
     ncols = min(len(handles), 6)
     figure.legend(handles=handles, loc="upper center", ncols=ncols, fontsize=9, bbox_to_anchor=(0.5, 0))
-    return figure
 
 
 def examples(images: np.ndarray, truth: np.ndarray, predictions: np.ndarray, titles: list[str]) -> Figure:

@@ -39,6 +39,14 @@ PAGES = {  # notebook -> name in the navigation
     "07_claims": "Claims",
     "08_speed": "Speed",
 }
+OWN_PAGES = {  # of a profile that does not judge the paper
+    "00_results": "Results",
+    "01_dataset": "Data",
+    "06_segmentations": "Segmentations",
+    "05_comparison": "Comparison",
+    "02_architectures": "Architectures",
+    "08_speed": "Speed",
+}
 START_SECONDS = 300  # a kernel's first import from a cold, busy disk takes over a minute
 RESTORE = "restore the notebook, for example with `git checkout`"
 
@@ -127,12 +135,13 @@ def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -
     if notebook == "03_train":
         heading = executed.stem.removeprefix("03_train_").replace("_seed", ", seed ")
     front = html.parent == profile.reports
-    hrefs = {page: f"html/{page}.html" if front else f"{page}.html" for page in PAGES}
-    hrefs["00_summary"] = "index.html" if front else "../index.html"
-    links = [{"text": text, "href": hrefs[page], "current": page == notebook} for page, text in PAGES.items()]
+    pages = PAGES if profile.paper else OWN_PAGES
+    hrefs = {page: f"html/{page}.html" if front else f"{page}.html" for page in pages}
+    hrefs[next(iter(pages))] = "index.html" if front else "../index.html"
+    links = [{"text": text, "href": hrefs[page], "current": page == notebook} for page, text in pages.items()]
     style = (TEMPLATES / "report" / "style.css").read_text(encoding="utf-8")
     page = {
-        "title": f"{heading} · RH slag-layer segmentation",
+        "title": f"{heading} · {profile.title}",
         "style": style + HtmlFormatter(style="default").get_style_defs(".highlight"),
         "links": links,
         "banner": profile.banner,

@@ -90,7 +90,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parameter = "repeats: int = {}  # timings"
         assert parameter.format(3) in speed.read_text(encoding="utf-8")
         once = speed.read_text(encoding="utf-8").replace(parameter.format(3), parameter.format(1))
-        speed.write_text(once, encoding="utf-8")  # a third of the study's time would be timings that no test reads
+        speed.write_text(once, encoding="utf-8")  # no test reads the other timings
         ran = call("make", "study", "PROFILE=ci", "CORES=2", cwd=tree)
         assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
 

@@ -27,6 +27,9 @@ COMMANDS: dict[str, str | None] = {
         "python -m rhseg_lib.predict data/sample "
         f"--weights reports/ci/runs/{CI_MODEL}/seed0/weights.safetensors --output predicted"
     ),
+    "python -m rhseg_lib.evaluate reports/own/runs/<model>/seed0/weights.safetensors ANNOTATED_FOLDER": (
+        f"python -m rhseg_lib.evaluate reports/ci/runs/{CI_MODEL}/seed0/weights.safetensors data/sample"
+    ),
     "snakemake --profile profiles/slurm --config profile=paper": None,  # test_slurm.py
     (
         "torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 "

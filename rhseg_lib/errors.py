@@ -19,6 +19,10 @@ class StudyError(Exception):
     def __reduce__(self) -> tuple:  # pickled on its way back from a worker process
         return partial(StudyError, where=self.where, fix=self.fix), (self.what,)
 
+    def _render_traceback_(self) -> list[str]:
+        """In a notebook: the error alone, without the frames that led to it."""
+        return [f"error: {self}"]
+
     def __str__(self) -> str:
         what, fix = (printable(text, keep="\n") for text in (self.what, self.fix))
         return f"{what}\n  where: {printable(self.where)}\n  fix:   {fix}"

@@ -141,6 +141,8 @@ class Recipe(Strict):
     compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile; cuda_graphs: a step is replayed
     recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation
     pretrained: bool = False  # ImageNet encoder weights
+    validation_fraction: Number = Field(0, ge=0, le=0.5)  # of the training originals: held out, scored after each epoch
+    keep_best_epoch: bool = False  # the weights of the epoch that scored best on them; false: of the last one
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -148,6 +150,8 @@ class Recipe(Strict):
             raise ValueError("'epoch_images' is smaller than 'batch_size'")
         if self.min_learning_rate > self.learning_rate:
             raise ValueError("'min_learning_rate' must not exceed 'learning_rate'")
+        if self.keep_best_epoch and not self.validation_fraction:
+            raise ValueError("'keep_best_epoch' requires a 'validation_fraction' above 0, on which epochs are scored")
         if self.warmup_epochs >= self.epochs:
             raise ValueError("'warmup_epochs' must be less than 'epochs': the rate rises, then falls")
         return self

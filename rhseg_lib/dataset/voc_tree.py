@@ -9,6 +9,7 @@ dataset.json                        classes, counts, pixels, settings, and one h
 """
 
 import json
+import math
 from hashlib import sha256
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def read_split(voc: Path, subset: str) -> list[str]:
     if not path.is_file():
         raise StudyError(f"no list of the subset '{subset}'", where=path, fix=_rebuild(voc))
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def training_split(voc: Path, fraction: float) -> tuple[list[str], list[str]]:
+    """Training images, and the originals held out of them: `fraction` of the units, with none of their copies.
+
+    A unit is an original, or the originals of one group. The choice depends on the data set alone.
+    """
+    dataset, names = read_dataset(voc), read_split(voc, "train")
+    unit_of = {name: dataset["copy_of"].get(name, name) for name in names}
+    unit_of = {name: dataset["group_of"].get(original, original) for name, original in unit_of.items()}
+    units = sorted({*unit_of.values()})
+    held_out = {units[i] for i in np.random.default_rng(0).permutation(len(units))[: math.ceil(fraction * len(units))]}
+    validation = [name for name in names if unit_of[name] in held_out and name not in dataset["copy_of"]]
+    return [name for name in names if unit_of[name] not in held_out], validation
 
 
 def load_arrays(voc: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -101,7 +101,7 @@ def _per_image(matrices: np.ndarray, names: list[str], dataset: dict) -> pd.Data
 def _settings(profile: Profile, model_name: str, dataset: dict, history: list[dict]) -> dict:
     """Training data and recipe of a run, number of training images seen, duration and final loss."""
     recipe = profile.recipe_of(model_name)
-    epoch = recipe.epoch_images or dataset["counts"]["train"]
+    epoch = recipe.epoch_images or len(voc_tree.training_split(profile.voc, recipe.validation_fraction)[0])
     return {
         "class_names": list(profile.data.class_names),
         "final_loss": history[-1]["loss"],

@@ -12,7 +12,7 @@ import numpy as np
 
 from rhseg_lib.errors import StudyError, printable, show
 from rhseg_lib.files import LEFT_BEHIND
-from rhseg_lib.sources import images
+from rhseg_lib.sources import images, labelme
 from rhseg_lib.sources.images import PICTURE_SUFFIXES
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
@@ -51,7 +51,8 @@ class ImageFiles:
             try:
                 if source != path.as_posix() or max(len(part.encode()) for part in path.parts) > 200:
                     raise StudyError("the file name is too long or not UTF-8", where=file, fix="rename it")
-                yield Frame(name, source, None, *images.read_picture(file))
+                read = labelme.read_embedded if file.suffix.lower() == ".json" else images.read_picture
+                yield Frame(name, source, None, *read(file))
             except StudyError as error:
                 yield Frame(name, source, None, error)
 
@@ -105,7 +106,8 @@ def open_source(
 ) -> ImageFiles | Video:
     """Open an image, a folder of images or a video; files below the folder `leave_out` are ignored.
 
-    Every other file of a folder is used or, if it is no image by its suffix, counted and named.
+    Every other file of a folder is used or, if it is no image by its suffix and no Labelme file that holds one, counted
+    and named.
 
     Raises
     ------
@@ -133,7 +135,9 @@ def open_source(
     )
     wanted = [path for path in present if subfolders or path.parent == source]
     files = tuple(path for path in wanted if path.suffix.lower() in PICTURE_SUFFIXES)
-    others = [path for path in wanted if path.suffix.lower() not in PICTURE_SUFFIXES]
+    beside = {path.with_suffix("") for path in files}
+    files += tuple(path for path in wanted if path.with_suffix("") not in beside and labelme.embeds_image(path))
+    others = [path for path in wanted if path not in {*files}]
     below = len(present) - len(wanted)
     left_out = [_listed(others)] if others else []
     if below:

@@ -120,6 +120,9 @@ def training_curves(history: pd.DataFrame, *, label: str) -> Figure:
         axis.plot(history["epoch"], history[column], marker="o", ms=3.5, color=ACCENT)
         axis.set(title=title, xlabel="epoch", ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if "validation_miou" in history:
+        axes[1].plot(history["epoch"], history["validation_miou"], marker="o", ms=3.5, color=INK, label="held out")
+        axes[1].legend(fontsize=8)
     figure.suptitle(label, y=1.02)
     return figure
 

@@ -119,6 +119,9 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
         "precision": used.precision,
         "start": "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all",
     }
+    if used.validation_fraction:
+        kept = "; the best epoch is kept" if used.keep_best_epoch else ""
+        ours["held out"] = f"{100 * used.validation_fraction:g} % of the training originals{kept}"
     paper = TABLE1 | {SCALING: f"{NOT_REPORTED}; its likely source scales"}
     rows = [(key, str(paper.get(key, NOT_REPORTED)), str(value)) for key, value in ours.items()]
     for model, changes in (exceptions or {}).items():

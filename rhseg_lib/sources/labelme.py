@@ -28,6 +28,7 @@ from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
 MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL needs seconds for that many points
 MAX_JSON, MAX_LISTS = 200_000_000, 3_000_000  # bytes of a file, most of them of an embedded image; lists in it
 # Minimum and maximum number of points of a shape.
+EMBEDDED = re.compile(rb'"imageData"\s*:\s*"')
 POINT_COUNTS = {"polygon": (3, MAX_POINTS), "linestrip": (2, MAX_POINTS), "oriented_rectangle": (4, 4), "point": (1, 1)}
 POINT_COUNTS |= dict.fromkeys(("rectangle", "circle", "line", "mask"), (2, 2))
 WRITTEN_SHAPE: dict = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
@@ -168,6 +169,20 @@ def _read_image(
         what = "the JSON says {} pixels, the image has {}x{}".format(stated_size, *size)
         raise unplaced(what, "restore the image that was annotated, or annotate this one again")
     return to_rgb(image), size, sha256(content).hexdigest(), simplified(image)
+
+
+def embeds_image(path: Path) -> bool:
+    """Whether a file is Labelme JSON that holds its image."""
+    return path.suffix.lower() == ".json" and path.is_file() and EMBEDDED.search(path.read_bytes()) is not None
+
+
+def read_embedded(path: Path) -> tuple[np.ndarray, str]:
+    """The image that a Labelme file holds, (H, W, 3) uint8 RGB, and how it is simplified; see `images.read_picture`."""
+    try:
+        image, _, _, remark = _read_image(parse(read_json(path)), path, path.parent, 0)
+    except StudyError as error:
+        raise StudyError(error.what, where=path, fix=error.fix) from error
+    return image, remark
 
 
 def find_image(named: object, path: Path, root: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from torch.optim.swa_utils import update_bn
-from tqdm import tqdm
 
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.batches import Batches, DecodedBatches, epoch_seed, load_tensors, normalize
@@ -23,45 +21,8 @@ from rhseg_lib.errors import StudyError, show
 from rhseg_lib.evaluation import runs
 from rhseg_lib.files import disk_errors, sole_writer, write_atomically
 from rhseg_lib.profile import Profile, Recipe, fingerprint
+from rhseg_lib.training.progress import Progress
 from rhseg_lib.training.task import SegmentationTask
-
-
-class SaveProgress(Checkpoint):
-    """Progress bar over the epochs and, at the end of an epoch, at most every `every_seconds`, a checkpoint."""
-
-    def __init__(self, path: Path, *, signature: str, every_seconds: float) -> None:
-        self.path, self.signature, self.every_seconds = path, signature, every_seconds
-        self.saved = time.monotonic()
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.bar = tqdm(
-            total=trainer.max_epochs,
-            initial=trainer.current_epoch,
-            desc=pl_module.model_name,
-            unit="epoch",
-            disable=not trainer.is_global_zero,
-        )
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        last = pl_module.history[-1]
-        self.bar.set_postfix(loss=f"{last['loss']:.3f}", train_miou=f"{last['train_miou']:.3f}", refresh=False)
-        self.bar.update()
-        due = time.monotonic() - self.saved >= self.every_seconds
-        if trainer.strategy.broadcast(due):  # all processes save, or none
-            self.save(trainer)
-
-    def save(self, trainer: L.Trainer) -> None:
-        draft = self.path.with_name(f"{self.path.name}.draft")
-        trainer.save_checkpoint(draft, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(draft, self.path)  # atomic: Lightning's own temporary file may be on another disk
-        self.saved = time.monotonic()
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["signature"], checkpoint["threads"] = self.signature, torch.get_num_threads()
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.bar.close()
 
 
 def fit(
@@ -83,8 +44,11 @@ def fit(
     the number that it began with. With several processes, started by torchrun, each makes this call. They leave the
     trained model as a checkpoint, and the same call in one process finishes it.
 
+    Of the training originals, the recipe's `validation_fraction` is held out, and scored after each epoch; if it says
+    so, the weights of the best of these epochs are kept.
+
     Returns the task on the training device, in evaluation mode; its `history` has one row per epoch. StudyError if the
-    loss is not finite, the checkpoint cannot be read, or there are too few images.
+    loss is not finite, the checkpoint cannot be read, there are too few images, or Ctrl-C stops it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if "OMP_NUM_THREADS" not in os.environ:
@@ -92,17 +56,29 @@ def fit(
     checkpoint = folder / "last.ckpt"
     signature = fingerprint(model_name, num_classes, recipe.digest, seed, dataset_hash)
     task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
-    progress = SaveProgress(checkpoint, signature=signature, every_seconds=checkpoint_seconds)
+    names, held_out = voc_tree.training_split(voc_folder, recipe.validation_fraction)
+    progress = Progress(
+        checkpoint,
+        signature=signature,
+        every_seconds=checkpoint_seconds,
+        validation=load_tensors(voc_folder, held_out) if held_out else None,
+    )
     trainer = make_trainer(recipe, progress, folder)
-    batches = training_batches(voc_folder, recipe, seed, trainer)
+    batches = training_batches(voc_folder, names, recipe, seed, trainer)
     threads = threads_to_resume(checkpoint, signature)
     if threads:
         torch.set_num_threads(threads)
-    trainer.fit(task, train_dataloaders=batches, ckpt_path=checkpoint if threads else None, weights_only=True)
+    try:
+        trainer.fit(task, train_dataloaders=batches, ckpt_path=checkpoint if threads else None, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit without a word
+        fix = "start it again in the same way: it resumes after the last epoch that it saved"
+        raise StudyError("the training was stopped", where=folder, fix=fix) from None
     if trainer.world_size > 1:
         progress.save(trainer)  # one process evaluates it from the checkpoint
         return task
     task.to(trainer.strategy.root_device)
+    if recipe.keep_best_epoch:
+        task.model.load_state_dict(progress.best["weights"])
     if recipe.recompute_batchnorm:
         # After a short run the running statistics still reflect the first weights.
         batches.set_epoch(0)
@@ -140,9 +116,9 @@ def make_trainer(recipe: Recipe, progress: Checkpoint, folder: Path) -> L.Traine
     )
 
 
-def training_batches(voc_folder: Path, recipe: Recipe, seed: int, trainer: L.Trainer) -> Batches:
-    """Batches of the training set, by default decoded once and kept on the training device."""
-    names, device = voc_tree.read_split(voc_folder, "train"), trainer.strategy.root_device
+def training_batches(voc_folder: Path, names: list[str], recipe: Recipe, seed: int, trainer: L.Trainer) -> Batches:
+    """Batches of the named images, by default decoded once and kept on the training device."""
+    device = trainer.strategy.root_device
     options: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "epoch_images": recipe.epoch_images,

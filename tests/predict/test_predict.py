@@ -1,5 +1,6 @@
 """New images and videos: masks at their own size, a table that agrees, resuming, errors, an offline gallery."""
 
+import base64
 import errno
 import json
 import os
@@ -112,6 +113,23 @@ class TestMasks:
             assert mask.getpalette()[:9] == images.VOC_PALETTE[:3].ravel().tolist()
         [remark] = pd.read_csv(tmp_path / "out/predictions.csv", keep_default_na=False)["remark"]
         assert bool(remark) == (mode in ("RGBA", "I;16")) and remark in (tmp_path / "out/index.html").read_text()
+
+    def test_images_inside_labelme_files(self, weights, source, tmp_path):
+        """A file that holds an image is segmented, unless the image stands beside it; other JSON is named."""
+        paths = sorted(source.iterdir())
+        for path in paths[:2]:
+            data = base64.b64encode(path.read_bytes()).decode()
+            path.with_suffix(".json").write_text(json.dumps({"shapes": [], "imagePath": "x", "imageData": data}))
+        expected = images.read_picture(paths[0])[0]
+        paths[0].unlink()
+        (source / "other.json").write_text("{}")
+        inputs = open_source(source)
+        assert [path.suffix for path in inputs.files].count(".json") == 1
+        assert "2 .json" in inputs.left_out
+        (frame,) = [frame for frame in inputs.read(0) if frame.source.endswith(".json")]
+        assert (frame.image == expected).all() and frame.name == paths[0].stem
+        result = predict_source(source, weights=weights, output=tmp_path / "out")
+        assert len(result.table) == len(paths) and not len(result.errors)
 
     def test_follow_exif(self, weights, tmp_path):
         exif = Image.Exif()

@@ -23,7 +23,10 @@ from conftest import MODEL, Trap, disk_at
 
 from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.dataset import voc_tree
+from rhseg_lib.dataset.batches import load_tensors
 from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation.inference import confusions, predict
+from rhseg_lib.evaluation.metrics import scores
 from rhseg_lib.evaluation.runs import read_run
 from rhseg_lib.files import sole_writer
 from rhseg_lib.profile import Profile, Recipe, load_profile
@@ -534,3 +537,46 @@ def test_two_processes_train_as_one(profile, tmp_path):
         assert there["train_miou"] == pytest.approx(here["train_miou"], abs=2e-3)
     for key, value in one.model.state_dict().items():
         torch.testing.assert_close(two.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+
+
+class TestHeldOut:
+    KEPT = changed(validation_fraction=0.25, keep_best_epoch=True, recompute_batchnorm=False)
+
+    def test_the_best_epoch_on_them_is_kept_and_ctrl_c_resumes_to_it(self, profile, tmp_path, monkeypatch):
+        whole = train(profile, tmp_path / "whole", recipe=self.KEPT)
+        curve = [row["validation_miou"] for row in whole.history]
+        _, held_out = voc_tree.training_split(profile.voc, 0.25)
+        images, masks = load_tensors(profile.voc, held_out)
+        kept = scores(confusions(masks, predict(whole.model, images), 3).sum(0)).miou
+        assert kept == max(curve) and len(curve) == EPOCHS
+
+        step = SegmentationTask.training_step
+        with monkeypatch.context() as patched:
+
+            def stopped(task, batch, index):
+                if task.current_epoch == 3:
+                    raise KeyboardInterrupt
+                return step(task, batch, index)
+
+            patched.setattr(SegmentationTask, "training_step", stopped)
+            with pytest.raises(StudyError, match="the training was stopped") as caught:
+                train(profile, tmp_path / "stopped", recipe=self.KEPT, checkpoint_seconds=0)
+        assert "resumes" in caught.value.fix
+        resumed = train(profile, tmp_path / "stopped", recipe=self.KEPT)
+        assert untimed(resumed.history) == untimed(whole.history)
+        assert same_weights(resumed, whole)
+
+    def test_they_share_no_original_and_no_group_with_the_others(self, tmp_path):
+        copies = {f"{name}_flip": name for name in "abcdefgh"}
+        groups = {"a": "1", "b": "1", "c": "2", "d": "2", "e": "3", "f": "3", "g": "4", "h": "4"}
+        lists = tmp_path / "ImageSets/Segmentation"
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("\n".join([*"abcdefgh", *copies]))
+        for group_of, count in (({}, 2), (groups, 2)):
+            about = {"format": voc_tree.FORMAT, "copy_of": copies, "group_of": group_of}
+            (tmp_path / "dataset.json").write_text(json.dumps(about))
+            rest, held_out = voc_tree.training_split(tmp_path, 0.25)
+            assert len(held_out) == count and len(rest) == 16 - 2 * count
+            assert not {copies.get(name, name) for name in rest} & {*held_out}
+            assert len({group_of.get(name, name) for name in held_out}) == (1 if group_of else 2)
+        assert voc_tree.training_split(tmp_path, 0)[1] == []

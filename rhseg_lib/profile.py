@@ -53,6 +53,15 @@ ImageSize = Annotated[int, Field(ge=32, le=8192)]  # pixels, side of a square
 MAX_ALIASES = 20  # of YAML, in a profile: each repeats a part of it, and a few dozen fill any memory
 
 
+IN_WORDS = {  # pydantic's types of errors that users meet
+    "tuple_type": "a list is needed, as in [a, b]",
+    "extra_forbidden": "unknown key",
+    "model_type": "keys and values are needed, as in {key: value}",
+    "model_attributes_type": "keys and values are needed, as in {key: value}",
+    "missing": "this key is required",
+}
+
+
 class Strict(BaseModel):
     """Reject unknown keys and wrong types; never change after loading."""
 
@@ -141,7 +150,7 @@ class Recipe(Strict):
     compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile; cuda_graphs: a step is replayed
     recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation
     pretrained: bool = False  # ImageNet encoder weights
-    validation_fraction: Number = Field(0, ge=0, le=0.5)  # of the training originals: held out, scored after each epoch
+    validation_fraction: Number = Field(0.0, ge=0, le=0.5)  # training originals scored after each epoch
     keep_best_epoch: bool = False  # the weights of the epoch that scored best on them; false: of the last one
 
     @model_validator(mode="after")
@@ -320,7 +329,7 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
             if problem["type"] == "default_factory_not_called":  # it follows from another one of these
                 continue
             key = ".".join(map(str, problem["loc"])) or "profile"
-            problems.append(f"{key}: {problem['msg']}, got {problem['input']!r:.60}")
+            problems.append(f"{key}: {IN_WORDS.get(problem['type'], problem['msg'])}, got {problem['input']!r:.60}")
         raise StudyError("the profile is invalid", where=path, fix="; ".join(problems)) from error
     except (TypeError, ValueError, RecursionError) as error:  # no mapping; or a date or an endless alias, or too deep
         fix = "write plain texts, numbers, lists and mappings, as the other profiles do"

@@ -98,7 +98,8 @@ class Explorer:
                 values = self.outputs(self.run.value, scene)[0][self.target.value]
                 above = values >= self.threshold.value
                 painted = overlays.outline(enlarge(overlays.heat(image, values, opacity=opacity)), enlarge(above))
-                reached = f"{100 * above.mean():.1f} % of the pixels, which reach {self.threshold.value:.2f}"
+                share = 100 * above[truth != IGNORE_INDEX].mean()  # without the margin
+                reached = f"{share:.1f} % of the annotated pixels, which reach {self.threshold.value:.2f}"
                 return painted, f"probability {colour_bar('0', '1')}<br>inside the white line: {reached}"
             case _:
                 maps = self.outputs(self.run.value, scene)[1]

@@ -284,6 +284,6 @@ def _fix_label(label: object, labels: dict[str, int]) -> str:
     known = [name for name in labels if name not in BACKGROUND_LABELS]
     spelling = {name.casefold(): name for name in known}
     text = label[:60].strip().casefold() if isinstance(label, str) else ""
-    near = get_close_matches(text, spelling, n=1, cutoff=0.55)
+    near = get_close_matches(text, spelling, n=1, cutoff=0.55) if len(text) > 3 else []  # "43" is no misspelt "44"
     use = f"did you mean {spelling[near[0]]!r}? rename it" if near else f"use one of {', '.join(known)}"
     return f"{use}, or add it to a list of labels in the profile"

@@ -23,6 +23,7 @@ from rhseg_lib.evaluation import runs
 from rhseg_lib.profile import Profile, load_profile
 from rhseg_lib.report import overlays
 from rhseg_lib.report.explore import Explorer, enlarge
+from rhseg_lib.sources.images import IGNORE_INDEX
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -108,7 +109,9 @@ def test_the_line_encloses_the_share_that_reaches_the_threshold(study):
     values = explorer.outputs(explorer.run.value, explorer.scene.value)[0]
     np.testing.assert_allclose(values.sum(0), 1, atol=1e-5)
     explorer.threshold.value = 0.7
-    assert f"{100 * (values[1] >= 0.7).mean():.1f} % of the pixels, which reach 0.70" in explorer.note.value
+    inside = voc_tree.load_arrays(study.voc, [explorer.scene.value])[1][0] != IGNORE_INDEX
+    share = 100 * (values[1] >= 0.7)[inside].mean()
+    assert f"{share:.1f} % of the annotated pixels, which reach 0.70" in explorer.note.value
 
 
 def test_missing_weights_are_reported_and_hide_the_image(study):
@@ -117,7 +120,7 @@ def test_missing_weights_are_reported_and_hide_the_image(study):
     explorer.layer.value = "probability of a class"
     path.with_suffix(".away").rename(path)
     assert f"the weights of {MODEL}, seed 0 are missing" in explorer.note.value
-    assert "make study PROFILE=tiny" in explorer.note.value
+    assert f"python -m rhseg_lib.training --profile tiny --model {MODEL} --seed 0" in explorer.note.value
     assert explorer.image.layout.visibility == "hidden"
     explorer.layer.value = "annotation"
     assert explorer.image.layout.visibility == "visible"

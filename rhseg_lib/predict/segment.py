@@ -113,9 +113,6 @@ def predict_source(
             _restore(batches, inputs, network, card, output, batch_size)
             return tables(output, batches)
         batches = _segment(inputs, network, card, draft, settings)
-        if _files_digest(inputs) != settings["source"]:
-            fix = "run again when nothing writes there; all images are then segmented again"
-            raise StudyError("files were changed while they were segmented", where=source, fix=fix)
         result = tables(draft, batches)
         _move(draft, output)
     return result
@@ -161,6 +158,9 @@ def _segment(inputs: ImageFiles | Video, network: nn.Module, card: Card, draft: 
             journal.add(batch)
             batches.append(batch)
             bar.update(len(batch["rows"]) + len(batch["errors"]))
+    if _files_digest(inputs) != settings["source"]:
+        fix = "run again when nothing writes there; all images are then segmented again"
+        raise StudyError("files were changed while they were segmented", where=inputs.folder, fix=fix)
     return batches
 
 

@@ -80,12 +80,16 @@ def fit(
     if recipe.keep_best_epoch:
         task.model.load_state_dict(progress.best["weights"])
     if recipe.recompute_batchnorm:
-        # After a short run the running statistics still reflect the first weights.
-        batches.set_epoch(0)
-        torch.manual_seed(epoch_seed(seed, recipe.epochs))  # for dropout: the same after resuming here
-        update_bn(((normalize(images),) for images, _ in batches), task.model)
+        recompute_batchnorm(task, batches)
     write_atomically(folder / "history.csv", pd.DataFrame(task.history).to_csv(index=False).encode())
     return task.eval()
+
+
+def recompute_batchnorm(task: SegmentationTask, batches: Batches) -> None:
+    """Running statistics in one clean pass: after a short run they still reflect the first weights."""
+    batches.set_epoch(0)
+    torch.manual_seed(epoch_seed(task.seed, task.recipe.epochs))  # for dropout: the same after resuming here
+    update_bn(((normalize(images),) for images, _ in batches), task.model)
 
 
 def make_trainer(recipe: Recipe, progress: Checkpoint, folder: Path) -> L.Trainer:

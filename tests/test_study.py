@@ -11,6 +11,10 @@ import pandas as pd
 import pytest
 from conftest import PATH, call
 
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation.runs import load_model, read_run
+from rhseg_lib.profile import load_profile
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 BROKEN = "deeplabv3plus_mobilenetv2"
 
@@ -127,6 +131,54 @@ def test_what_was_lost_is_made_again(study: Path, lost: str, rule: str) -> None:
     (study / "away").rename(study / lost)
     assert jobs[rule] == 1
     assert planned(study) == {}
+
+
+def flip_a_bit(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+
+
+def train(tree: Path) -> None:
+    ran = call("python", "-m", "rhseg_lib.training", "--profile", "ci", "--model", BROKEN, "--seed", "8", cwd=tree)
+    if ran.returncode:
+        raise StudyError("", where="", fix=ran.stderr.partition("fix:")[2].strip())
+
+
+def load(tree: Path) -> None:
+    load_model(load_profile("ci", root=tree), BROKEN, 0)
+
+
+def read(tree: Path) -> None:
+    read_run(load_profile("ci", root=tree), BROKEN, 0)
+
+
+RUN = f"reports/ci/runs/{BROKEN}/seed0"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "use"),
+    [
+        (lambda tree: next((tree / "data/ci/voc/JPEGImages").iterdir()).unlink(), train),
+        (lambda tree: (tree / "data/ci/voc/dataset.json").write_text("{"), train),
+        (lambda tree: flip_a_bit(tree / RUN / "weights.safetensors"), load),
+        (lambda tree: (tree / RUN / "weights.safetensors").unlink(), load),
+        (lambda tree: (tree / RUN / "metrics.json").unlink(), read),
+    ],
+)
+def test_a_fix_works_when_it_is_followed(study: Path, tmp_path: Path, spoil, use) -> None:
+    """What is damaged is refused; with the fix done as it is written, the same use succeeds."""
+    tree = tmp_path / "tree"
+    shutil.copytree(study, tree)
+    spoil(tree)
+    with pytest.raises(StudyError) as caught:
+        use(tree)
+    folder, _, command = caught.value.fix.removeprefix("delete ").rpartition(", then: ")
+    if folder:
+        shutil.rmtree(folder)
+    ran = call(*command.split(), cwd=tree)
+    assert ran.returncode == 0, (command, ran.stderr[-2000:])
+    use(tree)
 
 
 def test_a_library_file_from_the_future_changes_nothing(study: Path) -> None:

@@ -321,7 +321,11 @@ def test_every_page_opens_without_a_network(study: Path) -> None:
             images = page.eval_on_selector_all("img", "all => all.map(i => [i.alt, i.complete && i.naturalWidth > 0])")
             assert all(alt and loaded for alt, loaded in images), path.name
             assert page.title()
-            assert page.locator(".banner").inner_text().startswith("Profile ci: a demonstration")
+            assert (
+                page.locator(".banner")
+                .inner_text()
+                .startswith("A few tiny scenes, two epochs. Profile ci: a demonstration")
+            )
             for width in (1280, 390):  # a laptop and a phone: nothing wider than the screen
                 page.set_viewport_size({"width": width, "height": 800})
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, (path.name, width)

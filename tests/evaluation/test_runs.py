@@ -195,7 +195,7 @@ class TestReadRun:
         with pytest.raises(StudyError, match=f"no finished run of {MODEL}, seed 7") as caught:
             read_run(own_profile, MODEL, 7)
         assert caught.value.where == own_profile.run_folder(MODEL, 7)
-        assert caught.value.fix == "make study PROFILE=tiny"
+        assert caught.value.fix == f"python -m rhseg_lib.training --profile tiny --model {MODEL} --seed 7"
 
     def test_unfinished(self, finished, own_profile):
         copy_run(finished, own_profile, MODEL, 0)

@@ -273,7 +273,7 @@ def page(profile, tmp_path_factory) -> str:
 class TestPage:
     def test_title_and_banner(self, page: str, profile: Profile):
         elements = Elements(page)
-        assert elements.texts["title"] == ["A small page · RH slag-layer segmentation"]
+        assert elements.texts["title"] == [f"A small page · {profile.title}"]
         assert any("A small page" in text for text in elements.texts["h1"])
         assert profile.banner in page
         assert {"class": "banner demonstration"} in elements.of("p")

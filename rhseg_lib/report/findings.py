@@ -191,15 +191,16 @@ def findings(
         f"{verdicts['not testable with this data']} cannot be decided, and "
         f"{verdicts['reproduced']} are reproduced (sizes, work and arithmetic exactly; {judged}).",
     ]
-    if PROPOSED in summary.index:
-        row = summary.loc[PROPOSED]
-        inside = row["low"] <= baseline <= row["high"] and parts(profile)[-1] == "test"  # scored on the same images
-        result = (
-            f"- The model as the text describes it reaches **{row['miou']:.1f} % mIoU** {interval(row)} on "
-            f"{len(runs[0].names)} images; the better of the two pixel-classifier baselines reaches "
-            f"{baseline:.1f} % on the test set{', **inside that interval**' if inside else ''}."
-        )
-        lines.insert(len(lines) if profile.data.source == "synthetic" else 0, result)  # own images first
+    model = PROPOSED if PROPOSED in summary.index else summary["miou"].idxmax()
+    row = summary.loc[model]
+    inside = row["low"] <= baseline <= row["high"] and parts(profile)[-1] == "test"  # scored on the same images
+    name = "The model as the text describes it" if model == PROPOSED else LABELS[model]
+    result = (
+        f"- {name} reaches **{row['miou']:.1f} % mIoU** {interval(row)} on {len(runs[0].names)} images; the better of the "
+        f"two pixel-classifier baselines reaches {baseline:.1f} % on the test set"
+        f"{', **inside that interval**' if inside else ''}."
+    )
+    lines.insert(0 if profile.kind == "result" else len(lines), result)
     lines += leakage_summary(generalisation_table(profile))
     if valid_for:
         pairs = {name: pair(compared, *models) for name, models in {**EFFECTS, **RIVALS}.items()}

@@ -196,8 +196,8 @@ def findings(
     inside = row["low"] <= baseline <= row["high"] and parts(profile)[-1] == "test"  # scored on the same images
     name = "The model as the text describes it" if model == PROPOSED else LABELS[model]
     result = (
-        f"- {name} reaches **{row['miou']:.1f} % mIoU** {interval(row)} on {len(runs[0].names)} images; the better of the "
-        f"two pixel-classifier baselines reaches {baseline:.1f} % on the test set"
+        f"- {name} reaches **{row['miou']:.1f} % mIoU** {interval(row)} on {len(runs[0].names)} images; the better of "
+        f"the two pixel-classifier baselines reaches {baseline:.1f} % on the test set"
         f"{', **inside that interval**' if inside else ''}."
     )
     lines.insert(0 if profile.kind == "result" else len(lines), result)

@@ -53,12 +53,10 @@ ImageSize = Annotated[int, Field(ge=32, le=8192)]  # pixels, side of a square
 MAX_ALIASES = 20  # of YAML, in a profile: each repeats a part of it, and a few dozen fill any memory
 
 
-IN_WORDS = {  # pydantic's types of errors that users meet
+IN_WORDS = {  # types of pydantic's errors
     "tuple_type": "a list is needed, as in [a, b]",
     "extra_forbidden": "unknown key",
     "model_type": "keys and values are needed, as in {key: value}",
-    "model_attributes_type": "keys and values are needed, as in {key: value}",
-    "missing": "this key is required",
 }
 
 
@@ -232,18 +230,25 @@ class Profile(Strict):
 
     @property
     def banner(self) -> str:
-        """One line for the top of every page: its data and its recipe."""
-        r, side = self.recipe, self.data.image_size
+        """One line for the top of a page: its data and its recipe."""
+        r = self.recipe
         each = f" of {r.epoch_images} images" if r.epoch_images else ""
-        result = "a result on synthetic data" if self.data.source == "synthetic" else "a result"
-        kind = result if self.kind == "result" else "a demonstration, not a result"
         different = sum(model in self.recipe_for for model in self.models)
         others = f"; another for {different} of the {len(self.models)} models, see their pages" if different else ""
         return (
-            f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px. "
-            f"Recipe: {r.epochs} epochs{each}, batch {r.batch_size}, {r.optimizer.upper()}, "
+            f"{self.data_banner} Recipe: {r.epochs} epochs{each}, batch {r.batch_size}, {r.optimizer.upper()}, "
             f"learning rate {r.rates[0]:g} → {r.rates[1]:g}{others}."
         )
+
+    @property
+    def data_banner(self) -> str:
+        """The same for a page that no recipe changes, so that it is not made again for one."""
+        side, result = (
+            self.data.image_size,
+            "a result on synthetic data" if self.data.source == "synthetic" else "a result",
+        )
+        kind = result if self.kind == "result" else "a demonstration, not a result"
+        return f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px."
 
 
 def find_root() -> Path:

@@ -144,7 +144,7 @@ def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -
         "title": f"{heading} · {profile.title}",
         "style": style + HtmlFormatter(style="default").get_style_defs(".highlight"),
         "links": links,
-        "banner": profile.banner,
+        "banner": profile.data_banner if notebook in ("01_dataset", "02_architectures") else profile.banner,
         "kind": profile.kind,
         "notebook": f"notebooks/{notebook}.ipynb",
     }

@@ -114,7 +114,11 @@ class Data(Strict):
             raise ValueError("'group' cannot be combined with 'split: as_described' or 'holdout_scenes'")
         if len({*self.class_names}) < len(self.class_names):
             raise ValueError("'classes' must name each class once, and must not name the background")
-        if self.source != "voc" and self.class_priority is not None and set(self.class_priority) != set(self.classes):
+        if (
+            self.source != "voc"
+            and self.class_priority is not None
+            and sorted(self.class_priority) != sorted(self.classes)
+        ):
             raise ValueError("'class_priority' must name each of 'classes' once")
         return self
 

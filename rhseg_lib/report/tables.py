@@ -255,7 +255,8 @@ def learning_rates(profile: Profile) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.read_csv(path).pivot(index="model", columns="learning_rate", values="miou")
     table = table.loc[[model for model in profile.models if model in table.index]]
-    chosen = [f"{profile.recipe_of(model).learning_rate:g}" for model in table.index]
+    complete = table.notna().all(axis=1)
+    chosen = [f"{profile.recipe_of(model).learning_rate:g}" if complete[model] else "not yet" for model in table.index]
     return table.rename(index=LABELS, columns="{:g}".format).assign(chosen=chosen)
 
 

@@ -123,3 +123,12 @@ def test_an_interval_is_labelled_with_its_scope():
     assert tables.interval(row) == "[50.0,\N{NO-BREAK SPACE}60.0]"
     assert tables.interval(row | unknown) == "[51.0,\N{NO-BREAK SPACE}59.0] these weights"
     assert tables.interval(dict.fromkeys(row, np.nan)) == "too few images"
+
+
+def test_a_rate_counts_as_chosen_when_every_rate_was_tried(profile, tmp_path):
+    own = profile.model_copy(update={"root": tmp_path})
+    own.tables.mkdir(parents=True)
+    first, second = own.models
+    rows = [f"{first},0.001,70", f"{first},0.01,71", f"{second},0.001,60"]
+    (own.tables / "learning_rates.csv").write_text("\n".join(["model,learning_rate,miou", *rows]))
+    assert tables.learning_rates(own)["chosen"].tolist() == [f"{own.recipe_of(first).learning_rate:g}", "not yet"]

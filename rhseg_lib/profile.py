@@ -114,11 +114,8 @@ class Data(Strict):
             raise ValueError("'group' cannot be combined with 'split: as_described' or 'holdout_scenes'")
         if len({*self.class_names}) < len(self.class_names):
             raise ValueError("'classes' must name each class once, and must not name the background")
-        if (
-            self.source != "voc"
-            and self.class_priority is not None
-            and sorted(self.class_priority) != sorted(self.classes)
-        ):
+        priority = self.class_priority
+        if self.source != "voc" and priority is not None and sorted(priority) != sorted(self.classes):
             raise ValueError("'class_priority' must name each of 'classes' once")
         return self
 
@@ -247,10 +244,8 @@ class Profile(Strict):
     @property
     def data_banner(self) -> str:
         """The same for a page that no recipe changes, so that it is not made again for one."""
-        side, result = (
-            self.data.image_size,
-            "a result on synthetic data" if self.data.source == "synthetic" else "a result",
-        )
+        side = self.data.image_size
+        result = "a result on synthetic data" if self.data.source == "synthetic" else "a result"
         kind = result if self.kind == "result" else "a demonstration, not a result"
         return f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px."
 

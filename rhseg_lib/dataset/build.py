@@ -244,7 +244,7 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
         overwritten.update({(lost, taker): count for lost, taker, count in draft.finished[name]["overwritten"]})
     hits, unions = np.sum([draft.finished[name]["size_limit"] for name in images.originals], axis=0)
     of_classes = absence_in_words(absent, images.plan.holders, grouped=data.group is not None)
-    of_files = _of_remarks({name: draft.finished[name].get("remark", "") for name in images.originals})
+    of_files = _of_remarks({name: draft.finished[name]["remark"] for name in images.originals})
     return {
         "format": FORMAT,
         "classes": list(columns[:-1]),

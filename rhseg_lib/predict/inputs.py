@@ -137,7 +137,8 @@ def open_source(
     files = tuple(path for path in wanted if path.suffix.lower() in PICTURE_SUFFIXES)
     beside = {path.with_suffix("") for path in files}
     files += tuple(path for path in wanted if path.with_suffix("") not in beside and labelme.embeds_image(path))
-    others = [path for path in wanted if path not in {*files}]
+    used = {*files}
+    others = [path for path in wanted if path not in used]
     below = len(present) - len(wanted)
     left_out = [_listed(others)] if others else []
     if below:

@@ -41,6 +41,8 @@ def difference_in_words(row: dict) -> str:
 def size_limit(dataset: dict) -> list[str]:
     """Sentences on what the study's image size takes away: every score of the report is measured at that size."""
     limits, side = dataset["size_limit"], dataset["image_size"]
+    if not limits:  # no class in any image
+        return [f"Scores in this report are of images of {side}×{side} pixels."]
     listed = ", ".join(f"{name} {limit:.2f}" for name, limit in limits.items())
     lines = [
         f"Scores in this report are of images of {side}×{side} pixels. Enlarged to the images' own size, a perfect "

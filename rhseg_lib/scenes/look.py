@@ -62,6 +62,14 @@ def draw_look(rng, size):
     return look
 
 
+def thin_band(look, height_mm):
+    """Change a look to a slag band of this height, with edges and drips in proportion to it."""
+    half = height_mm / look.diameter_mm  # in radii
+    for name in ("roughness_r", "drip_r", "softness_r"):
+        setattr(look, name, getattr(look, name) * min(1, half / look.half))
+    look.half = half
+
+
 def fractal_noise(rng, shape, cells, octaves=6, gain=0.55, stretch=1.0):
     """Fractal noise of about unit variance; `stretch` > 1 stretches it vertically."""
     rng = np.random.default_rng(rng.integers(2**62))  # octaves too fine for the size are not drawn

@@ -7,7 +7,7 @@ visible half and `v` down the axis, zero in the middle of the slag band.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
@@ -15,21 +15,20 @@ import numpy as np
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.scenes import paint
-from rhseg_lib.scenes.look import draw_look, fractal_noise, gaussian_blur
-from rhseg_lib.scenes.tube import paint_tube
+from rhseg_lib.scenes.look import draw_look, fractal_noise, gaussian_blur, thin_band
+from rhseg_lib.scenes.tube import Tube, paint_tube
 
 CLASSES = ("background", "immersion_tube", "slag_layer")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene of S x S pixels with its ground truth; tube measurements have one value per tube."""
+    """One scene of S x S pixels with its ground truth."""
 
     image: np.ndarray  # (S, S, 3) uint8 RGB, before JPEG
     mask: np.ndarray  # (S, S) uint8, exact: 0 background, 1 immersion tube, 2 slag on the tube
     annotations: tuple[list[tuple[str, np.ndarray]], ...]  # per annotator: label, (N, 2) x, y; painting order
-    mm_per_pixel: tuple[float, ...]  # at the tube's axis, at this image size
-    thickness_mm: tuple[float, ...]  # mean height of the slag band along the axis, over the visible width
+    tubes: tuple[Tube, ...]  # one or two; the second may be wholly hidden, or outside
     jpeg_quality: int
 
 
@@ -58,11 +57,16 @@ def check_size(seed, index, size):
         raise StudyError("invalid scene parameters", where=where, fix="take size >= 64, seed >= 0 and index >= 0")
 
 
-def render_scene(seed: int, index: int, size: int = 512) -> Scene:
-    """Render scene `index` of the data set `seed`, `size` pixels wide and high; it is the same scene at every size."""
+def render_scene(seed: int, index: int, size: int = 512, *, band_mm: tuple[float, float] | None = None) -> Scene:
+    """Render scene `index` of the data set `seed`, `size` pixels wide and high; it is the same scene at every size.
+
+    `band_mm` draws the nominal height of the slag band between two bounds in mm instead; its edges are then less rough.
+    """
     check_size(seed, index, size)
     streams = [np.random.default_rng([seed, index, part]) for part in range(11)]  # one per part of the scene
     look = draw_look(streams[0], size)
+    if band_mm:
+        thin_band(look, np.random.default_rng([seed, index, 11]).uniform(*band_mm))
     tubes = [((look.band_x, look.band_y), look.radius)]
     if look.two_tubes:  # the second is placed where there is more room; it may lie wholly outside
         reach, scale = math.copysign(look.spacing_r * look.radius, 0.5 - look.band_x), look.second_scale
@@ -75,7 +79,7 @@ def render_scene(seed: int, index: int, size: int = 512) -> Scene:
         ladle, whole, front = paint.paint_ladle(look, streams[2], *tubes[0])
         paint.paint_over(canvas, whole, ladle)
     paint.paint_vessel(look, streams[3], canvas, tubes)
-    heights = [paint_tube(look, streams[4 + k], canvas, mask, *tube) for k, tube in enumerate(tubes)]
+    painted = [paint_tube(look, streams[4 + k], canvas, mask, *tube) for k, tube in enumerate(tubes)]
     if look.ladle:
         paint.paint_over(canvas, front, ladle)
         mask[front > 0.5] = 0
@@ -83,12 +87,13 @@ def render_scene(seed: int, index: int, size: int = 512) -> Scene:
     drawn = mask * ~thick
     mask[hidden] = 0
     paint.paint_air(look, streams[7], canvas)
-    scales = [look.diameter_mm / (2 * radius) for _, radius in tubes]  # millimetres per frame
+    shown = [float((mask[band] == 2).mean()) if band.any() else 0.0 for _, band in painted]
     return Scene(
         image=paint.expose(look, streams[8], canvas, mask),
         mask=mask,
         annotations=(_annotate(streams[9], drawn, 0.0018), _annotate(streams[10], drawn, -0.0018)),
-        mm_per_pixel=tuple(scale / size for scale in scales),
-        thickness_mm=tuple(height * scale for height, scale in zip(heights, scales, strict=True)),
+        tubes=tuple(
+            replace(tube, visible=tube.visible * share) for (tube, _), share in zip(painted, shown, strict=True)
+        ),
         jpeg_quality=int(streams[0].integers(72, 96)),
     )

@@ -1,5 +1,7 @@
-"""One immersion tube after a dip: slag band, surface, exact mask."""
+"""One immersion tube after a dip: slag band, surface, exact mask, true thickness."""
 
+import math
+from dataclasses import dataclass
 from functools import partial
 
 import cv2
@@ -9,16 +11,32 @@ from rhseg_lib.scenes.look import fractal_noise, gaussian_blur, smooth_step
 from rhseg_lib.scenes.paint import castable_surface, illuminate, paint_over, planck, slag_surface, unroll
 
 
+@dataclass(frozen=True)
+class Tube:
+    """The truth about one tube of a scene; pixels are those of the scene's image."""
+
+    x: float  # pixels, where the axis crosses the middle of the band, in front
+    y: float
+    roll: float  # degrees, of the axis against the image's vertical; its lower end leans to the right if positive
+    diameter_px: float  # at the band, without crust
+    mm_per_pixel: float  # at the band; along the axis, lengths appear shortened by the cosine of the elevation
+    elevation: float  # degrees, of the line of sight: positive from above
+    thickness_mm: float  # mean length along the axis between the band's edges, equally spaced over the visible width
+    drip_free_mm: float  # the same without the drips below the band
+    visible: float  # share of the band that is in the frame with nothing in front
+    sides_in_frame: bool  # whether the frame cuts neither side at the band
+
+
 def _band_edges(look, rng, angles):
-    """Upper and lower edge of the slag band by angle around the tube, in radii: crust, slant, drips."""
+    """Upper, lower and drip-free lower edge of the slag band by angle around the tube, in radii."""
     line = partial(fractal_noise, rng, (1, len(angles)), 4, 5, 0.6)
     slant = rng.uniform(-0.08, 0.08) * np.sin(angles + rng.uniform(-1, 1))
     upper = slant - look.half + look.roughness_r * line()[0]
-    lower = slant + look.half + look.roughness_r * line()[0]
+    lower = smooth = slant + look.half + look.roughness_r * line()[0]
     for _ in range(rng.integers(0, 9)):
         drop = np.exp(-(((angles - rng.uniform(-1.5, 1.5)) / rng.uniform(0.03, 0.11)) ** 4))
         lower = np.maximum(lower, slant + look.half - 0.05 + look.drip_r * rng.uniform(0.3, 1) * drop)
-    return upper, np.clip(lower, upper + 0.5 * look.half, look.half + look.steel_r)
+    return upper, *(np.clip(edge, upper + 0.5 * look.half, look.half + look.steel_r) for edge in (lower, smooth))
 
 
 def _tube_surface(look, rng, v, top, bottom, slag, texture, pixel):
@@ -42,7 +60,7 @@ def _tube_surface(look, rng, v, top, bottom, slag, texture, pixel):
 
 
 def paint_tube(look, rng, canvas, mask, place, radius):
-    """Paint one tube over canvas and mask; return its band's mean height as a fraction of the frame."""
+    """Paint one tube over canvas and mask; return its true geometry and the pixels of its band, (S, S) bool."""
     shape, tilt, rim, pixel = mask.shape, look.tilt, look.half + look.steel_r, 0.7 / len(mask) / radius
     _, v, _ = unroll(look, place, radius, tilt)
     swell = 0.025 * look.slag_relief * smooth_step(look.half - np.abs(v) / radius, 0.1)
@@ -58,7 +76,7 @@ def paint_tube(look, rng, canvas, mask, place, radius):
     lumps, fine, patch, streak, ring, flake = (wrap(field, borderMode=cv2.BORDER_REFLECT) for field in fields)
 
     angles = np.linspace(-np.pi / 2, np.pi / 2, 1024)
-    upper, lower = _band_edges(look, rng, angles)
+    upper, lower, smooth = _band_edges(look, rng, angles)
     chips = 0.05 * np.minimum(fractal_noise(rng, (1, 1024), 5, 5)[0], 0.6)
     top, bottom, chip = (np.interp(theta, angles, line).astype(np.float32) for line in (upper, lower, chips))
     body = smooth_step(1 - np.abs(u), pixel) * smooth_step(rim + chip - v, pixel) * smooth_step(v + look.dry_r, pixel)
@@ -82,7 +100,31 @@ def paint_tube(look, rng, canvas, mask, place, radius):
         paint_over(canvas, face, end * (1 - rng.uniform(0.5, 0.95) * bore)[..., None])
         mask[face > 0.5] = 1
     paint_over(canvas, body, radiance * shade[..., None] + shining)
+    band = (body > 0.5) & (slag > 0.5)
     mask[body > 0.5] = 1
-    mask[(body > 0.5) & (slag > 0.5)] = 2
-    seen = np.arcsin(np.linspace(-0.98, 0.98, 512))
-    return radius * float(np.mean(np.interp(seen, angles, lower - upper)))
+    mask[band] = 2
+    return _truth(look, place, radius, angles, (upper, lower, smooth)), band
+
+
+def _truth(look, place, radius, angles, edges):
+    """The `Tube` of band edges by angle; `visible` is for now the share of the band in the frame."""
+    across = np.linspace(-0.98, 0.98, 512)
+    upper, lower, smooth = (np.interp(np.arcsin(across), angles, edge) for edge in edges)
+    s = radius * (np.linspace(upper, lower, 32) + look.tilt * np.sqrt(1 - across**2))  # along the axis
+    u = radius * np.maximum(1 + look.taper * s, 0.3) * across
+    x, y = place[0] + u * look.cosine + s * look.sine, place[1] - u * look.sine + s * look.cosine
+    inside = (np.minimum(x, y) >= 0) & (np.maximum(x, y) <= 1)
+    shortened = math.sqrt(1 - look.tilt**2)  # the tilt is the sine of the elevation
+    front = radius * look.tilt
+    return Tube(
+        x=(place[0] + front * look.sine) * look.size - 0.5,
+        y=(place[1] + front * look.cosine) * look.size - 0.5,
+        roll=look.roll,
+        diameter_px=2 * radius * look.size,
+        mm_per_pixel=look.diameter_mm / (2 * radius * look.size),
+        elevation=math.degrees(math.asin(look.tilt)),
+        thickness_mm=float(np.mean(lower - upper)) * look.diameter_mm / 2 / shortened,
+        drip_free_mm=float(np.mean(smooth - upper)) * look.diameter_mm / 2 / shortened,
+        visible=float(inside.mean()),
+        sides_in_frame=bool(inside[:, [0, -1]].all()),
+    )

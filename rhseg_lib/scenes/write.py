@@ -4,6 +4,7 @@ import io
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,13 +21,15 @@ from rhseg_lib.scenes.render import CLASSES, check_size, render_scene
 from rhseg_lib.sources.images import VOC_PALETTE
 from rhseg_lib.sources.labelme import write_annotation
 
+FORMAT = 2  # of the truth in a mask
+
 
 def write_scenes(folder: Path, *, num_scenes: int, size: int, seed: int, workers: int, first_index: int = 0) -> None:
     """Write scenes `first_index`, `first_index` + 1, ... of `render_scene`; existing scenes are kept.
 
     `folder` receives `scene_0000.jpg`, the two annotators' polygons as Labelme's `scene_0000.json` and
-    `second/scene_0000.json`, the exact mask `truth/scene_0000.png`, and last `truth.parquet`: scene, tube,
-    mm_per_pixel, thickness_mm per tube. `workers` is the number of processes, 0 for one per processor; the files do not
+    `second/scene_0000.json`, the exact mask `truth/scene_0000.png`, and last `truth.parquet`: scene, tube and the
+    fields of `Tube`, a row per tube. `workers` is the number of processes, 0 for one per processor; the files do not
     depend on it.
     Raises StudyError for a parameter out of range, or a folder that holds scenes of another seed or size.
     """
@@ -49,25 +52,27 @@ def _write_scene(folder, size, seed, index):
     name = f"scene_{index:04d}"
     image, truth = folder / f"{name}.jpg", folder / "truth" / f"{name}.png"
     first, second = folder / f"{name}.json", folder / "second" / f"{name}.json"
-    if not all(path.exists() for path in (image, first, second, truth)):
+    if not all(path.exists() for path in (image, first, second, truth)) or _read_note(truth)["format"] != FORMAT:
         scene, jpeg, png, note = render_scene(seed, index, size), io.BytesIO(), io.BytesIO(), PngInfo()
         Image.fromarray(scene.image).save(jpeg, "JPEG", quality=scene.jpeg_quality)
         write_atomically(image, jpeg.getvalue())
         drawn = partial(write_annotation, height=size, width=size)
         drawn(first, image_path=image.name, shapes=scene.annotations[0])
         drawn(second, image_path=f"../{image.name}", shapes=scene.annotations[1])
-        rows = [
-            {"scene": name, "tube": tube, "mm_per_pixel": scale, "thickness_mm": thickness}
-            for tube, (scale, thickness) in enumerate(zip(scene.mm_per_pixel, scene.thickness_mm, strict=True))
-        ]
-        note.add_text("truth", json.dumps({"seed": seed, "size": size, "rows": rows}))
+        rows = [{"scene": name, "tube": number, **asdict(tube)} for number, tube in enumerate(scene.tubes)]
+        note.add_text("truth", json.dumps({"format": FORMAT, "seed": seed, "size": size, "rows": rows}))
         mask = Image.fromarray(scene.mask)
         mask.putpalette(VOC_PALETTE[: len(CLASSES)].tobytes())
         mask.save(png, "PNG", pnginfo=note)
         write_atomically(truth, png.getvalue())
-    with Image.open(truth) as mask:
-        found = json.loads(mask.text["truth"])
+    found = _read_note(truth)
     if (found["seed"], found["size"]) != (seed, size):
         what = f"the folder holds scenes of seed {found['seed']} and size {found['size']}"
         raise StudyError(what, where=truth, fix="give an empty folder, or set that seed and size")
     return found["rows"]
+
+
+def _read_note(truth):
+    """What is stored in a mask; in files of an earlier version, without a format, rows lack most of `Tube`."""
+    with Image.open(truth) as mask:
+        return {"format": 1, **json.loads(mask.text["truth"])}

@@ -1,17 +1,22 @@
 import filecmp
 import json
+import math
 import shutil
+from dataclasses import asdict, fields
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from rhseg_lib.errors import StudyError
+from rhseg_lib.scenes.look import draw_look
 from rhseg_lib.scenes.render import CLASSES, render_scene
+from rhseg_lib.scenes.tube import Tube, _truth
 from rhseg_lib.scenes.write import write_scenes
 
 SIZE = 96
@@ -50,7 +55,7 @@ def test_the_same_scene_twice():
     first, again, other = render_scene(5, 2, 64), render_scene(5, 2, 64), render_scene(5, 3, 64)
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.mask, again.mask)
-    assert first.thickness_mm == again.thickness_mm
+    assert first.tubes == again.tubes
     for drawn, redrawn in zip(first.annotations, again.annotations, strict=True):
         assert all(np.array_equal(p, q) for (_, p), (_, q) in zip(drawn, redrawn, strict=True))
     assert not np.array_equal(first.image, other.image)
@@ -61,8 +66,10 @@ def test_geometry_does_not_depend_on_size(index):
     small, large = render_scene(1, index, 128), render_scene(1, index, 256)
     shrunk = cv2.resize(large.mask, (128, 128), interpolation=cv2.INTER_NEAREST)
     assert intersection_over_union(small.mask, shrunk).mean() > 0.9
-    assert small.mm_per_pixel == pytest.approx([2 * mm for mm in large.mm_per_pixel])
-    assert small.thickness_mm == pytest.approx(large.thickness_mm)
+    for one, other in zip(small.tubes, large.tubes, strict=True):
+        assert one.mm_per_pixel == pytest.approx(2 * other.mm_per_pixel)
+        assert one.thickness_mm == pytest.approx(other.thickness_mm)
+        assert (one.x + 0.5, one.y + 0.5) == pytest.approx((other.x / 2 + 0.25, other.y / 2 + 0.25))
     difference = cv2.resize(large.image, (128, 128), interpolation=cv2.INTER_AREA).astype(float) - small.image
     assert np.abs(difference).mean() < 16  # grey levels
 
@@ -71,7 +78,7 @@ def test_types_and_shares(scenes):
     for scene in scenes:
         assert scene.image.shape == (SIZE, SIZE, 3)
         assert scene.image.dtype == scene.mask.dtype == np.uint8
-        assert len(scene.thickness_mm) == len(scene.mm_per_pixel) in (1, 2)
+        assert len(scene.tubes) in (1, 2)
         assert np.bincount(scene.mask.ravel(), minlength=3).min() > 0.004 * SIZE**2
         assert scene.image.std() > 8  # never blank
     shares = np.mean([np.bincount(scene.mask.ravel(), minlength=3) for scene in scenes], axis=0) / SIZE**2
@@ -79,23 +86,48 @@ def test_types_and_shares(scenes):
     assert 0.06 < shares[2] < 0.12
 
 
-def test_thickness_agrees_with_the_mask():
+def test_the_true_tube_agrees_with_the_mask():
+    """Where nothing hides it: place, width, roll, and thickness as the area over the width."""
     errors = []
-    for index in range(40):
+    for index in range(60):
         scene = render_scene(7, index, 192)
-        slag = (scene.mask == 2).astype(np.uint8)
-        contours = cv2.findContours(slag, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-        band = max(contours, key=cv2.contourArea)
-        cut = sum(map(cv2.contourArea, contours)) > 1.03 * cv2.contourArea(band)
-        if len(scene.thickness_mm) == 2 or cut or band.min() < 2 or band.max() > 189:
+        tube = scene.tubes[0]
+        if len(scene.tubes) > 1 or tube.visible < 0.999 or not tube.sides_in_frame:
             continue
-        rows = np.unique(band[:, 0, 1])
-        width = np.median((scene.mask[rows] > 0).sum(1))  # along a row: a roll cancels in area over width
-        area = cv2.drawContours(slag, [band], 0, 1, cv2.FILLED).sum()
-        errors.append(area / width * scene.mm_per_pixel[0] / scene.thickness_mm[0] - 1)
-    assert len(errors) >= 5
-    assert np.abs(np.median(errors)) < 0.04
-    assert np.quantile(np.abs(errors), 0.8) < 0.12  # bands frayed by flakes, or half behind the ladle, exceed this
+        slag = scene.mask == 2
+        rows, columns = np.nonzero(slag)
+        down = np.array((math.sin(math.radians(tube.roll)), math.cos(math.radians(tube.roll))))
+        across = (columns - tube.x) * down[1] - (rows - tube.y) * down[0]
+        assert np.ptp(across) + 1 == pytest.approx(tube.diameter_px, rel=0.08)  # crust swells it
+        assert abs(across.min() + across.max()) / 2 < 0.05 * tube.diameter_px
+        shortened = math.cos(math.radians(tube.elevation))
+        errors.append(slag.sum() / tube.diameter_px * tube.mm_per_pixel / shortened / tube.thickness_mm - 1)
+    assert len(errors) >= 8
+    assert np.abs(np.median(errors)) < 0.08  # flakes are missing in the area
+    assert np.quantile(np.abs(errors), 0.8) < 0.16
+
+
+def test_length_along_the_axis_is_shortened_by_the_cosine_of_the_elevation():
+    """The same band seen from above and level: what the image shows is shorter, the true thickness is not."""
+    angles, edges = np.linspace(-np.pi / 2, np.pi / 2, 64), [np.full(64, edge) for edge in (-0.2, 0.4, 0.2)]
+    look = draw_look(np.random.default_rng(0), 512)
+    look.diameter_mm, look.tilt = 1000, 0.3
+    tube = _truth(look, (0.5, 0.5), 0.1, angles, edges)
+    assert tube.thickness_mm == pytest.approx(0.6 * 500 / math.sqrt(1 - 0.09))
+    assert tube.drip_free_mm == pytest.approx(0.4 * 500 / math.sqrt(1 - 0.09))
+    assert tube.elevation == pytest.approx(math.degrees(math.asin(0.3)))
+    assert tube.diameter_px * tube.mm_per_pixel == pytest.approx(1000)
+
+
+def test_thin_bands_are_as_thin_as_asked():
+    tubes = [render_scene(5, index, 64, band_mm=(50, 250)).tubes[0] for index in range(12)]
+    assert all(40 < tube.drip_free_mm < 300 for tube in tubes)
+
+
+def test_what_hides_the_band_counts_as_not_visible():
+    shares = [tube.visible for index in range(40) for tube in render_scene(7, index, 96).tubes]
+    assert min(shares) < 0.8
+    assert max(shares) == 1
 
 
 def test_annotators_differ_and_agree(scenes):
@@ -139,9 +171,10 @@ def test_files(folder):
         assert mask.mode == "P"
         assert np.array_equal(np.asarray(mask), scene.mask)
     table = pd.read_parquet(folder / "truth.parquet")
-    assert list(table.columns) == ["scene", "tube", "mm_per_pixel", "thickness_mm"]
+    assert list(table.columns) == ["scene", "tube", *(field.name for field in fields(Tube))]
     assert sorted(set(table["scene"])) == ["scene_0002", "scene_0003", "scene_0004"]
-    assert tuple(table[table["scene"] == "scene_0002"]["thickness_mm"]) == scene.thickness_mm
+    rows = table[table["scene"] == "scene_0002"].drop(columns=["scene", "tube"]).to_dict("records")
+    assert rows == [asdict(tube) for tube in scene.tubes]
     drawn = json.loads((folder / "second/scene_0002.json").read_text())
     assert drawn["imagePath"] == "../scene_0002.jpg"
     assert drawn["imageData"] is None
@@ -161,6 +194,15 @@ def test_a_killed_run_resumes(folder, tmp_path):
     write_scenes(killed, num_scenes=3, size=64, seed=4, workers=1, first_index=2)
     assert_same_tree(folder, killed)
     assert (killed / "scene_0002.jpg").stat().st_mtime_ns == written
+
+
+def test_truth_of_an_earlier_version_is_written_again(folder, tmp_path):
+    old = shutil.copytree(folder, tmp_path / "old")
+    mask, note = Image.open(old / "truth/scene_0003.png"), PngInfo()
+    note.add_text("truth", json.dumps({"seed": 4, "size": 64, "rows": [{"scene": "scene_0003", "tube": 0}]}))
+    mask.save(old / "truth/scene_0003.png", pnginfo=note)
+    write_scenes(old, num_scenes=3, size=64, seed=4, workers=1, first_index=2)
+    assert_same_tree(folder, old)
 
 
 def test_scenes_of_another_seed_are_not_mixed_in(folder):

@@ -1,0 +1,122 @@
+"""The two sides of a tube as straight lines, from the ends of the rows that show it without slag."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+STEEPEST = math.tan(math.radians(35))  # of a side against the vertical
+TOLERANCE = 0.006  # of the shorter side of the mask: ends of rows so near to a line support it
+SUPPORT = 0.06  # of the shorter side: rows that a side needs
+PAIRS = 160  # of rows, each of which proposes a line
+BAR = 0.1  # of the shorter side: the widest bar in front of a tube that is seen through
+PARALLEL = 0.03  # pixels per row by which the two edges of a bar may differ in slope
+LEAN = 0.025  # pixels per row by which a bar leans against a tube, at least; a gap between two tubes does not
+TAPER = 0.11  # pixels per row by which the sides of one tube may differ in slope
+UNEVEN = 0.75  # two tubes of one vessel are no more unlike in width; the parts of a tube beside a bar may be
+
+
+@dataclass(frozen=True)
+class Line:
+    """x = at + slope · y, in pixels."""
+
+    at: float
+    slope: float
+
+    def x(self, y):
+        return self.at + self.slope * y
+
+
+class Runs:
+    """The runs of body pixels (tube or slag) in the rows of a mask, (H, W) and (H, W) bool, in reading order."""
+
+    def __init__(self, body: np.ndarray, slag: np.ndarray) -> None:
+        height, width = body.shape
+        self.height, self.width, self.shorter = height, width, min(height, width)
+        flat = np.pad(body, ((0, 0), (0, 1))).ravel()  # so that no run goes on in the next row
+        change = np.diff(flat.astype(np.int8), prepend=np.int8(0))
+        self._starts, ends = np.flatnonzero(change == 1), np.flatnonzero(change == -1) - 1
+        self.row = self._starts // (width + 1)
+        self.first, self.last = self._starts % (width + 1), ends % (width + 1)  # columns, of the first and last pixel
+        counted = np.concatenate(([0], np.cumsum(np.pad(slag, ((0, 0), (0, 1))).ravel(), dtype=np.int32)))
+        self.bare = counted[ends + 1] == counted[self._starts]  # without slag
+
+    def around(self, axis: Line) -> np.ndarray:
+        """Indices of the runs without slag that the axis meets, at most one per row."""
+        rows = np.arange(self.height)
+        columns = axis.x(rows).round().astype(int).clip(0, self.width - 1)
+        index = np.searchsorted(self._starts, rows * (self.width + 1) + columns, side="right") - 1
+        met = (index >= 0) & (self.row[index] == rows) & (self.last[index] >= columns)
+        index = index[met]
+        return index[self.bare[index]]
+
+
+def find_sides(runs: Runs, centre: tuple[float, float]) -> tuple[Line | None, Line | None, bool]:
+    """Left and right side of the tube around `centre` (x, y), None for one that too few bare rows show; and "a bar".
+
+    A bar in front that splits the tube lengthwise is seen through; it is told from the gap between two tubes by its
+    slope, or by parts that are too unlike to be two tubes.
+    """
+    axis, left, right = Line(centre[0], 0.0), None, None
+    for _ in range(3):
+        met = runs.around(axis)
+        left, right = _end_line(runs, met, -1), _end_line(runs, met, 1)
+        if left and right:
+            axis = Line((left.at + right.at) / 2, (left.slope + right.slope) / 2)
+        elif side := left or right:
+            axis = Line(centre[0] - side.slope * centre[1], side.slope)
+    if left and right:
+        met = runs.around(axis)
+        beyond = _behind_bar(runs, met, -1, right, left), _behind_bar(runs, met, 1, left, right)
+        return beyond[0] or left, beyond[1] or right, beyond != (None, None)
+    return left, right, False
+
+
+def _end_line(runs: Runs, index: np.ndarray, sign: int) -> Line | None:
+    """The line along the ends of runs, without those at the frame; `sign` is 1 for their right ends, -1 for left."""
+    ends = (runs.last if sign > 0 else runs.first)[index]
+    seen = (ends > 1) & (ends < runs.width - 2)
+    return _fit(runs.row[index[seen]], ends[seen] + 0.5 * sign, runs.shorter)
+
+
+def _behind_bar(runs: Runs, index: np.ndarray, sign: int, far: Line, near: Line) -> Line | None:
+    """The side of the tube beyond a bar whose edge is the line `near`; None if there is no bar."""
+    own, facing = (runs.last, runs.first) if sign > 0 else (runs.first, runs.last)
+    index = index[(index + sign >= 0) & (index + sign < len(runs.row))]
+    rows, ends, other = runs.row[index], own[index], facing[index + sign]
+    on_line = np.abs(ends + 0.5 * sign - near.x(rows)) <= TOLERANCE * runs.shorter
+    found = on_line & (runs.row[index + sign] == rows) & (np.abs(other - ends) <= BAR * runs.shorter)
+    rows, index = rows[found], index[found] + sign
+    inner = _fit(rows, other[found] - 0.5 * sign, runs.shorter)
+    outer = _end_line(runs, index, sign) if inner else None
+    if inner is None or outer is None or abs(inner.slope - near.slope) > PARALLEL:
+        return None
+    middle = rows.mean()
+    parts = sorted(abs(a.x(middle) - b.x(middle)) for a, b in ((near, far), (outer, inner)))
+    lean = near.slope - far.slope, inner.slope - outer.slope  # of the bar against the side of either part
+    leans = lean[0] * lean[1] > 0 and min(map(abs, lean)) > LEAN
+    one_tube = abs(outer.slope - far.slope) <= TAPER
+    return outer if one_tube and (leans or parts[0] < UNEVEN * parts[1]) else None
+
+
+def _fit(y: np.ndarray, x: np.ndarray, shorter: int) -> Line | None:
+    """The line that most points are near to, by least squares over those; None if they are too few."""
+    tolerance, least = max(1.5, TOLERANCE * shorter), max(4, SUPPORT * shorter)
+    if len(y) < least:
+        return None
+    pairs = np.random.default_rng(0).integers(0, len(y), (2, PAIRS))  # the same in every call
+    (y1, y2), (x1, x2) = y[pairs], x[pairs]
+    apart = np.abs(y1 - y2) >= max(2, len(y) // 6)
+    slope = (x1 - x2)[apart] / (y1 - y2)[apart]
+    at = x1[apart] - slope * y1[apart]
+    slope, at = slope[np.abs(slope) <= STEEPEST], at[np.abs(slope) <= STEEPEST]
+    if not len(slope):
+        return None
+    near = np.abs(x - at[:, None] - slope[:, None] * y) <= tolerance
+    chosen = near[near.sum(1).argmax()]
+    for _ in range(2):
+        if chosen.sum() < least:
+            return None
+        steepness, start = np.polyfit(y[chosen], x[chosen], 1)
+        chosen = np.abs(x - start - steepness * y) <= tolerance
+    return Line(float(start), float(steepness)) if chosen.sum() >= least else None

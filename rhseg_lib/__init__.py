@@ -8,6 +8,7 @@ catalogue     the eight models, once
 profile       what to run: data, recipe, models, seeds; every path derives from it
 sources       images with masks from Labelme folders and VOC trees, checked
 scenes        synthetic RH scenes with exact truth
+thickness     slag thickness of every tube in a mask, in millimetres, with an interval
 models        the networks; what they cost
 dataset       VOC2007 tree: split, augmentation, leakage check, batches
 evaluation    scores, statistics, weights, runs, comparisons

@@ -175,6 +175,32 @@ class Recipe(Strict):
         return fingerprint(self.model_dump(exclude_defaults=True))
 
 
+class Thickness(Strict):
+    """How slag thickness is measured; without a scale it is stated in tube diameters."""
+
+    tube: Label = "immersion_tube"  # the class of bare tube
+    slag: Label = "slag_layer"  # of slag on it
+    tube_diameter_mm: Positive | None = None  # outer diameter, from the drawing
+    diameter_uncertainty: Number = Field(0.02, ge=0, le=0.5)  # its standard uncertainty, relative: wear and gunning
+    mm_per_pixel: Positive | None = None  # at the tubes, in the images at their own size; in place of the diameter
+    elevation: Number = Field(0.0, ge=-75, le=75)  # degrees, of the line of sight above the horizontal
+    level: Number = Field(0.9, ge=0.5, le=0.99)  # of the intervals
+    # Fresh scenes with known thickness, for synthetic data: neither trained nor tested on.
+    scenes: int = Field(300, ge=4)  # on which errors are stated
+    calibration_scenes: int = Field(200, ge=0)  # which give the intervals their width
+    thin_scenes: int = Field(100, ge=1)  # with bands of 50 to 250 mm
+    scene_size: int = Field(512, ge=64, le=2048)  # pixels
+    seed: Seed = 7301
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.tube_diameter_mm is not None and self.mm_per_pixel is not None:
+            raise ValueError("give 'tube_diameter_mm' or 'mm_per_pixel', not both")
+        if self.tube == self.slag:
+            raise ValueError("'tube' and 'slag' must be two classes")
+        return self
+
+
 class Profile(Strict):
     """One study: its data, its recipe, its models and seeds."""
 
@@ -188,6 +214,7 @@ class Profile(Strict):
     seeds: tuple[Seed, ...] = (0,)
     # Whether the report judges the paper; otherwise it is about one's own classes, models and images.
     paper: bool = Field(default_factory=lambda data: data["data"].source == "synthetic")
+    thickness: Thickness = Field(default_factory=lambda: Thickness.model_validate({}))
     gpu_gb_per_run: int = Field(0, ge=0)  # GPU memory of one run: decides how many share the GPU
     leaky: str | None = None  # a profile that splits the same data with leakage, to compare its scores
     root: Path = Field(default=Path(), exclude=True)

@@ -127,6 +127,19 @@ def holdout_gap(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = 
     return Estimate(float(each.mean()), images, units, (_variance_between_runs(each),), (interaction,), (len(each),))
 
 
+def mean_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """Difference between the means of any score of two models, first minus second: (R, M) and (S, M) for M units."""
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"the models were scored on different units: {first.shape[1]} and {second.shape[1]}")
+    models, count = (first, second), first.shape[1]
+    each = [scores.mean(1) for scores in models]
+    influences = [(scores - scores.mean(1, keepdims=True)) / count for scores in models]
+    images = _variance(influences[0].mean(0) - influences[1].mean(0))
+    spreads, interaction = tuple(map(_variance_between_runs, each)), tuple(map(_interaction, influences))
+    value = float(each[0].mean() - each[1].mean())
+    return Estimate(value, images, count, spreads, interaction, (len(first), len(second)))
+
+
 def _estimate(models: list[np.ndarray], signs: list[int], *, these_weights: bool) -> Estimate:
     """Sum of the models' mean IoUs, each times its sign, on the same units."""
     each = [mean_iou(matrices.sum(1)) for matrices in models]  # (R,) of each model

@@ -14,6 +14,7 @@ from torch import nn
 from rhseg_lib.dataset.batches import IMAGENET_MEAN, IMAGENET_STD
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
+from rhseg_lib.thickness.reading import Calibration
 from rhseg_lib.profile import ImageSize, Label, ModelName, Seed, Share, Strict
 
 # Of the card; increased when its meaning changes. In 1, networks resized without aligned corners; in 2, `abstain_below`
@@ -38,6 +39,7 @@ class Card(Strict):
     seed: Seed
     miou: Share  # on the test set
     abstain_below: Share | None  # 1st percentile of the test images' `inference.confidence`; None: not computed yet
+    thickness: Calibration | None = None  # of the intervals of measured slag thickness
     versions: dict[str, str]
     digest: str = ""  # of the tensors and of everything above; files of earlier versions have none
 
@@ -73,6 +75,13 @@ def write_weights(path: Path, model: nn.Module, card: Card) -> None:
     halved = {n: v.half() if v.is_floating_point() and v.ndim > 1 else v for n, v in values.items()}
     card = card.model_copy(update={"digest": _digest(card.model_dump_json(exclude={"digest"}), halved)})
     write_atomically(path, save(halved, metadata={"card": card.model_dump_json()}))
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Put the calibration of slag thickness into the card of existing weights; nothing is written if it is there."""
+    network, card = read_weights(path)
+    if card.thickness != calibration:
+        write_weights(path, network, card.model_copy(update={"thickness": calibration}))
 
 
 def _digest(card: str, tensors: dict[str, torch.Tensor]) -> str:

@@ -29,6 +29,7 @@ class Scene:
     mask: np.ndarray  # (S, S) uint8, exact: 0 background, 1 immersion tube, 2 slag on the tube
     annotations: tuple[list[tuple[str, np.ndarray]], ...]  # per annotator: label, (N, 2) x, y; painting order
     tubes: tuple[Tube, ...]  # one or two; the second may be wholly hidden, or outside
+    conditions: tuple[str, ...]  # what makes it hard to measure: "bar", "blurred", "dim", "ragged", "similar colours"
     jpeg_quality: int
 
 
@@ -48,6 +49,17 @@ def _annotate(rng, drawn, bias):
             slip = rng.normal(0, 0.003 * size, (len(clicks), 2)) + rng.normal(0, 0.0018 * size, 2)
             shapes.append((CLASSES[label], np.clip(clicks[:, 0] + slip, 0, size - 1)))
     return shapes
+
+
+def _conditions(look):
+    holds = {
+        "bar": look.beam,
+        "blurred": look.blurred or look.shaken,
+        "dim": look.exposure < 0.8,
+        "ragged": look.roughness_r > 0.1,
+        "similar colours": look.close_colours,
+    }
+    return tuple(name for name, it_does in holds.items() if it_does)
 
 
 def check_size(seed, index, size):
@@ -95,5 +107,6 @@ def render_scene(seed: int, index: int, size: int = 512, *, band_mm: tuple[float
         tubes=tuple(
             replace(tube, visible=tube.visible * share) for (tube, _), share in zip(painted, shown, strict=True)
         ),
+        conditions=_conditions(look),
         jpeg_quality=int(streams[0].integers(72, 96)),
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from rhseg_lib.thickness.sides import Line, Runs, find_sides
+from rhseg_lib.thickness.sides import MARGIN, Line, Runs, find_sides
 
 OTHER, TUBE, SLAG, OUTSIDE = range(4)  # classes of a mask in this module
 LARGEST = 1024  # pixels: a mask with a longer side is reduced to it
@@ -26,6 +26,7 @@ WINDOW, QUANTILE = 61, 0.6  # columns of the robust course of an edge, and its o
 DENT = 0.005, 0.15  # of the shorter side, plus of the thickness: an edge further inwards is a dent
 DRIP = 0.012  # of the shorter side: a lower edge further outwards is a drip
 BEYOND = 0.006  # of the shorter side: so near beyond an edge bare tube must be seen
+CRUST = 1.15  # half widths from the axis: slag may stand out from the tube so far
 REST = 0.12  # of the shorter side: a bar that hides the band from side to side is no wider
 LEAST_SEEN = 0.5  # of the columns on which an edge must be seen
 MOST_TAPER = 0.14  # by which the slopes of the sides may differ
@@ -144,7 +145,8 @@ def _measure_one(grid: np.ndarray, pieces: _Pieces, seed: int, runs: Runs, used:
     centre, box = pieces.centres[seed], pieces.boxes[seed]
     left, right, barred = find_sides(runs, (float(centre[0]), float(centre[1])))
     if left is None or right is None:
-        cut = box[0] <= 1 or box[0] + box[2] >= grid.shape[1] - 1
+        margin = max(2, MARGIN * runs.shorter)
+        cut = box[0] < margin or box[0] + box[2] > grid.shape[1] - margin
         return Measurement(float(centre[0]), float(centre[1]), problem=SIDE_CUT if cut else SIDE_HIDDEN)
     axis, half = _bisector(left, right, centre)
     on_tube, top, bottom = _band(grid, pieces, seed, axis, half)
@@ -212,7 +214,7 @@ def _band(grid: np.ndarray, pieces: _Pieces, seed: int, axis: _Axis, half: float
     across = (pieces.centres - axis.origin) @ axis.across
     start, end = along[seed] - height[seed] / 2, along[seed] + height[seed] / 2
     for piece in pieces.order:
-        if piece == seed or abs(across[piece]) >= half:
+        if piece == seed or abs(across[piece]) >= CRUST * half:
             continue
         first, last = along[piece] - height[piece] / 2, along[piece] + height[piece] / 2
         gap = max(first - end, start - last)

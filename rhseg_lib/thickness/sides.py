@@ -7,13 +7,14 @@ import numpy as np
 
 STEEPEST = math.tan(math.radians(35))  # of a side against the vertical
 TOLERANCE = 0.006  # of the shorter side of the mask: ends of rows so near to a line support it
+MARGIN = 0.012  # of the shorter side: a row that ends so near to the frame is cut by it, also if drawn short of it
 SUPPORT = 0.06  # of the shorter side: rows that a side needs
 PAIRS = 160  # of rows, each of which proposes a line
 BAR = 0.1  # of the shorter side: the widest bar in front of a tube that is seen through
-PARALLEL = 0.03  # pixels per row by which the two edges of a bar may differ in slope
-LEAN = 0.025  # pixels per row by which a bar leans against a tube, at least; a gap between two tubes does not
+PARALLEL = 0.02  # pixels per row by which the two edges of a bar may differ in slope
+LEAN = 0.04  # pixels per row by which a bar leans against a tube, at least; a gap between two tubes does not
 TAPER = 0.11  # pixels per row by which the sides of one tube may differ in slope
-UNEVEN = 0.75  # two tubes of one vessel are no more unlike in width; the parts of a tube beside a bar may be
+UNEVEN = 0.74  # two tubes of one vessel are no more unlike in width; the parts of a tube beside a bar may be
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def find_sides(runs: Runs, centre: tuple[float, float]) -> tuple[Line | None, Li
 def _end_line(runs: Runs, index: np.ndarray, sign: int) -> Line | None:
     """The line along the ends of runs, without those at the frame; `sign` is 1 for their right ends, -1 for left."""
     ends = (runs.last if sign > 0 else runs.first)[index]
-    seen = (ends > 1) & (ends < runs.width - 2)
+    margin = max(2, MARGIN * runs.shorter)
+    seen = (ends >= margin) & (ends < runs.width - margin)
     return _fit(runs.row[index[seen]], ends[seen] + 0.5 * sign, runs.shorter)
 
 

@@ -171,9 +171,9 @@ def test_files(folder):
         assert mask.mode == "P"
         assert np.array_equal(np.asarray(mask), scene.mask)
     table = pd.read_parquet(folder / "truth.parquet")
-    assert list(table.columns) == ["scene", "tube", *(field.name for field in fields(Tube))]
+    assert list(table.columns) == ["scene", "tube", *(field.name for field in fields(Tube)), "conditions"]
     assert sorted(set(table["scene"])) == ["scene_0002", "scene_0003", "scene_0004"]
-    rows = table[table["scene"] == "scene_0002"].drop(columns=["scene", "tube"]).to_dict("records")
+    rows = table[table["scene"] == "scene_0002"].drop(columns=["scene", "tube", "conditions"]).to_dict("records")
     assert rows == [asdict(tube) for tube in scene.tubes]
     drawn = json.loads((folder / "second/scene_0002.json").read_text())
     assert drawn["imagePath"] == "../scene_0002.jpg"
@@ -206,7 +206,7 @@ def test_truth_of_an_earlier_version_is_written_again(folder, tmp_path):
 
 
 def test_scenes_of_another_seed_are_not_mixed_in(folder):
-    with pytest.raises(StudyError, match="seed 4 and size 64"):
+    with pytest.raises(StudyError, match="seed 4, size 64"):
         write_scenes(folder, num_scenes=3, size=64, seed=5, workers=1, first_index=2)
 
 

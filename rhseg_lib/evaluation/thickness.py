@@ -1,0 +1,198 @@
+"""Errors of measured slag thickness on fresh scenes whose thickness is known, neither trained nor tested on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation.masks import classes_at_size, network_logits, prepare
+from rhseg_lib.files import write_atomically
+from rhseg_lib.profile import Profile, Thickness, fingerprint
+from rhseg_lib.scenes.write import write_scenes
+from rhseg_lib.sources.images import read_picture
+from rhseg_lib.sources.labelme_folder import LabelmeFolder
+from rhseg_lib.thickness.measure import Measurement, measure
+from rhseg_lib.thickness.reading import Calibration, indices, read_tube
+
+VERSION = 1  # of the table of a run; increased when measuring changes
+THIN_MM = (50.0, 250.0)
+SCALES = ("mm per pixel", "tube diameter")
+CLEAR = 0.6  # share of the band that is visible on a clear tube, whose sides the frame does not cut
+PARTS = ("evaluation", "calibration", "thin")
+MISSING = "no tube is found there"
+FEWEST = 9  # calibration scores that an interval of 90 % needs
+Masks = Callable[[Path, str], tuple[np.ndarray, np.ndarray | None]]  # folder, scene -> mask, mask of the mirror image
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The scenes of one part: a folder of `write_scenes` and the rows of its truth.parquet."""
+
+    part: str
+    folder: Path
+    truth: pd.DataFrame
+
+
+def make_scenes(profile: Profile, *, workers: int = 0) -> list[Scenes]:
+    """Render the scenes of a synthetic profile on which thickness is evaluated; existing ones are kept."""
+    settings, folder = profile.thickness, profile.raw.parent / "thickness"
+    made = []
+    counts = (settings.scenes, settings.calibration_scenes, settings.thin_scenes)
+    for number, (part, count) in enumerate(zip(PARTS, counts, strict=True)):
+        if not count:
+            continue
+        write_scenes(
+            folder / part,
+            num_scenes=count,
+            size=settings.scene_size,
+            seed=settings.seed,
+            workers=workers,
+            first_index=number * 10_000,
+            band_mm=THIN_MM if part == "thin" else None,
+        )
+        made.append(Scenes(part, folder / part, pd.read_parquet(folder / part / "truth.parquet")))
+    return made
+
+
+def digest(profile: Profile) -> str:
+    """Changes with the scenes and with how they are measured."""
+    t = profile.thickness
+    return fingerprint(VERSION, t.scenes, t.calibration_scenes, t.thin_scenes, t.scene_size, t.seed)
+
+
+def exact_masks(folder: Path, scene: str) -> tuple[np.ndarray, None]:
+    """The exact mask of a scene."""
+    with Image.open(folder / "truth" / f"{scene}.png") as mask:
+        return np.asarray(mask), None
+
+
+def annotated_masks(profile: Profile, annotator: str) -> Masks:
+    """The masks of one of the two annotators of a scene: "first" or "second"."""
+
+    def read(folder: Path, scene: str) -> tuple[np.ndarray, None]:
+        data = profile.data
+        source = LabelmeFolder(folder, data.classes, data.ignore_labels, data.class_priority)
+        picture, problems = source.examine(folder / ("second" if annotator == "second" else "") / f"{scene}.json")
+        if picture is None:
+            raise StudyError(problems[0].what, where=folder / scene, fix="delete the folder: it is rendered again")
+        return picture.mask, None
+
+    return read
+
+
+def predicted_masks(network: nn.Module, size: int) -> Masks:
+    """The masks that a network predicts, at a scene's own size, for the scene and its mirror image."""
+
+    def read(folder: Path, scene: str) -> tuple[np.ndarray, np.ndarray]:
+        image, _ = read_picture(folder / f"{scene}.jpg")
+        return predict_pair(network, image, size)
+
+    return read
+
+
+@torch.inference_mode()
+def predict_pair(network: nn.Module, image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (H, W) of an image (H, W, 3) and of its mirror image, mirrored back, by a network for `size` pixels."""
+    square, inside = prepare(image, size)
+    logits = network_logits(network, np.stack((square, square[:, ::-1])))
+    pair = logits[0][:, *inside], logits[1][:, :, ::-1][:, *inside]
+    first, second = (classes_at_size(one, *image.shape[:2]) for one in pair)
+    return first, second
+
+
+def measure_scenes(profile: Profile, scenes: list[Scenes], masks: Masks, *, title: str = "") -> pd.DataFrame:
+    """Read every tube of the scenes by both scales.
+
+    A row per tube: part, scene, tube, thickness_mm and drip_free_mm (true), clear, conditions; by scale: mm, drip_free,
+    error_scale and problem, in columns such as "mm, tube diameter". Tubes reported where there is none are rows without
+    a true thickness.
+    """
+    tube, slag = indices(profile.data.class_names, profile.thickness)
+    rows = []
+    for some in scenes:
+        bar = tqdm(some.truth.groupby("scene"), f"{title} {some.part}".strip(), disable=None)
+        for scene, tubes in bar:
+            mask, mirrored = masks(some.folder, str(scene))
+            found = measure(mask, tube=tube, slag=slag)
+            others = None if mirrored is None else measure(mirrored, tube=tube, slag=slag)
+            rows += [{"part": some.part, **row} for row in _compare(tubes, found, others, min(mask.shape))]
+    return pd.DataFrame(rows)
+
+
+def _compare(
+    truth: pd.DataFrame, found: list[Measurement], others: list[Measurement] | None, shorter: int
+) -> Iterator[dict]:
+    """The rows of one scene."""
+    free = list(found)
+    for tube in truth.itertuples():
+        row = {"scene": tube.scene, "tube": tube.tube, "thickness_mm": tube.thickness_mm}
+        row |= {"drip_free_mm": tube.drip_free_mm, "conditions": tube.conditions}
+        row["clear"] = tube.visible > CLEAR and tube.sides_in_frame
+        one = min(free, key=lambda each: _distance(each, tube), default=None)
+        if one is not None and _distance(one, tube) <= 1:
+            free.remove(one)
+        else:
+            one = None
+        for scale in SCALES:
+            row |= {f"{key}, {scale}": value for key, value in _read_by(scale, one, others, tube, shorter).items()}
+        yield row
+    for one in free:
+        if not one.problem:
+            yield {"scene": truth["scene"].iloc[0], "tube": -1, "clear": False, "conditions": ""}
+
+
+def _read_by(scale: str, one: Measurement | None, others: list[Measurement] | None, tube, shorter: int) -> dict:
+    """The reading of a tube by one kind of scale, which is the true one of the scene."""
+    if one is None:
+        return {"mm": np.nan, "drip_free": np.nan, "error_scale": np.nan, "problem": MISSING}
+    known = (
+        {"mm_per_pixel": tube.mm_per_pixel}
+        if scale == SCALES[0]
+        else {"tube_diameter_mm": tube.mm_per_pixel * tube.diameter_px}
+    )
+    reading = read_tube(one, others, shorter, Thickness(elevation=tube.elevation, **known))
+    values = {"mm": reading.thickness, "drip_free": reading.drip_free, "error_scale": reading.error_scale}
+    return values | {"problem": reading.problem}
+
+
+def _distance(one: Measurement, tube) -> float:
+    """How far a measured tube is from a true one: at most 1 if the middle of its band is on the true tube's."""
+    roll = np.radians(tube.roll)
+    away = np.array((one.x - tube.x, one.y - tube.y))
+    across, along = away @ (np.cos(roll), -np.sin(roll)), away @ (np.sin(roll), np.cos(roll))
+    half_band = 0.75 * tube.thickness_mm / tube.mm_per_pixel + 0.02 * tube.diameter_px
+    return float(max(abs(across) / (tube.diameter_px / 2), abs(along) / half_band))
+
+
+def calibrate(table: pd.DataFrame, against: str) -> Calibration:
+    """The scores of the calibration scenes in a table of `measure_scenes`, one tube of each scene."""
+    scores = []
+    for scale in SCALES:
+        rows = table[(table["part"] == "calibration") & (table[f"problem, {scale}"] == "")].copy()
+        rows["score"] = (rows[f"mm, {scale}"] - rows["thickness_mm"]).abs() / rows[f"error_scale, {scale}"]
+        one_each = rows.sample(frac=1, random_state=0).groupby("scene")["score"].first()
+        scores.append(tuple(round(float(score), 4) for score in sorted(one_each)))
+    return Calibration(against=against, by_pixel=scores[0], by_diameter=scores[1])
+
+
+def read_table(path: Path, profile: Profile) -> pd.DataFrame | None:
+    """The table that `write_table` wrote for these scenes; None if there is none."""
+    if not path.exists():
+        return None
+    table = pd.read_parquet(path)
+    return table if table.attrs.get("digest") == digest(profile) else None
+
+
+def write_table(path: Path, table: pd.DataFrame, profile: Profile) -> None:
+    """Keep a table of `measure_scenes`, with single precision."""
+    numbers = table.select_dtypes("float").columns
+    table = table.astype(dict.fromkeys(numbers, "float32"))
+    table.attrs["digest"] = digest(profile)
+    write_atomically(path, table.to_parquet(index=False))

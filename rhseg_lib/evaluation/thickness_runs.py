@@ -1,0 +1,67 @@
+"""Slag thickness by the finished runs: tables of their readings, errors and intervals, and the comparison of models."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rhseg_lib.evaluation import statistics
+from rhseg_lib.evaluation.runs import Run, has_weights, load_model
+from rhseg_lib.evaluation.statistics import Estimate
+from rhseg_lib.evaluation.thickness import (
+    CLEAR,
+    SCALES,
+    Scenes,
+    annotated_masks,
+    calibrate,
+    exact_masks,
+    measure_scenes,
+    predicted_masks,
+    read_table,
+    write_table,
+)
+from rhseg_lib.evaluation.weights import write_calibration
+from rhseg_lib.profile import Profile
+
+EXACT, ANNOTATORS = "exact masks", ("annotator one", "annotator two")
+TABLE = "thickness.parquet"
+GROSS = 0.25  # relative error above which a reading is grossly wrong
+NOT_CALIBRATED = "synthetic scenes, exact thickness"
+GROUPS = {  # name -> rows of a table of `measure_scenes`
+    "all": lambda t: t["clear"] | ~t["clear"],
+    "a bar in front": lambda t: t["conditions"].str.contains("bar"),
+    "blurred": lambda t: t["conditions"].str.contains("blurred"),
+    "dim": lambda t: t["conditions"].str.contains("dim"),
+    "ragged edges": lambda t: t["conditions"].str.contains("ragged"),
+    "slag in the tube's colour": lambda t: t["conditions"].str.contains("similar"),
+    "under 300 mm": lambda t: t["thickness_mm"] < 300,
+    "over 600 mm": lambda t: t["thickness_mm"] > 600,
+}
+
+
+def tables_of_masks(profile: Profile, scenes: list[Scenes]) -> dict[str, pd.DataFrame]:
+    """The readings of exact masks and of both annotators' masks."""
+    readers = {EXACT: exact_masks}
+    readers |= {name: annotated_masks(profile, name.split()[1]) for name in ("annotator first", "annotator second")}
+    names = (EXACT, *ANNOTATORS)
+    return {name: measure_scenes(profile, scenes, read, title=name) for name, read in zip(names, readers.values(), strict=True)}
+
+
+def tables_of_runs(profile: Profile, scenes: list[Scenes], runs: list[Run]) -> dict[tuple[str, int], pd.DataFrame]:
+    """The readings of each run that was measured before or whose weights are here; the others are left out.
+
+    A run that is measured now gets its table beside its scores, and the calibration in the card of its weights.
+    """
+    found = {}
+    for run in runs:
+        folder = profile.run_folder(run.model, run.seed)
+        table = read_table(folder / TABLE, profile)
+        if table is None and has_weights(profile, run):
+            network = load_model(profile, run.model, run.seed)
+            read = predicted_masks(network, profile.data.image_size)
+            table = measure_scenes(profile, scenes, read, title=f"{run.model} {run.seed}")
+            write_calibration(folder / "weights.safetensors", calibrate(table, NOT_CALIBRATED))
+            write_table(folder / TABLE, table, profile)
+        if table is not None:
+            found[run.model, run.seed] = table
+    return found

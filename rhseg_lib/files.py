@@ -1,4 +1,4 @@
-"""Atomic file writes, one writer per folder, and resumable folder builds.
+"""Atomic file writes, checked reads, one writer per folder, and resumable folder builds.
 
 <name>.unfinished/finished.jsonl   the settings of the build, then one line for each finished item
 <name>.unfinished/tree/            becomes <name>
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 from rhseg_lib.errors import StudyError, show
@@ -23,6 +24,7 @@ from rhseg_lib.errors import StudyError, show
 LEFT_BEHIND = ("thumbs.db", "desktop.ini")  # by file managers that only displayed the folder
 LOCK = ".writing"  # held by the process that writes the folder; a kill leaves the file, but nobody holds it
 JOURNAL = "finished.jsonl"
+MAX_ALIASES = 20  # in YAML: each repeats a part of it, and a few dozen fill any memory
 DISK_ERRORS = {
     errno.ENOSPC: ("no space left on the disk", "free space there"),
     errno.EDQUOT: ("no space left in your quota", "free space there"),
@@ -66,6 +68,41 @@ def read_text(path: Path) -> str:
             return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise StudyError(f"not text in UTF-8 ({error.reason})", where=path, fix="save it as UTF-8") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice: all but the last of its values would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases = getattr(self, "aliases", 0) + 1
+            if self.aliases > MAX_ALIASES:
+                mark = self.peek_event().start_mark
+                raise yaml.composer.ComposerError(None, None, f"more than {MAX_ALIASES} aliases", mark)
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(text: str, *, where: object) -> object:
+    """The content of YAML text; StudyError if it is none."""
+    try:
+        return yaml.load(text, _UniqueKeys)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise StudyError("not valid YAML", where=where, fix=str(error)) from error
+    except RecursionError as error:
+        raise StudyError("not valid YAML: nested too deeply", where=where, fix="remove brackets") from error
+    except (ValueError, LookupError, AttributeError) as error:  # a tag such as !!int before a value of another type
+        fix = "write dates and other texts in quotes"
+        raise StudyError(f"not valid YAML: a value cannot be read ({error})", where=where, fix=fix) from error
 
 
 def read_json(path: Path, *, fix: str) -> dict:

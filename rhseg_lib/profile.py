@@ -22,7 +22,7 @@ from pydantic import (
 
 from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.errors import StudyError
-from rhseg_lib.files import read_text
+from rhseg_lib.files import parse_yaml, read_text
 
 ModelName = Literal[MODEL_NAMES]  # type: ignore[valid-type]  # a type checker cannot read the names
 
@@ -50,7 +50,6 @@ Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 ImageSize = Annotated[int, Field(ge=32, le=8192)]  # pixels, side of a square
-MAX_ALIASES = 20  # of YAML, in a profile: each repeats a part of it, and a few dozen fill any memory
 
 
 IN_WORDS = {  # types of pydantic's errors
@@ -257,41 +256,6 @@ def find_root() -> Path:
         if (folder / "profiles").is_dir():
             return Path(os.path.relpath(folder))  # relative, so that no page shows an absolute path
     raise StudyError("no folder 'profiles' here or above", where=here, fix="start in the study's top folder")
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which no mapping has a key twice: all but the last of its values would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set[str]()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' is given twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            self.aliases = getattr(self, "aliases", 0) + 1
-            if self.aliases > MAX_ALIASES:
-                mark = self.peek_event().start_mark
-                raise yaml.composer.ComposerError(None, None, f"more than {MAX_ALIASES} aliases", mark)
-        return super().compose_node(parent, index)
-
-
-def parse_yaml(text: str, *, where: object) -> object:
-    """The content of YAML text; StudyError if it is none."""
-    try:
-        return yaml.load(text, _UniqueKeys)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise StudyError("not valid YAML", where=where, fix=str(error)) from error
-    except RecursionError as error:
-        raise StudyError("not valid YAML: nested too deeply", where=where, fix="remove brackets") from error
-    except (ValueError, LookupError, AttributeError) as error:  # a tag such as !!int before a value of another type
-        fix = "write dates and other texts in quotes"
-        raise StudyError(f"not valid YAML: a value cannot be read ({error})", where=where, fix=fix) from error
 
 
 def _is_name(name: str) -> bool:

@@ -24,8 +24,8 @@ from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
 from rhseg_lib.errors import StudyError, exit_code, show
-from rhseg_lib.files import disk_errors, read_json, write_atomically
-from rhseg_lib.profile import Profile, load_profile, parse_yaml
+from rhseg_lib.files import disk_errors, parse_yaml, read_json, write_atomically
+from rhseg_lib.profile import Profile, load_profile
 from rhseg_lib.report.parameters import check
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -79,6 +79,8 @@ class Data(Strict):
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on
     scene_size: int = Field(512, ge=64, le=8192)  # pixels, side of a rendered scene
     image_size: ImageSize = 512  # of the study's images
+    # Side in pixels of the tiles that images are cut into, each scaled to image_size; None: images are scaled whole.
+    tile: ImageSize | None = None
     # Mask values 1, 2, ...; 0 is background.
     classes: tuple[Label, ...] = Field(("immersion_tube", "slag_layer"), min_length=1, max_length=254)
     # Painting order: later classes cover earlier ones; None: in drawing order.
@@ -107,6 +109,8 @@ class Data(Strict):
             raise ValueError("'folder' is required for the sources 'labelme' and 'voc', and allowed only there")
         if self.source != "synthetic" and self.holdout_scenes:
             raise ValueError("'holdout_scenes' are rendered: they require source 'synthetic'")
+        if self.source == "synthetic" and self.tile:
+            raise ValueError("'tile' requires the source 'labelme' or 'voc'")
         if self.split == "given" and self.source != "voc":
             raise ValueError("'split: given' requires source 'voc', whose lists it uses")
         if self.group is not None and (self.split == "as_described" or self.holdout_scenes):
@@ -126,6 +130,17 @@ class Data(Strict):
     @property
     def class_names(self) -> tuple[str, ...]:
         return ("background", *self.classes)
+
+    @property
+    def unit(self) -> str:
+        """What the models are tested on, in the plural."""
+        return "tiles" if self.tile else "images"
+
+    @property
+    def size_in_words(self) -> str:
+        """Of the images that the study's models see."""
+        size = f"{self.image_size}×{self.image_size} px"
+        return f"{size}, tiles of {self.tile}×{self.tile} px of the images" if self.tile else size
 
 
 class Recipe(Strict):
@@ -243,10 +258,9 @@ class Profile(Strict):
     @property
     def data_banner(self) -> str:
         """The same for a page that no recipe changes, so that it is not made again for one."""
-        side = self.data.image_size
         result = "a result on synthetic data" if self.data.source == "synthetic" else "a result"
         kind = result if self.kind == "result" else "a demonstration, not a result"
-        return f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px."
+        return f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {self.data.size_in_words}."
 
 
 def find_root() -> Path:

@@ -29,6 +29,7 @@ class Card(Strict):
     model: ModelName
     class_names: tuple[Label, ...] = Field(min_length=2, max_length=255)  # background first: index is mask value
     image_size: ImageSize  # of the images it was trained on
+    tile: ImageSize | None = None  # pixels of an image, side of the tiles that were scaled to image_size; None: none
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in 0..1, subtracted from the input
     std: tuple[float, float, float] = IMAGENET_STD
     profile: str
@@ -53,9 +54,10 @@ class Card(Strict):
         """Summary of model, data, kind and score, shown with its predictions."""
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result"
         score = f"{100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
+        tiles = f", tiles of {self.tile}×{self.tile} px of the images" if self.tile else ""
         return (
             f"{self.model}, trained on {self.data} (profile {self.profile}: {kind}). "
-            f"mIoU on its own test set, at {self.image_size}×{self.image_size} px: {score}"
+            f"mIoU on its own test set, at {self.image_size}×{self.image_size} px{tiles}: {score}"
         )
 
 

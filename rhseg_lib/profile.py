@@ -136,11 +136,10 @@ class Data(Strict):
         """What the models are tested on, in the plural."""
         return "tiles" if self.tile else "images"
 
-    @property
-    def size_in_words(self) -> str:
-        """Of the images that the study's models see."""
-        size = f"{self.image_size}×{self.image_size} px"
-        return f"{size}, tiles of {self.tile}×{self.tile} px of the images" if self.tile else size
+
+def in_pixels(image_size: int, tile: int | None) -> str:
+    """The size of the images that a model sees, for banners and for the card of its weights."""
+    return f"{image_size}×{image_size} px" + (f" per tile of {tile}×{tile} px" if tile else "")
 
 
 class Recipe(Strict):
@@ -157,6 +156,7 @@ class Recipe(Strict):
     momentum: Number = Field(0.9, ge=0, lt=1)
     weight_decay: Number = Field(1e-4, ge=0)
     dice_weight: Number = Field(0.0, ge=0)  # of a Dice loss added to cross-entropy; the paper names no loss
+    flip: bool = False  # each image mirrored with probability 1/2, anew each time that it is drawn
     precision: Literal["32", "bf16"] = "32"
     channels_last: bool = False  # memory layout; same results up to rounding
     dataset_on_device: bool = True  # decoded once, batches formed on the model's device; false: decoded every epoch
@@ -258,9 +258,10 @@ class Profile(Strict):
     @property
     def data_banner(self) -> str:
         """The same for a page that no recipe changes, so that it is not made again for one."""
+        size = in_pixels(self.data.image_size, self.data.tile)
         result = "a result on synthetic data" if self.data.source == "synthetic" else "a result"
         kind = result if self.kind == "result" else "a demonstration, not a result"
-        return f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {self.data.size_in_words}."
+        return f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {size}."
 
 
 def find_root() -> Path:

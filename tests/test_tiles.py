@@ -21,7 +21,7 @@ from rhseg_lib.models import build_model
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 from rhseg_lib.predict.tiles import segment_tiles
 from rhseg_lib.profile import load_profile
-from rhseg_lib.report import findings
+from rhseg_lib.report import findings, tables
 from rhseg_lib.sources import labelme
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.sources.tiles import Cutting, starts
@@ -126,6 +126,7 @@ def test_the_tree_holds_the_pixels_of_the_images(plates, tmp_path):
     source = LabelmeFolder(plates, CLASSES, (), CLASSES)
     masks = [source.examine(path)[0].mask for path in source.names().values()]
     assert total == {name: sum(int((mask == value).sum()) for mask in masks) for value, name in enumerate(CLASSES, 1)}
+    assert tables.counts(dataset)[["tiles", "originals"]].to_dict("list") == {"tiles": [48, 24], "originals": [4, 2]}
     assert dataset["counts"]["train"] == 4 * 12 and dataset["originals"] == {"train": 4, "test": 2, "trainval": 4}
 
 
@@ -140,6 +141,13 @@ def test_tiles_and_copies_of_an_image_stay_on_one_side_of_the_split(plates, tmp_
     assert "6 images are cut into 72 tiles." in dataset["notes"]
     learned, validation = voc_tree.training_split(tmp_path / "voc", 0.25)
     assert len(validation) == 12 and not {name.split("_r")[0] for name in learned} & {validation[0].split("_r")[0]}
+
+
+def test_the_leaky_split_separates_copies_of_whole_images(plates, tmp_path):
+    built(plates, tmp_path / "voc", split="as_described")
+    voc_tree.verify_voc(tmp_path / "voc")
+    test = voc_tree.read_split(tmp_path / "voc", "test")
+    assert len(test) == 4 * 12 and len({(name.split("_r")[0], name.split("c")[1][1:]) for name in test}) == 4
 
 
 def test_a_group_of_images_is_one_unit_with_all_its_tiles(plates, tmp_path):
@@ -287,13 +295,13 @@ def test_the_unit_of_a_tested_tile_is_its_image(tiled_run):
     assert len(run.names) == 24 and len(set(run.units)) == 2
     table = pd.read_parquet(tiled_run.run_folder(MODEL, 0) / "per_image.parquet")
     assert table.drop(columns=["unit", "part"]).to_numpy().sum() == 2 * 70 * 110  # each pixel is scored once
-    assert "32×32 px, tiles of 32×32 px of the images" in tiled_run.banner and tiled_run.data.unit == "tiles"
+    assert "32×32 px per tile of 32×32 px" in tiled_run.banner and tiled_run.data.unit == "tiles"
 
 
 def test_weights_of_tiles_segment_and_score_tile_by_tile(tiled_run, tmp_path):
     path = tiled_run.run_folder(MODEL, 0) / "weights.safetensors"
     card = read_weights(path)[1]
-    assert card.tile == 32 and "tiles of 32×32 px" in card.in_words
+    assert card.tile == 32 and "32×32 px per tile of 32×32 px" in card.in_words
     folder = tiled_run.root / "plates"
     table, errors, _ = predict_source(folder, weights=path, output=tmp_path / "out", batch_size=4)
     assert len(table) == 6 and not len(errors) and set(table["width"]) == {110}

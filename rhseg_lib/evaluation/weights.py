@@ -14,7 +14,7 @@ from torch import nn
 from rhseg_lib.dataset.batches import IMAGENET_MEAN, IMAGENET_STD
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
-from rhseg_lib.profile import ImageSize, Label, ModelName, Seed, Share, Strict
+from rhseg_lib.profile import ImageSize, Label, ModelName, Seed, Share, Strict, in_pixels
 
 # Of the card; increased when its meaning changes. In 1, networks resized without aligned corners; in 2, `abstain_below`
 # was of another confidence.
@@ -54,10 +54,9 @@ class Card(Strict):
         """Summary of model, data, kind and score, shown with its predictions."""
         kind = "a demonstration, not a result" if self.kind == "demonstration" else "a result"
         score = f"{100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
-        tiles = f", tiles of {self.tile}×{self.tile} px of the images" if self.tile else ""
         return (
             f"{self.model}, trained on {self.data} (profile {self.profile}: {kind}). "
-            f"mIoU on its own test set, at {self.image_size}×{self.image_size} px{tiles}: {score}"
+            f"mIoU on its own test set, at {in_pixels(self.image_size, self.tile)}: {score}"
         )
 
 

@@ -14,7 +14,7 @@ Files in the output folder:
 
 All files are written to its folder `unfinished` and moved when complete. An interrupted run resumes there after its
 last complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their
-size, since sums differ in their last digits between batch sizes.
+size, since sums differ in their last digits between batch sizes. Weights of tiles segment tile by tile (`tiles`).
 
 Confidence (`evaluation.inference.confidence`) sorts images; it is not a calibrated probability. Images whose confidence
 is below the 1st percentile of the model's own test images are marked `abstain`; the weights store that threshold. A

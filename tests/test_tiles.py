@@ -25,6 +25,7 @@ from rhseg_lib.report import findings, tables
 from rhseg_lib.sources import labelme
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.sources.tiles import Cutting, starts
+from rhseg_lib.sources.voc_folder import VocTree
 
 CLASSES = ("block", "line")
 PROFILE = """
@@ -108,7 +109,7 @@ def test_an_image_smaller_than_a_tile_keeps_the_scale_of_one(shape, tile, fitted
 
 def test_lines_that_the_shrunk_images_lose_are_whole_in_tiles(plates, tmp_path):
     shrunk, tiled = built(plates, tmp_path / "a", tile=None), built(plates, tmp_path / "b")
-    assert shrunk["size_limit"]["line"] < 0.4 and "take a larger image_size, or cut" in findings.size_limit(shrunk)[1]
+    assert shrunk["size_limit"]["line"] < 0.4 and "or cut your own images into tiles" in findings.size_limit(shrunk)[1]
     assert tiled["size_limit"] == {"block": 1.0, "line": 1.0}
     (said,) = findings.size_limit(tiled)
     assert "tiles of 32×32 pixels, each a part of 32×32 pixels of an image" in said and "line 1.00" in said
@@ -141,6 +142,22 @@ def test_tiles_and_copies_of_an_image_stay_on_one_side_of_the_split(plates, tmp_
     assert "6 images are cut into 72 tiles." in dataset["notes"]
     learned, validation = voc_tree.training_split(tmp_path / "voc", 0.25)
     assert len(validation) == 12 and not {name.split("_r")[0] for name in learned} & {validation[0].split("_r")[0]}
+
+
+def test_a_given_split_holds_for_the_tiles(tmp_path):
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+    for index, name in enumerate("abc"):
+        Image.new("RGB", (64, 32), (index, 0, 0)).save(tmp_path / f"in/JPEGImages/{name}.png")
+        Image.fromarray(np.eye(32, 64, dtype=np.uint8)).save(tmp_path / f"in/SegmentationClass/{name}.png")
+    (tmp_path / "in/ImageSets/Segmentation/train.txt").write_text("a\nc\n")
+    (tmp_path / "in/ImageSets/Segmentation/test.txt").write_text("b\n")
+    settings = data_settings(source="voc", classes=("line",), image_size=32, tile=32, split="given", seed=0)
+    dataset = build.build_voc(
+        VocTree(tmp_path / "in", ("line",), own_split=True), tmp_path / "voc", settings, workers=1
+    )
+    assert voc_tree.read_split(tmp_path / "voc", "test") == ["b_r0c0", "b_r0c1"]
+    assert dataset["split"] == "given" and dataset["originals"]["train"] == 2
 
 
 def test_the_leaky_split_separates_copies_of_whole_images(plates, tmp_path):

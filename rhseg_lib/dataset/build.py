@@ -149,9 +149,9 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
         is ignored), `tile` (they are cut into tiles, see `Cutting`, which stay in one subset), `split` ("grouped"
         splits the originals, augments the training set and tests on originals only; "as_described" augments first and
         splits all images, so that copies of one original stand on both sides; "given" is "grouped" with the subsets
-        that the lists of a `VocTree` name), `group`, `test_fraction`,
-        `augmented_copies` (copy j of original i is made by operation (i + j) mod 4), `seed`, `holdout_scenes` (the
-        last so many originals are never trained on) and `on_error`. All are kept on record.
+        that the lists of a `VocTree` name), `group`, `test_fraction`, `augmented_copies` (copy j of original i is made
+        by operation (i + j) mod 4), `seed`, `holdout_scenes` (the last so many originals are never trained on) and
+        `on_error`. All are kept on record.
     workers : int
         Processes; 0 takes one per processor, 1 works in this one.
     notes : iterable of str

@@ -78,7 +78,7 @@ def plan(
 
 
 def of_tiles(planned: Plan, tiles: Mapping[str, list[str]]) -> Plan:
-    """The plan of the images as one of their tiles, which share what their image is used for and are one group."""
+    """The plan for the tiles of the images: those of one image are used alike, and are one group if it is in none."""
     some = {name: tiles[name] for name in planned.operations}
     renamed = some | {
         f"{name}_{operation}": [f"{tile}_{operation}" for tile in some[name]]

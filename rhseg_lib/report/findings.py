@@ -51,7 +51,7 @@ def size_limit(dataset: dict) -> list[str]:
         f"{listed}."
     ]
     if low := [name for name, limit in limits.items() if limit < LEAST_LIMIT]:
-        fix = "a smaller tile" if tile else "a larger image_size, or cut the images into tiles (`tile` in the profile)"
+        fix = "a smaller tile" if tile else "a larger image_size, or cut your own images into tiles (`tile`)"
         lines.append(f"Warning: {side} pixels are too few for {', '.join(low)}: take {fix}.")
     return lines
 

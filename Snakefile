@@ -55,7 +55,8 @@ def cells(name):
 DATA = library("errors", "files", "catalogue", "profile", "sources", "scenes", "dataset", "evaluation")
 TRAINING = DATA + library("models", "training")
 SHOWN = DATA + library("models", "report")
-SETTINGS = fingerprint(study.data.model_dump(), content_digest(study.root / study.data.folder) if study.data.folder else "")
+# Without defaults: a key that a later version adds makes no data set again.
+SETTINGS = fingerprint(study.data.model_dump(exclude_defaults=True), content_digest(study.root / study.data.folder) if study.data.folder else "")
 WORDS = fingerprint(study.kind, study.title, study.leaky, study.paper)
 
 COMMAND = (

@@ -20,7 +20,7 @@ from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.metrics import by_image, confusion_matrices, scores
 from rhseg_lib.evaluation.weights import Card, read_weights
 from rhseg_lib.files import write_atomically
-from rhseg_lib.predict.segment import classes_at_size, network_logits, prepare
+from rhseg_lib.predict.segment import segment_image
 from rhseg_lib.profile import Data
 from rhseg_lib.sources.checks import Problem, refuse
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
@@ -44,9 +44,7 @@ def evaluate(weights: Path, folder: Path) -> tuple[list[str], np.ndarray, Card]:
         problems += errors
         if picture is None or problems:
             continue
-        square, inside = prepare(picture.image, card.image_size)
-        logits = network_logits(network, square[None])[0][:, *inside]
-        predicted = classes_at_size(logits, *picture.mask.shape)
+        predicted = segment_image(picture.image, network, card)[0]
         truth, prediction = torch.tensor(picture.mask)[None], torch.tensor(predicted)[None]
         found[name] = confusion_matrices(truth, prediction, len(card.class_names))[0]
     refuse(problems, folder)

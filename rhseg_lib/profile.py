@@ -79,6 +79,8 @@ class Data(Strict):
     holdout_scenes: int = Field(0, ge=0)  # fresh scenes beside num_scenes, evaluated on, never trained on
     scene_size: int = Field(512, ge=64, le=8192)  # pixels, side of a rendered scene
     image_size: ImageSize = 512  # of the study's images
+    # Side in pixels of the tiles that images are cut into, each scaled to image_size; None: images are scaled whole.
+    tile: ImageSize | None = None
     # Mask values 1, 2, ...; 0 is background.
     classes: tuple[Label, ...] = Field(("immersion_tube", "slag_layer"), min_length=1, max_length=254)
     # Painting order: later classes cover earlier ones; None: in drawing order.
@@ -107,6 +109,8 @@ class Data(Strict):
             raise ValueError("'folder' is required for the sources 'labelme' and 'voc', and allowed only there")
         if self.source != "synthetic" and self.holdout_scenes:
             raise ValueError("'holdout_scenes' are rendered: they require source 'synthetic'")
+        if self.source == "synthetic" and self.tile:
+            raise ValueError("'tile' requires the source 'labelme' or 'voc'")
         if self.split == "given" and self.source != "voc":
             raise ValueError("'split: given' requires source 'voc', whose lists it uses")
         if self.group is not None and (self.split == "as_described" or self.holdout_scenes):
@@ -127,6 +131,16 @@ class Data(Strict):
     def class_names(self) -> tuple[str, ...]:
         return ("background", *self.classes)
 
+    @property
+    def unit(self) -> str:
+        """What the models are tested on, in the plural."""
+        return "tiles" if self.tile else "images"
+
+
+def in_pixels(image_size: int, tile: int | None) -> str:
+    """The size of the images that a model sees, for banners and for the card of its weights."""
+    return f"{image_size}×{image_size} px" + (f" per tile of {tile}×{tile} px" if tile else "")
+
 
 class Recipe(Strict):
     """How a model is trained (paper, Table 1)."""
@@ -142,6 +156,7 @@ class Recipe(Strict):
     momentum: Number = Field(0.9, ge=0, lt=1)
     weight_decay: Number = Field(1e-4, ge=0)
     dice_weight: Number = Field(0.0, ge=0)  # of a Dice loss added to cross-entropy; the paper names no loss
+    flip: bool = False  # each image mirrored with probability 1/2, anew each time that it is drawn
     precision: Literal["32", "bf16"] = "32"
     channels_last: bool = False  # memory layout; same results up to rounding
     dataset_on_device: bool = True  # decoded once, batches formed on the model's device; false: decoded every epoch
@@ -270,10 +285,10 @@ class Profile(Strict):
     @property
     def data_banner(self) -> str:
         """The same for a page that no recipe changes, so that it is not made again for one."""
-        side = self.data.image_size
+        size = in_pixels(self.data.image_size, self.data.tile)
         result = "a result on synthetic data" if self.data.source == "synthetic" else "a result"
         kind = result if self.kind == "result" else "a demonstration, not a result"
-        return f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {side}×{side} px."
+        return f"{self.title}. Profile {self.name}: {kind}. Data: {self.data.description}, {size}."
 
 
 def find_root() -> Path:

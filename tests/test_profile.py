@@ -48,6 +48,7 @@ BAD = {
     "broken group": (HEAD + "data: {group: '(heat'}\nrecipe: {}\n", ["data.group", "not a regular expression"]),
     "group of leaky split": (HEAD + "data: {group: 'h', split: as_described}\nrecipe: {}\n", ["data", "'group'"]),
     "group of a holdout": (HEAD + "data: {group: 'h', holdout_scenes: 3}\nrecipe: {}\n", ["data", "'group'"]),
+    "tiles of scenes": (HEAD + "data: {tile: 64}\nrecipe: {}\n", ["data", "'tile'", "'labelme' or 'voc'"]),
     "priority twice": (
         HEAD + "data: {classes: [a, b], class_priority: [a, a, b]}\nrecipe: {}\n",
         ["data", "must name each of 'classes' once"],

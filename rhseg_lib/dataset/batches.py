@@ -23,6 +23,13 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     return (images.float() - mean) / std
 
 
+def flip_at_random(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mirror images (B, 3, H, W) and their masks (B, H, W) left to right, each with probability 1/2."""
+    mirrored = torch.rand(len(images), device=images.device) < 0.5  # (B,), by the seed of the epoch
+    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    return images, torch.where(mirrored[:, None, None], masks.flip(-1), masks)
+
+
 def load_tensors(folder: Path, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode images once: uint8 (N, 3, H, W), and masks: uint8 (N, H, W)."""
     images, masks = voc_tree.load_arrays(folder, names)

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 import yaml
 
-from rhseg_lib.dataset.split import Plan, absence_in_words, plan
+from rhseg_lib.dataset.split import Plan, absence_in_words, of_tiles, plan
 from rhseg_lib.dataset.voc_tree import FORMAT, MARK, image_names, tree_hash, write_lists
 from rhseg_lib.dataset.workers import processes
-from rhseg_lib.dataset.write_images import Source, drop_stale, write_copies, write_originals
+from rhseg_lib.dataset.write_images import Source, drop_stale, tiles_of, write_copies, write_originals
 from rhseg_lib.errors import StudyError, show
 from rhseg_lib.files import (
     JOURNAL,
@@ -41,6 +41,7 @@ from rhseg_lib.scenes.write import write_scenes
 from rhseg_lib.sources import checks
 from rhseg_lib.sources.images import IGNORE_INDEX
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
+from rhseg_lib.sources.tiles import Cutting
 from rhseg_lib.sources.voc_folder import VocTree
 
 MARKS = ("dataset.json", MARK)  # either shows that a tree was built here
@@ -50,7 +51,7 @@ REDUCTION = 1.5  # a JPEG may be decoded reduced, to no less than so many times 
 class Images(NamedTuple):
     """The images of a build, once it is known which are left out."""
 
-    originals: dict[str, Path]  # name -> annotation, or image of a VOC tree
+    originals: dict[str, Path]  # name, of a tile if they are cut -> annotation, or image of a VOC tree
     plan: Plan  # without those left out
     skipped: dict[str, list[checks.Problem]]  # name -> errors of an original that is left out
 
@@ -115,7 +116,7 @@ def open_source(profile: Profile) -> Source:
         class_priority=data.class_priority,
         background_labels=data.background_labels,
         subfolders=data.source != "synthetic",  # there they hold the second annotator
-        least_side=round(REDUCTION * data.image_size),
+        least_side=0 if data.tile else round(REDUCTION * data.image_size),
         may_be_empty=data.without_shapes == "background",
     )
 
@@ -145,11 +146,12 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
     voc : Path
     data : Data
         Of its settings, those that say what becomes of the images: `image_size` (images keep their aspect, the margin
-        is ignored), `split` ("grouped" splits the originals, augments the training set and tests on originals only;
-        "as_described" augments first and splits all images, so that copies of one original stand on both sides;
-        "given" is "grouped" with the subsets that the lists of a `VocTree` name), `group`, `test_fraction`,
-        `augmented_copies` (copy j of original i is made by operation (i + j) mod 4), `seed`, `holdout_scenes` (the
-        last so many originals are never trained on) and `on_error`. All are kept on record.
+        is ignored), `tile` (they are cut into tiles, see `Cutting`, which stay in one subset), `split` ("grouped"
+        splits the originals, augments the training set and tests on originals only; "as_described" augments first and
+        splits all images, so that copies of one original stand on both sides; "given" is "grouped" with the subsets
+        that the lists of a `VocTree` name), `group`, `test_fraction`, `augmented_copies` (copy j of original i is made
+        by operation (i + j) mod 4), `seed`, `holdout_scenes` (the last so many originals are never trained on) and
+        `on_error`. All are kept on record.
     workers : int
         Processes; 0 takes one per processor, 1 works in this one.
     notes : iterable of str
@@ -177,14 +179,15 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
         given_test, of_lists = None, list[str]()
         if isinstance(source, VocTree) and data.split == "given":
             given_test, of_lists = source.given_split()
-        draft = Unfinished(voc, {"settings": _digest_of_settings(source, data.image_size, data.seed)})
+        cutting = Cutting(data.image_size, data.tile)
+        draft = Unfinished(voc, {"settings": _digest_of_settings(source, cutting, data.seed)})
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
             (draft.tree / folder).mkdir(parents=True, exist_ok=True)
         with processes(workers) as run:
             drop_stale(draft, originals, source, run)
-            invalid = write_originals(draft, originals, source, data.image_size, run)
+            invalid = write_originals(draft, originals, source, cutting, run)
             images = _choose(originals, invalid, draft, source, data, given_test)
-            write_copies(draft, images.originals, images.plan.operations, source, data.image_size, data.seed, run)
+            write_copies(draft, images.originals, images.plan.operations, source, cutting, data.seed, run)
         write_lists(draft.tree, images.plan.parts)
         split = "grouped" if data.split == "given" and given_test is None else data.split
         dataset = _record(images, draft, source, data, split=split, notes=[*notes, *of_lists])
@@ -203,10 +206,16 @@ def _choose(
     given_test: list[str] | None,
 ) -> Images:
     """Which originals are left out, and what becomes of the others; StudyError if there are errors to stop for."""
-    found = [("" if name in invalid else draft.finished[name]["digest"], invalid.get(name, [])) for name in originals]
+    tiles = tiles_of(draft)
+    found = [
+        ("" if name in invalid else draft.finished[tiles[name][0]]["digest"], invalid.get(name, []))
+        for name in originals
+    ]
     skipped = checks.sift(originals, found, folder=source.folder, on_error=data.on_error)
     names = ("background", *source.classes)
-    shown = {name: frozenset() if name in skipped else _shown(draft.finished[name], names) for name in originals}
+    shown = dict.fromkeys(originals, frozenset[str]())
+    for name in originals.keys() - skipped.keys():
+        shown[name] = frozenset().union(*(_shown(draft.finished[tile], names) for tile in tiles[name]))
     planned = plan(  # with those skipped, so that the others stay in their subset
         shown,
         split="grouped" if data.split == "given" and given_test is None else data.split,
@@ -227,8 +236,11 @@ def _choose(
             fix = "draw smaller regions to ignore in them, or add images"
             raise StudyError(f"every pixel of the part '{part}' is ignored", where=source.folder, fix=fix)
     operations = {name: some for name, some in planned.operations.items() if name not in skipped}
-    kept = {name: originals[name] for name in operations}
-    return Images(kept, planned._replace(operations=operations, parts=parts), skipped)
+    planned = planned._replace(operations=operations, parts=parts)
+    if data.tile:
+        planned = of_tiles(planned, tiles)
+    kept = {tile: originals[name] for name in operations for tile in tiles[name]}
+    return Images(kept, planned, skipped)
 
 
 def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, split: str, notes: list[str]) -> dict:
@@ -244,19 +256,24 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
         overwritten.update({(lost, taker): count for lost, taker, count in draft.finished[name]["overwritten"]})
     hits, unions = np.sum([draft.finished[name]["size_limit"] for name in images.originals], axis=0)
     of_classes = absence_in_words(absent, images.plan.holders, grouped=data.group is not None)
-    of_files = _of_remarks({name: draft.finished[name]["remark"] for name in images.originals})
+    of_files = _of_remarks({records[name]["original"]: records[name]["remark"] for name in images.originals})
     return {
         "format": FORMAT,
         "classes": list(columns[:-1]),
         "ignore_index": IGNORE_INDEX,
         "image_size": data.image_size,
+        "tile": data.tile,
         "split": split,
         "copies": data.augmented_copies,
         "seed": data.seed,
         "settings": data.model_dump(mode="json"),
         "counts": {part: len(names) for part, names in parts.items()},
-        "originals": {part: len(set(names) - copy_of.keys()) for part, names in parts.items()},
+        "originals": {
+            part: len({records[name]["original"] for name in set(names) - copy_of.keys()})
+            for part, names in parts.items()
+        },
         "copy_of": copy_of,
+        "tile_of": {name: records[name]["original"] for name in images.originals} if data.tile else {},
         "group_of": images.plan.group_of,
         "skipped": [asdict(problem) for some in images.skipped.values() for problem in some],
         "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
@@ -284,13 +301,13 @@ def _errors_explained(source: Path, disk: Path) -> Iterator[None]:
             raise StudyError("a worker process died", where=source, fix=fix) from error
 
 
-def _digest_of_settings(source: Source, image_size: int, seed: int) -> str:
+def _digest_of_settings(source: Source, cutting: Cutting, seed: int) -> str:
     """All that decides an image besides its input, the code included."""
     here = Path(__file__).parent
     code = [
         path.read_bytes().hex() for folder in (here, here.parent / "sources") for path in sorted(folder.glob("*.py"))
     ]
-    made = [repr(source), image_size, seed, code, cv2.__version__, _versions()]
+    made = [repr(source), cutting, seed, code, cv2.__version__, _versions()]
     return sha256(json.dumps(made).encode()).hexdigest()
 
 

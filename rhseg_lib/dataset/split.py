@@ -77,6 +77,22 @@ def plan(
     )
 
 
+def of_tiles(planned: Plan, tiles: Mapping[str, list[str]]) -> Plan:
+    """The plan for the tiles of the images: those of one image are used alike, and are one group if it is in none."""
+    some = {name: tiles[name] for name in planned.operations}
+    renamed = some | {
+        f"{name}_{operation}": [f"{tile}_{operation}" for tile in some[name]]
+        for name, operations in planned.operations.items()
+        for operation in operations
+    }
+    return planned._replace(
+        operations={tile: planned.operations[name] for name, its in some.items() for tile in its},
+        parts={part: [tile for name in names for tile in renamed[name]] for part, names in planned.parts.items()},
+        group_of={tile: planned.group_of.get(name, f"{GROUP}{name}") for name, its in some.items() for tile in its},
+        notes=[*planned.notes, f"{len(some)} images are cut into {sum(map(len, some.values()))} tiles."],
+    )
+
+
 def absence_in_words(absent: dict[str, list[str]], holders: Counter, *, grouped: bool) -> list[str]:
     """A sentence for each class that is absent from the train or test set.
 

@@ -51,6 +51,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         model=model_name,
         class_names=profile.data.class_names,
         image_size=profile.data.image_size,
+        tile=profile.data.tile,
         profile=profile.name,
         kind=profile.kind,
         data=profile.data.description,
@@ -80,7 +81,9 @@ def _evaluate(model: nn.Module, profile: Profile, dataset: dict, folder: Path) -
         tables.append(_per_image(matrices, names, dataset).assign(part=part))
         results[part] = {**asdict(scores(matrices.sum(0))), "images": len(names)}
         if part == "test":
-            bound = abstention_bound(model, images, masks)
+            bound = abstention_bound(
+                model, images, masks, [dataset.get("tile_of", {}).get(name, name) for name in names]
+            )
             (folder / "predictions").mkdir(exist_ok=True)
             for name, prediction in zip(names, predictions.cpu().numpy(), strict=True):
                 write_palette_png(folder / "predictions" / f"{name}.png", prediction)

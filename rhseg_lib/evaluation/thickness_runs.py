@@ -1,16 +1,10 @@
 """Slag thickness by the finished runs: tables of their readings, errors and intervals, and the comparison of models."""
 
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.runs import Run, has_weights, load_model
-from rhseg_lib.evaluation.statistics import Estimate
 from rhseg_lib.evaluation.thickness import (
-    CLEAR,
-    SCALES,
     Scenes,
     annotated_masks,
     calibrate,

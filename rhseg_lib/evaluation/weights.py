@@ -14,8 +14,8 @@ from torch import nn
 from rhseg_lib.dataset.batches import IMAGENET_MEAN, IMAGENET_STD
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
+from rhseg_lib.profile import ImageSize, Label, ModelName, Seed, Share, Strict, in_pixels
 from rhseg_lib.thickness.reading import Calibration
-from rhseg_lib.profile import ImageSize, Label, ModelName, Seed, Share, Strict
 
 # Of the card; increased when its meaning changes. In 1, networks resized without aligned corners; in 2, `abstain_below`
 # was of another confidence.
@@ -30,6 +30,7 @@ class Card(Strict):
     model: ModelName
     class_names: tuple[Label, ...] = Field(min_length=2, max_length=255)  # background first: index is mask value
     image_size: ImageSize  # of the images it was trained on
+    tile: ImageSize | None = None  # pixels of an image, side of the tiles that were scaled to image_size; None: none
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in 0..1, subtracted from the input
     std: tuple[float, float, float] = IMAGENET_STD
     profile: str
@@ -57,7 +58,7 @@ class Card(Strict):
         score = f"{100 * self.miou:.1f}\N{NO-BREAK SPACE}%"
         return (
             f"{self.model}, trained on {self.data} (profile {self.profile}: {kind}). "
-            f"mIoU on its own test set, at {self.image_size}×{self.image_size} px: {score}"
+            f"mIoU on its own test set, at {in_pixels(self.image_size, self.tile)}: {score}"
         )
 
 

@@ -14,7 +14,7 @@ Files in the output folder:
 
 All files are written to its folder `unfinished` and moved when complete. An interrupted run resumes there after its
 last complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their
-size, since sums differ in their last digits between batch sizes.
+size, since sums differ in their last digits between batch sizes. Weights of tiles segment tile by tile (`tiles`).
 
 Confidence (`evaluation.inference.confidence`) sorts images; it is not a calibrated probability. Images whose confidence
 is below the 1st percentile of the model's own test images are marked `abstain`; the weights store that threshold. A
@@ -39,11 +39,12 @@ from tqdm import tqdm
 
 from rhseg_lib.dataset.batches import normalize
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.inference import confidence
+from rhseg_lib.evaluation.inference import confidence, confidence_of
 from rhseg_lib.evaluation.weights import Card, read_weights
 from rhseg_lib.files import Journal, disk_errors, sole_writer, write_atomically
 from rhseg_lib.predict.gallery import Prediction, write_tables
 from rhseg_lib.predict.inputs import Frame, ImageFiles, Video, open_source
+from rhseg_lib.predict.tiles import segment_tiles
 from rhseg_lib.report import overlays
 from rhseg_lib.sources import images
 
@@ -187,28 +188,44 @@ def segment_batch(frames: Iterable[Frame], network: nn.Module, card: Card, folde
             where = f"{frame.source} {frame.name}".strip() if frame.seconds is not None else frame.source
             errors.append({"file": where, "what": frame.image.what, "fix": frame.image.fix})
             continue
+        small = _shrink(frame.image, OVERLAY_SIDE, cv2.INTER_AREA)  # eight large originals would fill the memory
+        if card.tile:
+            rows.append(_row(frame._replace(image=small), *segment_image(frame.image, network, card), card, folder))
+            continue
         square, inside = prepare(frame.image, card.image_size)
         squares.append(square)
-        small = _shrink(frame.image, OVERLAY_SIDE, cv2.INTER_AREA)  # eight large originals would fill the memory
         waiting.append((frame._replace(image=small), frame.image.shape[:2], inside))
-    if not waiting:
-        return {"rows": rows, "errors": errors} if errors else None
-    padded = network_logits(network, np.stack(squares))
+    padded = network_logits(network, np.stack(squares)) if squares else ()
     for (frame, (height, width), inside), square in zip(waiting, padded, strict=True):
         logits = square[:, *inside]  # without the margin
-        mask = classes_at_size(logits, height, width)
-        _write_images(frame, mask, folder)
-        rows.append({
-            "name": frame.name,
-            "source": frame.source,
-            "seconds": frame.seconds,
-            "width": width,
-            "height": height,
-            "pixels": np.bincount(mask.ravel(), minlength=len(card.class_names)).tolist(),
-            "confidence": round(confidence(logits), 4),
-            "remark": frame.remark,
-        })  # fmt: skip
-    return {"rows": rows, "errors": errors}
+        rows.append(_row(frame, classes_at_size(logits, height, width), confidence(logits), card, folder))
+    return {"rows": rows, "errors": errors} if rows or errors else None
+
+
+def segment_image(image: np.ndarray, network: nn.Module, card: Card) -> tuple[np.ndarray, float]:
+    """Most probable class of each pixel of an image (H, W, 3), (H, W) uint8, and the confidence in them."""
+    logits_of = partial(network_logits, network)
+    if card.tile:
+        certain = segment_tiles(image, logits_of, image_size=card.image_size, tile=card.tile)
+        return certain[0], confidence_of(*certain)
+    square, inside = prepare(image, card.image_size)
+    logits = logits_of(square[None])[0][:, *inside]
+    return classes_at_size(logits, *image.shape[:2]), confidence(logits)
+
+
+def _row(frame: Frame, mask: np.ndarray, score: float, card: Card, folder: Path) -> dict:
+    """Write the images of a segmented frame; its row of the table."""
+    _write_images(frame, mask, folder)
+    return {
+        "name": frame.name,
+        "source": frame.source,
+        "seconds": frame.seconds,
+        "width": mask.shape[1],
+        "height": mask.shape[0],
+        "pixels": np.bincount(mask.ravel(), minlength=len(card.class_names)).tolist(),
+        "confidence": round(score, 4),
+        "remark": frame.remark,
+    }
 
 
 def prepare(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[slice, slice]]:

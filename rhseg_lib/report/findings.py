@@ -40,17 +40,19 @@ def difference_in_words(row: dict) -> str:
 
 def size_limit(dataset: dict) -> list[str]:
     """Sentences on what the study's image size takes away: every score of the report is measured at that size."""
-    limits, side = dataset["size_limit"], dataset["image_size"]
+    limits, side, tile = dataset["size_limit"], dataset["image_size"], dataset.get("tile")
+    scored = f"Scores in this report are of {'tiles' if tile else 'images'} of {side}×{side} pixels"
+    scored += f", each a part of {tile}×{tile} pixels of an image." if tile else "."
     if not limits:  # no class in any image
-        return [f"Scores in this report are of images of {side}×{side} pixels."]
+        return [scored]
     listed = ", ".join(f"{name} {limit:.2f}" for name, limit in limits.items())
     lines = [
-        f"Scores in this report are of images of {side}×{side} pixels. Enlarged to the images' own size, a perfect "
-        f"model's masks have these IoUs with the annotation: {listed}."
+        f"{scored} Enlarged to the images' own size, a perfect model's masks have these IoUs with the annotation: "
+        f"{listed}."
     ]
     if low := [name for name, limit in limits.items() if limit < LEAST_LIMIT]:
-        fix = "take a larger image_size, or crop the images to what matters"
-        lines.append(f"Warning: {side} pixels are too few for {', '.join(low)}: {fix}.")
+        fix = "a smaller tile" if tile else "a larger image_size, or cut your own images into tiles (`tile`)"
+        lines.append(f"Warning: {side} pixels are too few for {', '.join(low)}: take {fix}.")
     return lines
 
 
@@ -71,7 +73,7 @@ def own_results(summary: pd.DataFrame, baselines: pd.DataFrame, runs: list[Run],
         f"{row['miou']:.1f} % mIoU {interval(row)}{'' if len(summary) == 1 else f', the most of {len(summary)} models'}"
     )
     return [
-        f"{LABELS[best]} reaches {score}, on {count} images that it has not seen.",
+        f"{LABELS[best]} reaches {score}, on {count} {profile.data.unit} that it has not seen.",
         f"IoU of each class: {each}. Background counts in the mIoU: {row['IoU background']:.1f} %.",
         f"Classified pixel by pixel, by colour and place, the same images reach {baseline:.1f} %: {verdict}",
     ]
@@ -133,7 +135,7 @@ def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list
     best = summary["miou"].idxmax()
     text = (
         f"**{LABELS[best]}** has the highest mIoU, {summary.loc[best, 'miou']:.1f} % "
-        f"{interval(summary.loc[best])} on {len(runs[0].names)} images."
+        f"{interval(summary.loc[best])} on {len(runs[0].names)} {profile.data.unit}."
     )
     tested = compared[compared["p_holm"].notna()]
     if len(tested):
@@ -198,8 +200,8 @@ def findings(
     inside = row["low"] <= baseline <= row["high"] and parts(profile)[-1] == "test"  # scored on the same images
     name = "The model as the text describes it" if model == PROPOSED else LABELS[model]
     result = (
-        f"- {name} reaches **{row['miou']:.1f} % mIoU** {interval(row)} on {len(runs[0].names)} images; the better of "
-        f"the two pixel-classifier baselines reaches {baseline:.1f} % on the test set"
+        f"- {name} reaches **{row['miou']:.1f} % mIoU** {interval(row)} on {len(runs[0].names)} {profile.data.unit}; "
+        f"the better of the two pixel-classifier baselines reaches {baseline:.1f} % on the test set"
         f"{', **inside that interval**' if inside else ''}."
     )
     lines.insert(0 if profile.kind == "result" else len(lines), result)

@@ -78,10 +78,11 @@ def read(profile: Profile, name: str, *, index: str | None = None) -> pd.DataFra
 
 
 def counts(dataset: dict) -> pd.DataFrame:
-    """Images, originals and the percentage of each class in the subsets of a VOC tree."""
+    """Images (or tiles), originals and the percentage of each class in the subsets of a VOC tree."""
     subsets = [name for name in dataset["counts"] if name != "trainval"]
     pixels = pd.DataFrame.from_dict(dataset["class_pixels"], orient="index").loc[subsets]
-    table = pd.DataFrame({"images": dataset["counts"], "originals": dataset["originals"]})
+    unit = "tiles" if dataset.get("tile") else "images"
+    table = pd.DataFrame({unit: dataset["counts"], "originals": dataset["originals"]})
     shares = 100 * pixels.div(pixels.sum(axis=1), axis=0)
     return table.loc[subsets].join(shares.add_suffix(", % of pixels")).rename_axis("subset")
 
@@ -119,6 +120,8 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
         "precision": used.precision,
         "start": "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all",
     }
+    if used.flip:
+        ours["flip"] = "each image mirrored with probability 1/2 whenever it is drawn"
     if used.validation_fraction:
         kept = "; the best epoch is kept" if used.keep_best_epoch else ""
         ours["held out"] = f"{100 * used.validation_fraction:g} % of the training originals{kept}"

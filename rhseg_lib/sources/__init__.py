@@ -2,6 +2,7 @@
 
 images          decoding, fitting, padding, palettes
 checks          all errors in a folder, reported together
+tiles           large images in tiles
 labelme         read, check and write one annotation
 labelme_shapes  its shapes -> mask
 labelme_folder  a folder of annotations as a source

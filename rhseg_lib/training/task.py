@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from segmentation_models_pytorch.losses import DiceLoss
 from torch.nn import functional as F
 
-from rhseg_lib.dataset.batches import epoch_seed, normalize
+from rhseg_lib.dataset.batches import epoch_seed, flip_at_random, normalize
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.metrics import confusion_matrices, scores
 from rhseg_lib.models import build_model
@@ -38,7 +38,7 @@ class SegmentationTask(L.LightningModule):
         self.compiled: Callable | None = None
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
-        images, masks = batch  # (B, 3, H, W) uint8, (B, H, W) uint8
+        images, masks = flip_at_random(*batch) if self.recipe.flip else batch  # (B, 3, H, W), (B, H, W) uint8
         if self.recipe.compile == "cuda_graphs":
             self.zero_grad()  # the next replay reuses the memory of the last step's gradients
             torch.compiler.cudagraph_mark_step_begin()

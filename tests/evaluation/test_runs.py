@@ -365,7 +365,7 @@ def test_weights_without_a_digest_load_if_they_are_finite(finished, tmp_path):
 def test_the_abstention_bound_excludes_only_images_that_are_ignored(monkeypatch):
     seen = []
 
-    def confidences(_, images, masks):
+    def confidences(_, images, masks, wholes):
         seen.append(len(images))
         return np.linspace(0.5, 1, len(images))
 

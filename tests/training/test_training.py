@@ -324,6 +324,25 @@ def test_loss_by_hand(dice_weight):
     assert task.matrix.tolist() == [[2, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
+def test_flips_by_hand(monkeypatch):
+    """Image and mask are mirrored together, about every second time."""
+    task = SegmentationTask(MODEL, num_classes=3, recipe=changed(flip=True), seed=0)
+    task.loss_sum, task.matrix, seen = torch.zeros(()), torch.zeros(3, 3, dtype=torch.int64), []
+
+    def forward_pass(images, masks):
+        seen.extend(zip(images, masks, strict=True))
+        return torch.zeros(()), masks
+
+    monkeypatch.setattr(task, "forward_pass", forward_pass)
+    images = torch.arange(24, dtype=torch.uint8).view(1, 3, 2, 4)
+    masks = torch.tensor([[[0, 1, 2, 255], [0, 0, 1, 2]]], dtype=torch.uint8)
+    for _ in range(50):
+        task.training_step((images.expand(2, -1, -1, -1), masks.expand(2, -1, -1)), 0)
+    kept = [torch.equal(image, images[0]) and torch.equal(mask, masks[0]) for image, mask in seen]
+    mirrored = [torch.equal(image, images[0].flip(-1)) and torch.equal(mask, masks[0].flip(-1)) for image, mask in seen]
+    assert sum(kept) + sum(mirrored) == 100 and 30 < sum(mirrored) < 70
+
+
 def test_memory_layout_changes_only_rounding(profile, tmp_path):
     short = {"epochs": 1, "warmup_epochs": 0.0, "recompute_batchnorm": False}
     plain = train(profile, tmp_path / "plain", recipe=changed(**short))
@@ -540,7 +559,7 @@ def test_two_processes_train_as_one(profile, tmp_path):
 
 
 class TestHeldOut:
-    KEPT = changed(validation_fraction=0.25, keep_best_epoch=True, recompute_batchnorm=False)
+    KEPT = changed(validation_fraction=0.25, keep_best_epoch=True, recompute_batchnorm=False, flip=True)
 
     def test_the_best_epoch_on_them_is_kept_and_ctrl_c_resumes_to_it(self, profile, tmp_path, monkeypatch):
         whole = train(profile, tmp_path / "whole", recipe=self.KEPT)

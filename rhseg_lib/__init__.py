@@ -15,4 +15,5 @@ training      one model, one seed; exact resume; speed
 report        the paper's tables and claims, figures, tables, findings, HTML pages
 predict       new images and videos, with a gallery
 evaluate      scores of trained weights on newly annotated images
+export        trained weights as ONNX, in float32 or int8
 """

@@ -52,9 +52,9 @@ def cells(name):
 
 
 # A notebook imports the report package for its tables and figures; the words there decide no data set and no weights.
-DATA = library("errors", "files", "catalogue", "profile", "sources", "scenes", "dataset", "evaluation")
+DATA = library("errors", "files", "catalogue", "settings", "profile", "sources", "scenes", "dataset", "evaluation")
 TRAINING = DATA + library("models", "training")
-SHOWN = DATA + library("models", "report")
+SHOWN = DATA + library("models", "thickness", "report")
 # Without defaults: a key that a later version adds makes no data set again.
 SETTINGS = fingerprint(study.data.model_dump(exclude_defaults=True), content_digest(study.root / study.data.folder) if study.data.folder else "")
 WORDS = fingerprint(study.kind, study.title, study.leaky, study.paper)

@@ -5,6 +5,7 @@ In the order the data flows; each imports only from those above it:
 errors        the one error that a user sees
 files         atomic writes; resumable folder builds
 catalogue     the eight models, once
+settings      checked kinds of values; how thickness is measured
 profile       what to run: data, recipe, models, seeds; every path derives from it
 sources       images with masks from Labelme folders and VOC trees, checked
 scenes        synthetic RH scenes with exact truth
@@ -16,4 +17,5 @@ training      one model, one seed; exact resume; speed
 report        the paper's tables and claims, figures, tables, findings, HTML pages
 predict       new images and videos, with a gallery
 evaluate      scores of trained weights on newly annotated images
+export        trained weights as ONNX, in float32 or int8
 """

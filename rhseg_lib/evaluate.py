@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from rhseg_lib.errors import StudyError, exit_code, show
 from rhseg_lib.evaluation import statistics
+from rhseg_lib.evaluation.masks import Network, segment_image
 from rhseg_lib.evaluation.metrics import by_image, confusion_matrices, scores
-from rhseg_lib.evaluation.weights import Card, read_weights
+from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
-from rhseg_lib.predict.segment import segment_image
+from rhseg_lib.predict.runtime import open_weights
 from rhseg_lib.profile import Data
 from rhseg_lib.sources.checks import Problem, refuse
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
@@ -35,11 +36,17 @@ def evaluate(weights: Path, folder: Path) -> tuple[list[str], np.ndarray, Card]:
     Labels are the weights' classes; "__ignore__" marks regions that do not count. StudyError lists all annotation
     errors, or says that there is nothing to score.
     """
-    network, card = read_weights(weights)
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu")
+    network, card, *_ = open_weights(weights)
+    names, matrices = score(network, card, folder)
+    return names, matrices, card
+
+
+def score(network: Network, card: Card, folder: Path, *, most: int | None = None) -> tuple[list[str], np.ndarray]:
+    """Names and confusion matrices of the annotated images of a folder, see `evaluate`; of `most`, evenly spread."""
     source = open_annotations(folder, card.class_names[1:])
+    named = list(source.names().items())
     problems, found = list[Problem](), dict[str, torch.Tensor]()
-    for name, path in tqdm(source.names().items(), "scoring", unit="image"):
+    for name, path in tqdm([named[index] for index in spread(len(named), most)], "scoring", unit="image"):
         picture, errors = source.examine(path)
         problems += errors
         if picture is None or problems:
@@ -51,7 +58,12 @@ def evaluate(weights: Path, folder: Path) -> tuple[list[str], np.ndarray, Card]:
     matrices = np.stack([matrix.numpy() for matrix in found.values()])
     if not matrices.any():
         raise StudyError("every pixel is ignored", where=folder, fix="draw smaller regions to ignore")
-    return list(found), matrices, card
+    return list(found), matrices
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """At most `most` indices below `count`, evenly spread."""
+    return np.linspace(0, count - 1, min(count, most or count)).astype(int).tolist()
 
 
 def open_annotations(folder: Path, classes: tuple[str, ...]) -> LabelmeFolder | VocTree:
@@ -74,7 +86,7 @@ def of_classes(matrices: np.ndarray, class_names: tuple[str, ...]) -> pd.DataFra
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0 if the folder was scored."""
     parser = argparse.ArgumentParser(prog="python -m rhseg_lib.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("weights", type=Path, help="weights.safetensors of a run")
+    parser.add_argument("weights", type=Path, help="weights.safetensors of a run, or its export")
     parser.add_argument("folder", type=Path, help="images with Labelme JSON, or a VOC tree")
     parser.add_argument("--output", type=Path, help="CSV file for the scores of each image")
     options = parser.parse_args(arguments)

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LOCKED = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DECLARED = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+EXTRAS = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+DECLARED = [Requirement(line) for line in PROJECT["dependencies"] + EXTRAS]
 
 
 @pytest.mark.parametrize("declared", DECLARED, ids=lambda requirement: requirement.name)

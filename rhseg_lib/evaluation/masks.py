@@ -1,6 +1,8 @@
-"""From an image to its mask: fitted to the network's size, segmented, enlarged to its own size."""
+"""From an image to its mask: fitted to the network, segmented, enlarged to its own size; or tile by tile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -8,10 +10,70 @@ import torch
 from torch import nn
 
 from rhseg_lib.dataset.batches import normalize
+from rhseg_lib.evaluation.inference import confidence, confidence_of
+from rhseg_lib.evaluation.tiles import segment_tiles
+from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.sources import images
 
 STRIP = 2**20  # pixels of the strips in which logits are resized to the image's own size
 Network = nn.Module | Callable[[np.ndarray], np.ndarray]  # in PyTorch, or of `runtime.open_weights`
+
+
+class Fitted(NamedTuple):
+    """An image as the network takes it."""
+
+    image: np.ndarray  # (S, S, 3) uint8 with its margin; of tiles, the whole image (H, W, 3)
+    inside: tuple[slice, slice] | None  # the image's place in the square; None of tiles
+    height: int  # of the image itself, in pixels
+    width: int
+
+
+class Segmented(NamedTuple):
+    mask: np.ndarray  # (H, W) uint8, the most probable class of each pixel
+    confidence: float
+
+
+def fit(image: np.ndarray, card: Card) -> Fitted:
+    """Fit an image (H, W, 3) uint8 to the network of a card."""
+    if card.tile:
+        return Fitted(image, None, *image.shape[:2])
+    return Fitted(*prepare(image, card.image_size), *image.shape[:2])
+
+
+def network_outputs(network: Network, card: Card, fitted: Sequence[np.ndarray]) -> list:
+    """What the network says of fitted images: logits with the margin (K, S, S), or the `certainty` of tiles."""
+    if card.tile:
+        logits_of = partial(network_logits, network)
+        return [segment_tiles(one, logits_of, image_size=card.image_size, tile=card.tile) for one in fitted]
+    return list(network_logits(network, np.stack(fitted))) if len(fitted) else []
+
+
+def segmented(output, fitted: Fitted) -> Segmented:
+    """The mask of an image at its own size, and the confidence in it, from one of `network_outputs`."""
+    if fitted.inside is None:
+        return Segmented(output[0], confidence_of(*output))
+    logits = output[:, *fitted.inside]
+    return Segmented(classes_at_size(logits, fitted.height, fitted.width), confidence(logits))
+
+
+def mirrored(output, fitted: Fitted) -> np.ndarray:
+    """The mask (H, W) of an image from the output for its mirror image (`fitted.image` mirrored), mirrored back."""
+    if fitted.inside is None:
+        return output[0][:, ::-1]
+    return classes_at_size(output[:, :, ::-1][:, *fitted.inside], fitted.height, fitted.width)
+
+
+def segment_image(image: np.ndarray, network: Network, card: Card) -> Segmented:
+    """Segment one image (H, W, 3) uint8 at its own size."""
+    fitted = fit(image, card)
+    return segmented(network_outputs(network, card, [fitted.image])[0], fitted)
+
+
+def segment_pair(image: np.ndarray, network: Network, card: Card) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (H, W) of an image and, mirrored back, of its mirror image."""
+    fitted = fit(image, card)
+    outputs = network_outputs(network, card, [fitted.image, np.ascontiguousarray(fitted.image[:, ::-1])])
+    return segmented(outputs[0], fitted).mask, mirrored(outputs[1], fitted)
 
 
 def prepare(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[slice, slice]]:

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.masks import classes_at_size, network_logits, prepare
+from rhseg_lib.evaluation.masks import Network, segment_pair
+from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
-from rhseg_lib.profile import Profile, Thickness, fingerprint
+from rhseg_lib.profile import Profile, fingerprint
 from rhseg_lib.scenes.write import write_scenes
+from rhseg_lib.settings import Calibration, Thickness
 from rhseg_lib.sources.images import read_picture
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.thickness.measure import Measurement, measure
-from rhseg_lib.thickness.reading import Calibration, indices, read_tube
+from rhseg_lib.thickness.reading import indices, read_tube
 
 VERSION = 1  # of the table of a run; increased when measuring changes
 THIN_MM = (50.0, 250.0)
@@ -87,24 +87,14 @@ def annotated_masks(profile: Profile, annotator: str) -> Masks:
     return read
 
 
-def predicted_masks(network: nn.Module, size: int) -> Masks:
+def predicted_masks(network: Network, card: Card) -> Masks:
     """The masks that a network predicts, at a scene's own size, for the scene and its mirror image."""
 
     def read(folder: Path, scene: str) -> tuple[np.ndarray, np.ndarray]:
         image, _ = read_picture(folder / f"{scene}.jpg")
-        return predict_pair(network, image, size)
+        return segment_pair(image, network, card)
 
     return read
-
-
-@torch.inference_mode()
-def predict_pair(network: nn.Module, image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (H, W) of an image (H, W, 3) and of its mirror image, mirrored back, by a network for `size` pixels."""
-    square, inside = prepare(image, size)
-    logits = network_logits(network, np.stack((square, square[:, ::-1])))
-    pair = logits[0][:, *inside], logits[1][:, :, ::-1][:, *inside]
-    first, second = (classes_at_size(one, *image.shape[:2]) for one in pair)
-    return first, second
 
 
 def measure_scenes(profile: Profile, scenes: list[Scenes], masks: Masks, *, title: str = "") -> pd.DataFrame:

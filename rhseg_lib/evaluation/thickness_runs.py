@@ -1,9 +1,8 @@
 """Slag thickness by the finished runs: tables of their readings, errors and intervals, and the comparison of models."""
 
-
 import pandas as pd
 
-from rhseg_lib.evaluation.runs import Run, has_weights, load_model
+from rhseg_lib.evaluation.runs import Run, has_weights
 from rhseg_lib.evaluation.thickness import (
     Scenes,
     annotated_masks,
@@ -14,13 +13,13 @@ from rhseg_lib.evaluation.thickness import (
     read_table,
     write_table,
 )
-from rhseg_lib.evaluation.weights import write_calibration
+from rhseg_lib.evaluation.weights import read_weights, write_calibration
 from rhseg_lib.profile import Profile
 
 EXACT, ANNOTATORS = "exact masks", ("annotator one", "annotator two")
 TABLE = "thickness.parquet"
 GROSS = 0.25  # relative error above which a reading is grossly wrong
-NOT_CALIBRATED = "synthetic scenes, exact thickness"
+AGAINST = "synthetic scenes, exact thickness"
 GROUPS = {  # name -> rows of a table of `measure_scenes`
     "all": lambda t: t["clear"] | ~t["clear"],
     "a bar in front": lambda t: t["conditions"].str.contains("bar"),
@@ -35,10 +34,9 @@ GROUPS = {  # name -> rows of a table of `measure_scenes`
 
 def tables_of_masks(profile: Profile, scenes: list[Scenes]) -> dict[str, pd.DataFrame]:
     """The readings of exact masks and of both annotators' masks."""
-    readers = {EXACT: exact_masks}
-    readers |= {name: annotated_masks(profile, name.split()[1]) for name in ("annotator first", "annotator second")}
-    names = (EXACT, *ANNOTATORS)
-    return {name: measure_scenes(profile, scenes, read, title=name) for name, read in zip(names, readers.values(), strict=True)}
+    readers = (exact_masks, annotated_masks(profile, "first"), annotated_masks(profile, "second"))
+    names = zip((EXACT, *ANNOTATORS), readers, strict=True)
+    return {name: measure_scenes(profile, scenes, read, title=name) for name, read in names}
 
 
 def tables_of_runs(profile: Profile, scenes: list[Scenes], runs: list[Run]) -> dict[tuple[str, int], pd.DataFrame]:
@@ -51,10 +49,9 @@ def tables_of_runs(profile: Profile, scenes: list[Scenes], runs: list[Run]) -> d
         folder = profile.run_folder(run.model, run.seed)
         table = read_table(folder / TABLE, profile)
         if table is None and has_weights(profile, run):
-            network = load_model(profile, run.model, run.seed)
-            read = predicted_masks(network, profile.data.image_size)
-            table = measure_scenes(profile, scenes, read, title=f"{run.model} {run.seed}")
-            write_calibration(folder / "weights.safetensors", calibrate(table, NOT_CALIBRATED))
+            network, card = read_weights(folder / "weights.safetensors")
+            table = measure_scenes(profile, scenes, predicted_masks(network, card), title=f"{run.model} {run.seed}")
+            write_calibration(folder / "weights.safetensors", calibrate(table, AGAINST))
             write_table(folder / TABLE, table, profile)
         if table is not None:
             found[run.model, run.seed] = table

@@ -14,8 +14,8 @@ from torch import nn
 from rhseg_lib.dataset.batches import IMAGENET_MEAN, IMAGENET_STD
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import write_atomically
-from rhseg_lib.profile import ImageSize, Label, ModelName, Seed, Share, Strict, in_pixels
-from rhseg_lib.thickness.reading import Calibration
+from rhseg_lib.profile import ModelName, in_pixels
+from rhseg_lib.settings import Calibration, ImageSize, Label, Seed, Share, Strict
 
 # Of the card; increased when its meaning changes. In 1, networks resized without aligned corners; in 2, `abstain_below`
 # was of another confidence.
@@ -100,7 +100,19 @@ def read_card(path: Path) -> Card:
         raise StudyError(what, where=path, fix="give the path of the file weights.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {})["card"])
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise StudyError("the weights are not there", where=path, fix="correct the path, or train first") from error
+    except (SafetensorError, OSError) as error:
+        fix = f"{RETRAIN}; pickled weights (.pt, .pth) can run any code when loaded, so they are never opened"
+        raise StudyError(f"not a safetensors file ({error})", where=path, fix=fix) from error
+    return parse_card(metadata, path)
+
+
+def parse_card(metadata: dict[str, str], path: Path) -> Card:
+    """The card in the metadata of the file at `path`; see `read_card`."""
+    try:
+        content = json.loads(metadata["card"])
         if not isinstance(content, dict):
             raise TypeError("the card is not a JSON object")
         if content.get("format") == 1:
@@ -109,11 +121,6 @@ def read_card(path: Path) -> Card:
         if content.get("format") == 2:
             content |= {"format": FORMAT, "abstain_below": None}
         card = Card.model_validate_json(json.dumps(content))
-    except FileNotFoundError as error:
-        raise StudyError("the weights are not there", where=path, fix="correct the path, or train first") from error
-    except (SafetensorError, OSError) as error:
-        fix = f"{RETRAIN}; pickled weights (.pt, .pth) can run any code when loaded, so they are never opened"
-        raise StudyError(f"not a safetensors file ({error})", where=path, fix=fix) from error
     except ValidationError as error:
         first = error.errors()[0]
         what = f"the card of the weights is invalid: {'.'.join(map(str, first['loc']))}: {first['msg']}"

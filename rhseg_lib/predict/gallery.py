@@ -13,6 +13,8 @@ from PIL import Image
 from rhseg_lib.errors import printable
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
+from rhseg_lib.predict.runtime import Runtime
+from rhseg_lib.predict.write import overlay_of, thumbnail_of
 from rhseg_lib.report import figures, overlays
 
 SHOWN = 500  # images in the gallery
@@ -28,9 +30,17 @@ class Prediction(NamedTuple):
 
 
 def write_tables(
-    folder: Path, batches: list[dict], card: Card, *, source: Path, left_out: str, threshold: float | None
+    folder: Path,
+    batches: list[dict],
+    *,
+    runtime: Runtime,
+    source: Path,
+    left_out: str,
+    threshold: float | None,
+    write: tuple[str, ...],
 ) -> Prediction:
     """Write the two tables and the gallery from the finished batches of progress.jsonl."""
+    card = runtime.card
     rows = [row for batch in batches for row in batch["rows"]]
     columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence", "remark"]
     table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
@@ -47,12 +57,15 @@ def write_tables(
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "errors.csv", errors.to_csv(index=False).encode())
     result = Prediction(table, errors, card)
-    page = gallery(result, title=printable(Path(os.path.realpath(source)).name), left_out=left_out, threshold=threshold)
+    title = printable(Path(os.path.realpath(source)).name)
+    page = gallery(result, title=title, runtime=runtime.name, left_out=left_out, threshold=threshold, written=write)
     write_atomically(folder / "index.html", page.encode())
     return result
 
 
-def gallery(result: Prediction, *, title: str, left_out: str, threshold: float | None) -> str:
+def gallery(
+    result: Prediction, *, title: str, runtime: str, left_out: str, threshold: float | None, written: tuple[str, ...]
+) -> str:
     """HTML page of a run: the least confident images first, at most `SHOWN`; it loads only its own files."""
     table, errors, card = result
     classes = [
@@ -65,7 +78,7 @@ def gallery(result: Prediction, *, title: str, left_out: str, threshold: float |
     ]
     shown = table.sort_values(["confidence", "name"]).head(SHOWN).to_dict("records")
     for row in shown:
-        row["overlay"], row["thumbnail"] = (quote(f"{kind}/{row['name']}.webp") for kind in ("overlays", "thumbnails"))
+        row["overlay"], row["thumbnail"] = quote(overlay_of(row["name"])), quote(thumbnail_of(row["name"]))
         row["shares"] = [{**kind, "percent": row[f"{kind['name']}_percent"]} for kind in classes[1:]]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
@@ -74,6 +87,8 @@ def gallery(result: Prediction, *, title: str, left_out: str, threshold: float |
     )
     return environment.get_template("gallery/index.html.j2").render(
         title=title,
+        runtime=runtime,
+        written=written,
         left_out=left_out,
         card=card,
         classes=classes,
@@ -93,5 +108,5 @@ def gallery(result: Prediction, *, title: str, left_out: str, threshold: float |
 def least_confident(table: pd.DataFrame, folder: Path, count: int) -> tuple[list[np.ndarray], list[str]]:
     """Thumbnails and titles of the least confident images; each thumbnail shows an image and its overlay."""
     rows = table.sort_values(["confidence", "name"]).head(count)
-    thumbnails = [np.asarray(Image.open(folder / f"thumbnails/{name}.webp").convert("RGB")) for name in rows["name"]]
+    thumbnails = [np.asarray(Image.open(folder / thumbnail_of(name)).convert("RGB")) for name in rows["name"]]
     return thumbnails, [f"{row.name[-40:]}: {row.confidence:.2f}" for row in rows.itertuples(index=False)]

@@ -94,7 +94,8 @@ class Video:
                 decoded, image = capture.retrieve()
                 error = StudyError("the frame cannot be decoded", where=self.path, fix=COPY_AGAIN)
                 seconds = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 3)
-                yield Frame(f"frame_{number:06}", source, seconds, image[..., ::-1] if decoded else error)
+                rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if decoded else error
+                yield Frame(f"frame_{number:06}", source, seconds, rgb)
             number += 1
         if number < self.frames() and -(-number // self.every) >= start:
             what = f"the file states {self.frames()} frames, {number} could be read"

@@ -22,9 +22,10 @@ HEAT_STOPS = ", ".join(to_hex(colormaps[HEAT](stop / 4)) for stop in range(5))  
 
 def blend(image: np.ndarray, mask: np.ndarray, *, opacity: float = 0.45) -> np.ndarray:
     """Blend class colours over an image, background unpainted: (H, W, 3) and (H, W) uint8 -> (H, W, 3) uint8."""
-    colours = np.array([ImageColor.getrgb(colour) for colour in (*CLASS_COLOURS, "white")])  # (256, 3)
-    painted, shown = image.copy(), (mask > 0) & (mask != IGNORE_INDEX)
-    painted[shown] = ((1 - opacity) * image[shown] + opacity * colours[mask[shown]]).round()
+    painted, values = image.copy(), np.arange(256)[:, None, None]
+    for index in set(np.flatnonzero(np.bincount(mask.ravel()))) - {0, IGNORE_INDEX}:
+        mixed = (1 - opacity) * values + opacity * np.array(ImageColor.getrgb(CLASS_COLOURS[index]))  # (256, 1, 3)
+        cv2.copyTo(cv2.LUT(image, mixed.round().astype(np.uint8)), (mask == index).astype(np.uint8), painted)
     return painted
 
 

@@ -116,11 +116,11 @@ _BITS = (np.arange(256)[:, None] >> np.arange(8) & 1) * (128 >> np.arange(8) // 
 VOC_PALETTE = np.stack([_BITS[:, channel::3].sum(1) for channel in range(3)], axis=1).astype(np.uint8)
 
 
-def palette_png(mask: np.ndarray) -> bytes:
-    """Encode a (H, W) uint8 mask as a palette-mode PNG in VOC's colours."""
+def palette_png(mask: np.ndarray, *, compression: int = -1) -> bytes:
+    """Encode a (H, W) uint8 mask as a palette-mode PNG in VOC's colours; `compression` is zlib's level."""
     image = Image.fromarray(mask)
     image.putpalette(VOC_PALETTE.tobytes())
-    return encode(image, "PNG")
+    return encode(image, "PNG", compression=compression)
 
 
 def write_palette_png(path: Path, mask: np.ndarray) -> None:
@@ -128,10 +128,10 @@ def write_palette_png(path: Path, mask: np.ndarray) -> None:
     write_atomically(path, palette_png(mask))
 
 
-def encode(image: Image.Image, file_format: str) -> bytes:
+def encode(image: Image.Image, file_format: str, *, compression: int = -1) -> bytes:
     """Encode in memory: PIL does not report a full disk when it writes a file itself."""
     buffer = io.BytesIO()
-    image.save(buffer, format=file_format, quality=95)  # quality: ignored for PNG
+    image.save(buffer, format=file_format, quality=95, compress_level=compression)  # of JPEG, and of PNG
     return buffer.getvalue()
 
 

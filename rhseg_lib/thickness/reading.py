@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
-from pydantic import Field
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.profile import Number, Strict, Thickness
+from rhseg_lib.settings import Calibration, Thickness
 from rhseg_lib.thickness.measure import Measurement, measure
 
 PIXELS = 0.006  # of the mask's shorter side, part of the error scale: 3 pixels of 512
@@ -27,20 +26,6 @@ MOST_DOUBT = 0.25  # relative difference of the two readings above which none is
 NO_MIRROR = "the mirror image shows no such tube"
 DISAGREES = "the mirror image gives another thickness"
 MM, DIAMETERS = "mm", "tube diameters"
-
-
-class Calibration(Strict):
-    """Errors on calibration images, each divided by its error scale."""
-
-    against: str = Field(min_length=1)  # where the known thickness comes from
-    by_pixel: tuple[Number, ...] = ()  # ascending, with a known number of mm per pixel
-    by_diameter: tuple[Number, ...] = ()  # with a known tube diameter
-
-    def factor(self, level: float, *, by_diameter: bool) -> float:
-        """How many error scales wide an interval is to either side; NaN if the calibration images are too few."""
-        scores = self.by_diameter if by_diameter else self.by_pixel
-        rank = math.ceil((len(scores) + 1) * level - 1e-9)
-        return scores[rank - 1] if rank <= len(scores) else math.nan
 
 
 @dataclass(frozen=True)

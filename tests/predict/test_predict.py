@@ -22,11 +22,12 @@ from PIL import Image
 
 from rhseg_lib import files
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation import inference
+from rhseg_lib.evaluation import inference, masks
+from rhseg_lib.evaluation.masks import classes_at_size, prepare
 from rhseg_lib.evaluation.weights import Card, read_card, read_weights, write_weights
 from rhseg_lib.predict import __main__, segment
 from rhseg_lib.predict.inputs import ImageFiles, Video, open_source
-from rhseg_lib.predict.segment import classes_at_size, predict_source, prepare
+from rhseg_lib.predict.segment import predict_source
 from rhseg_lib.sources import images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -81,15 +82,28 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def kill_after(monkeypatch, batches: int) -> None:
     """Interrupt the run after it has written the files of one more batch, but no line of progress for it."""
-    left, original = iter(range(batches)), segment.segment_batch
+    left, original = iter(range(batches)), segment.segment_batches
 
     def killed(*arguments):
-        result = original(*arguments)
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return result
+        for batch in original(*arguments):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            yield batch
 
-    monkeypatch.setattr(segment, "segment_batch", killed)
+    monkeypatch.setattr(segment, "segment_batches", killed)
+
+
+def note_batches(monkeypatch) -> list[dict]:
+    """The batches that runs segment from now on."""
+    noted, original = [], segment.segment_batches
+
+    def noting(*arguments):
+        for batch in original(*arguments):
+            noted.append(batch)
+            yield batch
+
+    monkeypatch.setattr(segment, "segment_batches", noting)
+    return noted
 
 
 class TestMasks:
@@ -159,11 +173,11 @@ class TestMasks:
         np.testing.assert_array_equal(outside, images.pad(small_mask, 64, 255))
 
     @pytest.mark.parametrize(("height", "width", "classes"), [(8, 8, 3), (40, 24, 3), (3, 5, 2), (33, 70, 7)])
-    def test_blocks_do_not_change_the_mask(self, monkeypatch, height, width, classes):
+    def test_strips_do_not_change_the_mask(self, monkeypatch, height, width, classes):
         logits = RANDOM.normal(size=(classes, 8, 8)).astype(np.float32)
         whole = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), (width, height)).argmax(2)
-        for side in (1, 7, 512):
-            monkeypatch.setattr(segment, "BLOCK", side)
+        for pixels in (1, 7 * width, 2**20):
+            monkeypatch.setattr(masks, "STRIP", pixels)
             np.testing.assert_array_equal(classes_at_size(logits, height, width), whole)
 
 
@@ -227,7 +241,7 @@ class TestNames:
             assert Image.open(out / f"masks/{row.name}.png").size == (row.width, row.height)
         assert table.set_index("name")["height"][names].tolist() == [20, 21, 22, 23, 24, 25]
         links = re.findall(r'src="([^"]+)" loading', (out / "index.html").read_text())
-        assert sorted(links) == sorted(quote(f"thumbnails/{name}.webp") for name in names)
+        assert sorted(links) == sorted(quote(f"thumbnails/{name}.jpg") for name in names)
 
     def test_without_suffix_if_unique(self, tmp_path):
         for name in ("a.png", "b/a.png", ".hidden.png", ".cache/c.png", "out/masks/a.png", "notes.txt"):
@@ -285,7 +299,7 @@ class TestErrors:
             path.write_text("not an image")
         predict_source(source, weights=weights, output=tmp_path / "out")
         assert len(pd.read_csv(tmp_path / "out/errors.csv")) == 6
-        assert not list((tmp_path / "out/masks").iterdir())
+        assert not (tmp_path / "out/masks").exists()
 
     def test_nothing_but_errors(self, weights, tmp_path):
         (tmp_path / "text.png").write_text("not an image")
@@ -435,10 +449,9 @@ class TestResume:
         with (draft / "progress.jsonl").open("ab") as file:
             file.write(b'{"rows": [{"na')  # interrupted while writing a line
         (draft / "masks/.frame_000002.png.4711").write_bytes(b"half a mask")
-        calls, original = [], segment.segment_batch
-        monkeypatch.setattr(segment, "segment_batch", lambda *given: calls.append(1) or original(*given))
+        again = note_batches(monkeypatch)
         predict_source(film, output=out, **settings)
-        assert len(calls) == 5 - batches + 1  # and one call without frames left
+        assert len(again) == 5 - batches
         assert content(out) == content(tmp_path / "uninterrupted")
         assert not draft.exists()
 
@@ -477,9 +490,14 @@ class TestResume:
 
     @pytest.mark.parametrize("change", [lambda path: save(path, 32, 48), Path.unlink])
     def test_images_that_change_meanwhile_are_not_vouched_for(self, weights, source, tmp_path, monkeypatch, change):
-        out, original = tmp_path / "out", segment.segment_batch
+        out, original = tmp_path / "out", segment.segment_batches
+
+        def changing(*arguments):
+            yield from original(*arguments)
+            change(last)
+
         with monkeypatch.context() as patched:
-            patched.setattr(segment, "segment_batch", lambda *given: original(*given) or change(last))
+            patched.setattr(segment, "segment_batches", changing)
             last = sorted(source.iterdir())[-1]
             with pytest.raises(StudyError, match="changed while they were segmented"):
                 predict_source(source, weights=weights, output=out)
@@ -509,17 +527,12 @@ class TestResume:
         assert content(out) == before
 
     def test_only_the_batch_of_a_lost_file_is_segmented_again(self, weights, source, tmp_path, monkeypatch):
-        out, original, again = tmp_path / "out", segment.segment_batch, []
+        out = tmp_path / "out"
         predict_source(source, weights=weights, output=out, batch_size=2)
         before = content(out)
         names = sorted(path.stem for path in source.iterdir())
-        (out / f"overlays/{names[2]}.webp").unlink()
-
-        def note(*arguments):
-            again.append(original(*arguments))
-            return again[-1]
-
-        monkeypatch.setattr(segment, "segment_batch", note)
+        (out / f"overlays/{names[2]}.jpg").unlink()
+        again = note_batches(monkeypatch)
         predict_source(source, weights=weights, output=out, batch_size=2)
         assert [[row["name"] for row in batch["rows"]] for batch in again] == [names[2:4]]
         assert content(out) == before

@@ -164,7 +164,9 @@ class Profile(Strict):
     kind: Literal["demonstration", "result"]
     data: Data
     recipe: Recipe
-    recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = {}  # differences from `recipe`, per model
+    recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = Field(
+        default_factory=dict
+    )  # differences from `recipe`, per model
     models: tuple[ModelName, ...] = MODEL_NAMES
     seeds: tuple[Seed, ...] = (0,)
     # Whether the report judges the paper; otherwise it is about one's own classes, models and images.
@@ -180,6 +182,11 @@ class Profile(Strict):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"'{key}' must not be empty or list an entry twice")
         return self
+
+    @property
+    def measures_thickness(self) -> bool:
+        """Whether the classes are those of a tube and of slag on it."""
+        return {self.thickness.tube, self.thickness.slag} <= {*self.data.classes}
 
     @property
     def raw(self) -> Path:

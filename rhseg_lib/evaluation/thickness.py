@@ -19,7 +19,7 @@ from rhseg_lib.settings import Calibration, Thickness
 from rhseg_lib.sources.images import read_picture
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.thickness.measure import Measurement, measure
-from rhseg_lib.thickness.reading import indices, read_tube
+from rhseg_lib.thickness.reading import Reading, indices, read_tube
 
 VERSION = 1  # of the table of a run; increased when measuring changes
 THIN_MM = (50.0, 250.0)
@@ -120,36 +120,57 @@ def _compare(
     truth: pd.DataFrame, found: list[Measurement], others: list[Measurement] | None, shorter: int
 ) -> Iterator[dict]:
     """The rows of one scene."""
-    free = list(found)
-    for tube in truth.itertuples():
+    matched = match(truth, found)
+    for tube, one in zip(truth.itertuples(), matched, strict=True):
         row = {"scene": tube.scene, "tube": tube.tube, "thickness_mm": tube.thickness_mm}
         row |= {"drip_free_mm": tube.drip_free_mm, "conditions": tube.conditions}
         row["clear"] = tube.visible > CLEAR and tube.sides_in_frame
-        one = min(free, key=lambda each: _distance(each, tube), default=None)
-        if one is not None and _distance(one, tube) <= 1:
-            free.remove(one)
-        else:
-            one = None
         for scale in SCALES:
-            row |= {f"{key}, {scale}": value for key, value in _read_by(scale, one, others, tube, shorter).items()}
+            reading = read_tube(one, others, shorter, true_scale(tube, scale)) if one else None
+            row[f"mm, {scale}"] = reading.thickness if reading else np.nan
+            row[f"drip_free, {scale}"] = reading.drip_free if reading else np.nan
+            row[f"error_scale, {scale}"] = reading.error_scale if reading else np.nan
+            row[f"problem, {scale}"] = reading.problem if reading else MISSING
         yield row
-    for one in free:
-        if not one.problem:
+    for one in found:
+        if not one.problem and not any(one is other for other in matched):
             yield {"scene": truth["scene"].iloc[0], "tube": -1, "clear": False, "conditions": ""}
 
 
-def _read_by(scale: str, one: Measurement | None, others: list[Measurement] | None, tube, shorter: int) -> dict:
-    """The reading of a tube by one kind of scale, which is the true one of the scene."""
-    if one is None:
-        return {"mm": np.nan, "drip_free": np.nan, "error_scale": np.nan, "problem": MISSING}
-    known = (
-        {"mm_per_pixel": tube.mm_per_pixel}
-        if scale == SCALES[0]
-        else {"tube_diameter_mm": tube.mm_per_pixel * tube.diameter_px}
-    )
-    reading = read_tube(one, others, shorter, Thickness(elevation=tube.elevation, **known))
-    values = {"mm": reading.thickness, "drip_free": reading.drip_free, "error_scale": reading.error_scale}
-    return values | {"problem": reading.problem}
+def match(truth: pd.DataFrame, found: list[Measurement]) -> list[Measurement | None]:
+    """The measured tube of each true one of a scene; None if the middle of no band is on it."""
+    free, matched = list(found), list[Measurement | None]()
+    for tube in truth.itertuples():
+        one = min(free, key=lambda each: _distance(each, tube), default=None)
+        if one is not None and _distance(one, tube) > 1:
+            one = None
+        if one is not None:
+            free.remove(one)
+        matched.append(one)
+    return matched
+
+
+def true_scale(tube, scale: str) -> Thickness:
+    """Settings with the true scale of a tube, a row of truth.parquet, in one of `SCALES`."""
+    if scale == SCALES[0]:
+        return Thickness.model_validate({"mm_per_pixel": tube.mm_per_pixel, "elevation": tube.elevation})
+    diameter = {"tube_diameter_mm": tube.mm_per_pixel * tube.diameter_px, "diameter_uncertainty": 0.0}
+    return Thickness.model_validate({**diameter, "elevation": tube.elevation})
+
+
+def read_scene(
+    scenes: Scenes, scene: str, network: Network, card: Card, scale: str
+) -> tuple[np.ndarray, list[Reading]]:
+    """The image of a scene and what a network reads of its tubes by a true scale, with intervals."""
+    image, _ = read_picture(scenes.folder / f"{scene}.jpg")
+    mask, mirrored = segment_pair(image, network, card)
+    tube, slag = indices(card.class_names, Thickness.model_validate({}))
+    truth = scenes.truth[scenes.truth["scene"] == scene]
+    found, others = (measure(one, tube=tube, slag=slag) for one in (mask, mirrored))
+    pairs = zip(truth.itertuples(), match(truth, found), strict=True)
+    return image, [
+        read_tube(one, others, min(mask.shape), true_scale(row, scale), card.thickness) for row, one in pairs if one
+    ]
 
 
 def _distance(one: Measurement, tube) -> float:

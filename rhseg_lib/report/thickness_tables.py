@@ -1,0 +1,99 @@
+"""Tables and sentences on slag thickness."""
+
+import pandas as pd
+
+from rhseg_lib.catalogue import LABELS, SHORT
+from rhseg_lib.evaluation.compare import is_significant
+from rhseg_lib.evaluation.thickness_runs import EXACT
+
+
+def named(masks: str) -> str:
+    """The label of a model; a kind of mask as it is."""
+    return LABELS.get(masks, masks)
+
+
+def errors(summary: pd.DataFrame) -> pd.DataFrame:
+    """A table of `thickness_runs.summarise` as it is shown."""
+    rows = summary
+    return pd.DataFrame({
+        "masks": [named(name) for name in rows.index],
+        "seeds": rows["seeds"].to_numpy(int),
+        "tubes read, %": (100 * rows["read"]).round(0).to_numpy(),
+        "clear tubes left out, %": (100 * rows["clear_left_out"]).round(1).to_numpy(),
+        "mean error, mm": rows["mean_error"].round(1).to_numpy(),
+        "mean error, %": rows["percent"].round(1).to_numpy(),
+        "bias, mm": [f"{value:+.1f}" for value in rows["bias"]],
+        "95 % within, mm": rows["p95"].round(0).to_numpy(),
+        "errors over 25 %, %": (100 * rows["gross"]).round(1).to_numpy(),
+        "90 % interval, ± mm (median)": rows["half"].round(0).to_numpy(),
+        "its coverage, %": (100 * rows["coverage"]).round(1).to_numpy(),
+        "false tubes": rows["false"].round(1).to_numpy(),
+    })  # fmt: skip
+
+
+def groups(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `thickness_runs.by_group` as it is shown."""
+    return pd.DataFrame({
+        "scenes": list(table.index),
+        "tubes read": table["tubes"].round(0).to_numpy(),
+        "of all, %": (100 * table["read"]).round(0).to_numpy(),
+        "mean error, mm": table["mean_error"].round(1).to_numpy(),
+        "mean error, %": table["percent"].round(1).to_numpy(),
+        "bias, mm": [f"{value:+.1f}" for value in table["bias"]],
+        "coverage of the 90 % interval, %": (100 * table["coverage"]).round(1).to_numpy(),
+    })  # fmt: skip
+
+
+def reasons(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `thickness_runs.problems` as it is shown: share of all tubes, %."""
+    shown = (100 * table).round(1)
+    shown.columns = [SHORT.get(name, name) for name in shown]
+    return shown.reset_index()
+
+
+def pairs(compared: pd.DataFrame) -> pd.DataFrame:
+    """A table of `thickness_runs.compare_errors` as it is shown."""
+    interval = [f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in compared.itertuples()]
+    return pd.DataFrame({
+        "models": [f"{SHORT[row.first]} against {SHORT[row.second]}" for row in compared.itertuples()],
+        "seeds": compared["seeds"],
+        "scenes": compared["units"],
+        "difference of the mean error, mm": interval,
+        "adjusted p": compared["p_holm"].round(3),
+        "significant": ["yes" if is_significant(row) else "no" for row in compared.to_dict("records")],
+    })  # fmt: skip
+
+
+def summary(table: pd.DataFrame, compared: pd.DataFrame, points: pd.DataFrame) -> list[str]:
+    """What the page shows, in sentences."""
+    models = table.drop(index=[name for name in table.index if name not in LABELS])
+    lines = [
+        f"From exact masks, thickness is measured with a mean error of {table.loc[EXACT, 'mean_error']:.0f} mm "
+        f"({table.loc[EXACT, 'percent']:.1f} %): what the measuring itself costs."
+    ]
+    if len(models):
+        best = models["mean_error"].idxmin()
+        row = models.loc[best]
+        lines.append(
+            f"The model with the smallest error, {LABELS[best]}, is wrong by {row['mean_error']:.0f} mm "
+            f"({row['percent']:.1f} %) on the tubes it reads ({100 * row['read']:.0f} % of all); its 90 % interval is "
+            f"±{row['half']:.0f} mm in the median and holds the true thickness for {100 * row['coverage']:.0f} %."
+        )
+    tested = compared[compared["p_holm"].notna()]
+    if len(tested):
+        significant = sum(is_significant(row) for row in tested.to_dict("records"))
+        lines.append(
+            f"{significant or 'None'} of {len(tested)} differences between models is significant (p < 0.05, Holm; "
+            "images and seeds)."
+        )
+    if points["model"].nunique() > 1 and len(points) > 5:
+        correlation = points["miou"].corr(points["mean_error"], method="spearman")
+        lines.append(
+            f"Between runs, mIoU and thickness error have a rank correlation of {correlation:+.2f}: "
+            + (
+                "a higher mIoU buys millimetres."
+                if correlation < -0.5
+                else "a point of mIoU does not buy millimetres here."
+            )
+        )
+    return lines

@@ -117,7 +117,8 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
         "images per epoch": used.epoch_images or "each training image once",
         "batch norm": "recomputed after training" if used.recompute_batchnorm else "running averages",
         "precision": used.precision,
-        "start": "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all",
+        "start": used.start_from
+        or ("ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
     }
     if used.validation_fraction:
         kept = "; the best epoch is kept" if used.keep_best_epoch else ""

@@ -129,6 +129,7 @@ class Recipe(Strict):
     compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile; cuda_graphs: a step is replayed
     recompute_batchnorm: bool = False  # running statistics from one clean pass before evaluation
     pretrained: bool = False  # ImageNet encoder weights
+    start_from: str | None = None  # weights.safetensors of an earlier run of this model; instead of `pretrained`
     validation_fraction: Number = Field(0.0, ge=0, le=0.5)  # training originals scored after each epoch
     keep_best_epoch: bool = False  # the weights of the epoch that scored best on them; false: of the last one
 

@@ -169,11 +169,13 @@ class TestPrediction:
         assert "segmented with PyTorch" in pages[0] and "segmented with ONNX Runtime" in pages[1]
         assert "float32" in pages[1]
 
-    def test_of_another_runtime_or_thread_count_start_again(self, files, tmp_path, capsys):
-        predict_source(SAMPLE, weights=files["float32"], output=tmp_path / "out", threads=1)
-        predict_source(SAMPLE, weights=files["float32"], output=tmp_path / "out", threads=2)
+    def test_of_another_runtime_or_thread_count_start_again(self, files, tmp_path, capsys, monkeypatch):
+        predict_source(SAMPLE, weights=files["float32"], output=tmp_path / "out")
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        predict_source(SAMPLE, weights=files["float32"], output=tmp_path / "out")
         assert "threads changed" in capsys.readouterr().out
-        predict_source(SAMPLE, weights=WEIGHTS, output=tmp_path / "out", threads=2)
+        predict_source(SAMPLE, weights=WEIGHTS, output=tmp_path / "out")
+        torch.set_num_threads(1)
         assert "weights, runtime changed" in capsys.readouterr().out
         settings = json.loads((tmp_path / "out/progress.jsonl").read_text().splitlines()[0])
         assert settings["runtime"].startswith("PyTorch") and settings["threads"] == 2

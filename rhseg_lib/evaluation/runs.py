@@ -54,7 +54,7 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
         tile=profile.data.tile,
         profile=profile.name,
         kind=profile.kind,
-        data=profile.data.description,
+        data=_origin(profile, model_name),
         dataset_hash=dataset["hash"],
         seed=seed,
         miou=results["test"]["miou"],
@@ -68,6 +68,12 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     for checkpoint in folder.glob("last.ckpt*"):
         checkpoint.unlink()
     return metrics
+
+
+def _origin(profile: Profile, model_name: str) -> str:
+    """What a run learnt from, for its card."""
+    start = profile.recipe_of(model_name).start_from
+    return profile.data.description + (f", starting from {start}" if start else "")
 
 
 def _evaluate(model: nn.Module, profile: Profile, dataset: dict, folder: Path) -> tuple[dict[str, dict], float]:

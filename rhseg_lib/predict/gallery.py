@@ -13,6 +13,7 @@ from PIL import Image
 from rhseg_lib.errors import printable
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
+from rhseg_lib.predict.inputs import ImageFiles, Video
 from rhseg_lib.predict.runtime import Runtime
 from rhseg_lib.predict.write import overlay_of, thumbnail_of
 from rhseg_lib.report import figures, overlays
@@ -27,6 +28,7 @@ class Prediction(NamedTuple):
     table: pd.DataFrame  # predictions.csv
     errors: pd.DataFrame  # errors.csv: images that could not be read
     card: Card
+    inputs: ImageFiles | Video
 
 
 def write_tables(
@@ -35,7 +37,7 @@ def write_tables(
     *,
     runtime: Runtime,
     source: Path,
-    left_out: str,
+    inputs: ImageFiles | Video,
     threshold: float | None,
     write: tuple[str, ...],
 ) -> Prediction:
@@ -56,18 +58,16 @@ def write_tables(
     errors = pd.DataFrame([error for batch in batches for error in batch["errors"]], columns=["file", "what", "fix"])
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "errors.csv", errors.to_csv(index=False).encode())
-    result = Prediction(table, errors, card)
+    result = Prediction(table, errors, card, inputs)
     title = printable(Path(os.path.realpath(source)).name)
-    page = gallery(result, title=title, runtime=runtime.name, left_out=left_out, threshold=threshold, written=write)
+    page = gallery(result, title=title, runtime=runtime.name, threshold=threshold, written=write)
     write_atomically(folder / "index.html", page.encode())
     return result
 
 
-def gallery(
-    result: Prediction, *, title: str, runtime: str, left_out: str, threshold: float | None, written: tuple[str, ...]
-) -> str:
+def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | None, written: tuple[str, ...]) -> str:
     """HTML page of a run: the least confident images first, at most `SHOWN`; it loads only its own files."""
-    table, errors, card = result
+    table, errors, card, inputs = result
     classes = [
         {
             "name": name,
@@ -89,7 +89,7 @@ def gallery(
         title=title,
         runtime=runtime,
         written=written,
-        left_out=left_out,
+        left_out=inputs.left_out,
         card=card,
         classes=classes,
         shown=shown,

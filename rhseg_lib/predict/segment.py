@@ -12,7 +12,8 @@ Files in the output folder:
     index.html             the gallery, least confident first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch
 
-`write` leaves out masks, or overlays and thumbnails. Reading, the network and writing overlap, in threads.
+`write` leaves out masks, or overlays and thumbnails. Reading, the network and writing overlap, in threads: one reads,
+and as many write as the network has on the CPU, see `runtime.open_weights`.
 
 All files are written to its folder `unfinished` and moved when complete. An interrupted run resumes there after its
 last complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their
@@ -73,7 +74,6 @@ def predict_source(
     threshold: float | None = None,
     every: int = 1,
     subfolders: bool = False,
-    threads: int = 0,
     write: tuple[str, ...] = WRITES,
 ) -> Prediction:
     """Segment every image of a source and write the files described in the module docstring.
@@ -93,8 +93,6 @@ def predict_source(
         store none. It may change without segmenting again.
     every, subfolders
         Use every n-th frame of a video; include images in subfolders.
-    threads : int
-        CPU threads of the network, and as many for writing; 0: see `open_weights`.
     write : tuple of str
         Which of "masks" and "overlays" (with thumbnails) to write beside the "table", which is always written.
 
@@ -104,14 +102,14 @@ def predict_source(
         No source, no weights, foreign files in the output folder, another run that writes it, images that changed
         while they were segmented, a full disk. Images that cannot be read are listed in `errors`.
     """
-    if not (1 <= batch_size <= MOST and 1 <= every <= MOST and 0 <= threads <= MOST) or not 0 <= (threshold or 0) <= 1:
-        fix = f"batch_size and every: from 1 to {MOST:,}; threads: 0 or more; threshold: from 0 to 1"
-        where = f"batch_size={batch_size}, every={every}, threads={threads}, threshold={threshold}"
+    if not (1 <= batch_size <= MOST and 1 <= every <= MOST) or not 0 <= (threshold or 0) <= 1:
+        fix = f"batch_size and every: from 1 to {MOST:,}; threshold: from 0 to 1"
+        where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
         raise StudyError("a setting is out of range", where=where, fix=fix)
     if unknown := {*write} - {*WRITES}:
         fix = f"give some of {','.join(WRITES)}"
         raise StudyError(f"unknown kind of file: {', '.join(sorted(unknown))}", where="write", fix=fix)
-    runtime = open_weights(weights, threads=threads)
+    runtime = open_weights(weights)
     threshold = runtime.card.abstain_below if threshold is None else threshold
     output = Path(os.path.realpath(output))  # a link to another disk stays a link
     inputs = open_source(source, every=every, subfolders=subfolders, leave_out=output)
@@ -121,9 +119,7 @@ def predict_source(
         fix = "move them, or choose another folder"
         raise StudyError("the output folder holds other files", where=output, fix=fix)
     draft = output / DRAFT
-    tables = partial(
-        write_tables, runtime=runtime, source=source, left_out=inputs.left_out, threshold=threshold, write=write
-    )
+    tables = partial(write_tables, runtime=runtime, source=source, inputs=inputs, threshold=threshold, write=write)
     with sole_writer(draft, marks=[PROGRESS]), disk_errors(draft):
         batches = Journal(output / PROGRESS).read(settings)
         if batches:

@@ -158,7 +158,8 @@ def scope(profile: Profile) -> str:
     """Image size and start for which verdicts on accuracy hold; empty for a demonstration, which judges none."""
     if profile.kind == "demonstration":
         return ""
-    side, initial = profile.data.image_size, "ImageNet" if profile.recipe.pretrained else "random"
+    side, recipe = profile.data.image_size, profile.recipe
+    initial = "earlier" if recipe.start_from else "ImageNet" if recipe.pretrained else "random"
     return f"At {side}×{side}, from {initial} weights"
 
 

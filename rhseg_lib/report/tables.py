@@ -118,7 +118,8 @@ def recipe(used: Recipe, *, exceptions: dict[str, dict] | None = None) -> pd.Dat
         "images per epoch": used.epoch_images or "each training image once",
         "batch norm": "recomputed after training" if used.recompute_batchnorm else "running averages",
         "precision": used.precision,
-        "start": "ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all",
+        "start": used.start_from
+        or ("ImageNet encoder" if used.pretrained else "random (Kaiming), the same rule for all"),
     }
     if used.flip:
         ours["flip"] = "each image mirrored with probability 1/2 whenever it is drawn"

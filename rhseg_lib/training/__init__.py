@@ -1,1 +1,1 @@
-"""Train one model with one seed: loss and schedule (task), training run with exact resume (fit), speed (speed)."""
+"""Train a model with a seed: loss and schedule (task), exact resume (fit), earlier weights (start), speed (speed)."""

@@ -22,6 +22,7 @@ from rhseg_lib.evaluation import runs
 from rhseg_lib.files import disk_errors, sole_writer, write_atomically
 from rhseg_lib.profile import Profile, Recipe, fingerprint
 from rhseg_lib.training.progress import Progress
+from rhseg_lib.training.start import start_from_earlier
 from rhseg_lib.training.task import SegmentationTask
 
 
@@ -45,7 +46,8 @@ def fit(
     trained model as a checkpoint, and the same call in one process finishes it.
 
     Of the training originals, the recipe's `validation_fraction` is held out, and scored after each epoch; if it says
-    so, the weights of the best of these epochs are kept.
+    so, the weights of the best of these epochs are kept. With `start_from`, the first weights are those of an earlier
+    run; its file must stay as it is until the run has ended.
 
     Returns the task on the training device, in evaluation mode; its `history` has one row per epoch. StudyError if the
     loss is not finite, the checkpoint cannot be read, there are too few images, or Ctrl-C stops it.
@@ -54,8 +56,9 @@ def fit(
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     checkpoint = folder / "last.ckpt"
-    signature = fingerprint(model_name, num_classes, recipe.digest, seed, dataset_hash)
     task = SegmentationTask(model_name, num_classes=num_classes, recipe=recipe, seed=seed)
+    start = start_from_earlier(task, voc_folder, folder)
+    signature = fingerprint(model_name, num_classes, recipe.digest, seed, dataset_hash, *start)
     names, held_out = voc_tree.training_split(voc_folder, recipe.validation_fraction)
     progress = Progress(
         checkpoint,

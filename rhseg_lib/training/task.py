@@ -28,7 +28,8 @@ class SegmentationTask(L.LightningModule):
     def __init__(self, model_name: str, *, num_classes: int, recipe: Recipe, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.model = build_model(model_name, num_classes=num_classes, pretrained=recipe.pretrained)
+        pretrained = recipe.pretrained and recipe.start_from is None
+        self.model = build_model(model_name, num_classes=num_classes, pretrained=pretrained)
         if recipe.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.dice = DiceLoss("multiclass", ignore_index=IGNORE_INDEX)

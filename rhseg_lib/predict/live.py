@@ -1,0 +1,156 @@
+"""Segment a camera, a stream or a video as it comes: one line of JSON per segmented frame, and no files.
+
+    python -m rhseg_lib.predict 0 --live --weights model.onnx
+
+The latest frame wins: those that come while the network is busy are skipped, so that a line is never older than the
+work on one frame. A video is played at its own speed. Keys of a line:
+
+    frame, seconds      number of the frame, and its time since the start
+    skipped             frames since the line before that were not segmented
+    width, height       of the frame, pixels
+    pixels, percent     of every class, by name
+    confidence, abstain see `segment`
+    milliseconds        from the arrival of the frame to this line
+"""
+
+import json
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from rhseg_lib.errors import StudyError
+from rhseg_lib.evaluation.masks import segment_image
+from rhseg_lib.predict.inputs import Video
+from rhseg_lib.predict.runtime import Runtime, open_weights
+
+
+class Arrived(NamedTuple):
+    """A frame as it came."""
+
+    number: int
+    seconds: float  # since the start
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    at: float  # time.monotonic()
+
+
+class Latest:
+    """Frames of a capture, read in a thread of their own; of those not taken yet, only the newest is kept."""
+
+    def __init__(self, capture: cv2.VideoCapture, *, own_speed: bool) -> None:
+        self.capture, self.own_speed = capture, own_speed
+        self.frame: Arrived | None = None
+        self.changed, self.ended = Condition(), False
+
+    def read(self) -> None:
+        """Read to the end, or until `ended` is set."""
+        number, start = 0, time.monotonic()
+        try:
+            while not self.ended and self.capture.grab():
+                seconds = time.monotonic() - start
+                if self.own_speed:
+                    seconds = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                    time.sleep(max(0, start + seconds - time.monotonic()))
+                decoded, image = self.capture.retrieve()
+                if decoded:
+                    with self.changed:
+                        self.frame = Arrived(number, round(seconds, 3), image, time.monotonic())
+                        self.changed.notify()
+                number += 1
+        finally:
+            with self.changed:
+                self.ended = True
+                self.changed.notify()
+
+    def frames(self) -> Generator[Arrived, None, None]:
+        """Yield the newest frame whenever the last one is done."""
+        thread = Thread(target=self.read, daemon=True)
+        thread.start()
+        try:
+            while frame := self.take():
+                yield frame
+        finally:
+            self.ended = True
+            thread.join()
+
+    def take(self) -> Arrived | None:
+        """Wait for a frame that was not taken yet; None at the end."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.frame is not None or self.ended)
+            frame, self.frame = self.frame, None
+        return frame
+
+
+def segment_live(source: str, *, weights: Path, threshold: float | None = None) -> Iterator[dict]:
+    """Yield what the module's docstring lists for each segmented frame, until a video ends.
+
+    Parameters
+    ----------
+    source : str
+        The number of a camera, the address of a stream (rtsp://...), or the path of a video.
+    weights, threshold
+        See `segment.predict_source`.
+
+    Raises
+    ------
+    StudyError
+        No weights, no such source, or a camera or stream that ends.
+    """
+    runtime = open_weights(weights)
+    threshold = runtime.card.abstain_below if threshold is None else threshold
+    is_file = not source.isdecimal() and "://" not in source
+    cv2.setNumThreads(runtime.threads)
+    expected = 0
+    for frame in Latest(open_capture(source, is_file=is_file), own_speed=is_file).frames():
+        yield {**line(frame, runtime, threshold), "skipped": frame.number - expected}
+        expected = frame.number + 1
+    if not is_file:
+        raise StudyError("the camera or stream has ended", where=source, fix="check its cable or its server")
+
+
+def open_capture(source: str, *, is_file: bool) -> cv2.VideoCapture:
+    """Open a camera, a stream or a video."""
+    if is_file:
+        if not Path(source).is_file():
+            fix = "give the number of a camera, the address of a stream, or the path of a video"
+            raise StudyError("no such video", where=source, fix=fix)
+        return Video(Path(source), every=1).open()
+    capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+    if not capture.isOpened():
+        fix = "check that it is connected, and that no other program uses it"
+        raise StudyError("the camera or stream cannot be opened", where=source, fix=fix)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    return capture
+
+
+def line(frame: Arrived, runtime: Runtime, threshold: float | None) -> dict:
+    """What is known of one frame, without its place among the others."""
+    height, width = frame.image.shape[:2]
+    card = runtime.card
+    mask, score = segment_image(cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB), runtime.network, card)
+    pixels = np.bincount(mask.ravel(), minlength=len(card.class_names)).tolist()
+    named = dict(zip(card.class_names, pixels, strict=True))
+    return {
+        "frame": frame.number,
+        "seconds": frame.seconds,
+        "width": width,
+        "height": height,
+        "pixels": named,
+        "percent": {name: round(100 * count / (width * height), 4) for name, count in named.items()},
+        "confidence": round(score, 4),
+        "abstain": round(score, 4) < (threshold or 0),
+        "milliseconds": round(1000 * (time.monotonic() - frame.at), 1),
+    }
+
+
+def print_lines(source: str, **options: Any) -> None:
+    """Print a line per frame until the video ends or Ctrl-C is pressed; `options` are those of `segment_live`."""
+    try:
+        for found in segment_live(source, **options):
+            print(json.dumps(found), flush=True)
+    except KeyboardInterrupt:  # the usual end
+        return

@@ -23,6 +23,9 @@ PAGES = ["01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_s
 FRONT = "00_summary" if study.paper else "00_results"
 if not study.paper:
     PAGES = [name for name in PAGES if name not in ("04_ablation", "07_claims")]
+THICKNESS = "10_thickness" if study.data.source == "synthetic" else "10_own_thickness"
+if study.thickness.fits(study.data.classes):
+    PAGES.append(THICKNESS)
 METRICS = expand(f"{RUNS}/metrics.json", model=MODELS, seed=SEEDS)
 TRAINS = config.get("runs") != "finished"
 if not TRAINS:
@@ -199,9 +202,29 @@ rule segmentations:
         RUN
 
 
+rule thickness:
+    input:
+        METRICS,
+        source=ancient(f"notebooks/{THICKNESS}.ipynb"),
+        library=SHOWN,
+        dataset=rules.dataset.output.dataset,
+    output:
+        **page(THICKNESS),
+        errors=f"{REPORTS}/tables/thickness.csv",
+        **({"pairs": f"{REPORTS}/tables/thickness_pairs.csv"} if THICKNESS == "10_thickness" else {}),
+    params:
+        words=WORDS,
+        cells=cells(THICKNESS),
+        settings=fingerprint(study.thickness.model_dump()),
+    threads: workflow.cores  # scenes are rendered on all of them
+    shell:
+        RUN
+
+
 rule claims:
     input:
         METRICS,
+        [rules.thickness.output.pairs] if THICKNESS in PAGES else [],
         source=ancient("notebooks/07_claims.ipynb"),
         library=SHOWN,
         complexity=rules.architectures.output.complexity,
@@ -243,6 +266,7 @@ rule summary:
     input:
         [page(name)["html"] for name in PAGES],
         METRICS,
+        [rules.thickness.output.errors] if THICKNESS in PAGES else [],
         [rules.ablation.output.table2, rules.comparison.output.table3, rules.claims.output.claims] if study.paper else [],
         source=ancient(f"notebooks/{FRONT}.ipynb"),
         comparison=rules.comparison.output.html,
@@ -270,4 +294,5 @@ rule study:  # every file, so that one that was lost is made again
         [rules.ablation.output, rules.claims.output] if study.paper else [],
         rules.comparison.output,
         rules.segmentations.output,
+        rules.thickness.output if THICKNESS in PAGES else [],
         rules.speed.output if TRAINS else [],

@@ -185,11 +185,6 @@ class Profile(Strict):
         return self
 
     @property
-    def measures_thickness(self) -> bool:
-        """Whether the classes are those of a tube and of slag on it."""
-        return {self.thickness.tube, self.thickness.slag} <= {*self.data.classes}
-
-    @property
     def raw(self) -> Path:
         return self.root / "data" / self.name / "raw"
 

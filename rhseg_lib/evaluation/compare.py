@@ -116,7 +116,8 @@ def pair(compared: pd.DataFrame, first: str, second: str) -> dict | None:
         if (row["first"], row["second"]) == (second, first):
             swapped = {"first": first, "second": second, "seeds": ", ".join(reversed(row["seeds"].split(", ")))}
             for low, high in (("low", "high"), ("weights_low", "weights_high")):
-                swapped |= {low: -row[high], high: -row[low]}
+                if low in row:  # not in a table of `thickness_runs`
+                    swapped |= {low: -row[high], high: -row[low]}
             return row | swapped | {"difference": -row["difference"]}
     return None
 

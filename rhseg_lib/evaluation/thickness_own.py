@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from rhseg_lib.dataset import voc_tree
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.masks import Network, segment_pair
 from rhseg_lib.evaluation.weights import Card
+from rhseg_lib.profile import Profile
 from rhseg_lib.settings import Calibration, Thickness
 from rhseg_lib.sources.checks import Problem, refuse
 from rhseg_lib.sources.images import PICTURE_SUFFIXES, read_picture
@@ -30,6 +32,14 @@ class Pair(NamedTuple):
     tube: int  # 1 is the leftmost
     known: float  # in the unit of the reading
     reading: Reading | None  # None: the model shows no such tube
+
+
+def test_images(profile: Profile, source: LabelmeFolder | VocTree) -> list[str]:
+    """Names of the images of the test set in their source, without augmented copies; of tiles, the whole images."""
+    dataset = voc_tree.read_dataset(profile.voc)
+    tiles = dataset.get("tile_of", {})
+    shown = [name for name in voc_tree.read_split(profile.voc, "test") if name not in dataset["copy_of"]]
+    return [name for name in dict.fromkeys(tiles.get(name, name) for name in shown) if name in source.names()]
 
 
 def against_annotations(
@@ -90,8 +100,12 @@ def read_image(image: np.ndarray, network: Network, card: Card, settings: Thickn
     return read_mask(mask, card.class_names, settings, mirrored=mirrored, calibration=card.thickness)
 
 
-def calibrate(pairs: list[Pair], against: str, settings: Thickness) -> Calibration:
+def calibrate(
+    pairs: list[Pair], against: str, settings: Thickness, *, before: Calibration | None = None
+) -> Calibration:
     """The calibration of a model by images with known thickness, one tube of each image.
+
+    That of the other kind of scale, if `before` has one against the same, is kept.
 
     Raises
     ------
@@ -107,8 +121,14 @@ def calibrate(pairs: list[Pair], against: str, settings: Thickness) -> Calibrati
         what = f"{len(scores)} images with a tube that is known and read: an interval of 90 % needs {FEWEST}"
         raise StudyError(what, where=against, fix="add images; 19 allow an interval of 95 %, 50 a steady one")
     ascending = tuple(sorted(scores.values()))
-    kind = "by_pixel" if settings.mm_per_pixel is not None else "by_diameter"
-    return Calibration(against=f"{against}, {len(scores)} images", **{kind: ascending})
+    by_pixel = settings.mm_per_pixel is not None
+    told = f"{against}, {len(scores)} images"
+    kept = before if before is not None and before.against == told else None
+    return Calibration(
+        against=told,
+        by_pixel=ascending if by_pixel else kept.by_pixel if kept else (),
+        by_diameter=ascending if not by_pixel else kept.by_diameter if kept else (),
+    )
 
 
 def table(pairs: list[Pair]) -> pd.DataFrame:

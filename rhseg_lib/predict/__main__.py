@@ -10,6 +10,7 @@ from rhseg_lib.predict.gallery import NO_THRESHOLD
 from rhseg_lib.predict.live import print_lines
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 from rhseg_lib.predict.write import MASKS, WRITES
+from rhseg_lib.thickness.options import add_options, read_options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--labelme", type=Path, metavar="FOLDER", help="also draw Labelme annotations there, to be corrected")
     add("--tolerance", type=float, metavar="PIXELS", help="of their outlines (as far as IoU stays at 0.99)")
     add("--live", action="store_true", help="print a line of JSON per frame, the latest first; write nothing")
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.live:
         if options.output or options.labelme:
@@ -48,13 +50,17 @@ def _predict(options: argparse.Namespace) -> int:
         output=options.output,
         batch_size=options.batch_size,
         threshold=options.threshold,
+        write=write,
+        thickness=read_options(options),
         every=options.every,
         subfolders=options.subfolders,
-        write=write,
     )
-    table, errors, card, _ = result
+    table, errors, card, *_ = result
     if options.threshold is None and card.abstain_below is None:
         show(f"note: nothing is flagged, {NO_THRESHOLD}")
+    tubes = result.thickness
+    if len(tubes):
+        show(f"{(~tubes['abstain']).sum()} of {len(tubes)} tubes measured: {options.output / 'thickness.csv'}")
     show(f"{len(table)} segmented, {table['abstain'].sum()} flagged for review: {options.output / 'index.html'}")
     if options.labelme:
         drawn = write_drafts(result, options.output, options.labelme, tolerance=options.tolerance)["drawn"]

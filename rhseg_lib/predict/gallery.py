@@ -15,10 +15,26 @@ from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
 from rhseg_lib.predict.inputs import ImageFiles, Video
 from rhseg_lib.predict.runtime import Runtime
-from rhseg_lib.predict.write import overlay_of, thumbnail_of
+from rhseg_lib.predict.write import THICKNESS, overlay_of, thumbnail_of
 from rhseg_lib.report import figures, overlays
+from rhseg_lib.report.thickness_figures import thickness_over_time
+from rhseg_lib.thickness.reading import MM
 
 SHOWN = 500  # images in the gallery
+TUBE_COLUMNS = [
+    "image",
+    "seconds",
+    "tube",
+    "unit",
+    "thickness",
+    "drip_free",
+    "low",
+    "high",
+    "abstain",
+    "reason",
+    "x",
+    "y",
+]
 NO_THRESHOLD = "as these weights, of an earlier version, store no threshold for this confidence: set one"
 
 
@@ -29,6 +45,7 @@ class Prediction(NamedTuple):
     errors: pd.DataFrame  # errors.csv: images that could not be read
     card: Card
     inputs: ImageFiles | Video
+    thickness: pd.DataFrame  # thickness.csv; without rows if it was not measured or nothing was there
 
 
 def write_tables(
@@ -44,6 +61,12 @@ def write_tables(
     """Write the two tables and the gallery from the finished batches of progress.jsonl."""
     card = runtime.card
     rows = [row for batch in batches for row in batch["rows"]]
+    tubes = [
+        {"image": row["name"], "seconds": row["seconds"], "tube": number, **tube}
+        for row in rows
+        for number, tube in enumerate(row["tubes"], 1)
+    ]
+    thickness = pd.DataFrame(tubes, columns=TUBE_COLUMNS)
     columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence", "remark"]
     table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
     pixels = np.array([row["pixels"] for row in rows]).reshape(len(rows), len(card.class_names))
@@ -58,7 +81,9 @@ def write_tables(
     errors = pd.DataFrame([error for batch in batches for error in batch["errors"]], columns=["file", "what", "fix"])
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "errors.csv", errors.to_csv(index=False).encode())
-    result = Prediction(table, errors, card, inputs)
+    if THICKNESS in write:
+        write_atomically(folder / "thickness.csv", thickness.to_csv(index=False).encode())
+    result = Prediction(table, errors, card, inputs, thickness)
     title = printable(Path(os.path.realpath(source)).name)
     page = gallery(result, title=title, runtime=runtime.name, threshold=threshold, written=write)
     write_atomically(folder / "index.html", page.encode())
@@ -67,7 +92,7 @@ def write_tables(
 
 def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | None, written: tuple[str, ...]) -> str:
     """HTML page of a run: the least confident images first, at most `SHOWN`; it loads only its own files."""
-    table, errors, card, inputs = result
+    table, errors, card, inputs, thickness = result
     classes = [
         {
             "name": name,
@@ -85,6 +110,11 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         autoescape=True,
         undefined=StrictUndefined,
     )
+    of_image = dict(list(thickness.groupby("image")))
+    for row in shown:
+        row["tubes"] = tube_texts(of_image[row["name"]]) if row["name"] in of_image else []
+    is_video = table["seconds"].count() > 1
+    unit = thickness["unit"].iloc[0] if len(thickness) else ""
     return environment.get_template("gallery/index.html.j2").render(
         title=title,
         runtime=runtime,
@@ -99,10 +129,36 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         unread=len(errors),
         threshold=threshold,
         no_threshold=NO_THRESHOLD,
-        chart=figures.data_uri(figures.shares_over_time(table, card.class_names))
-        if table["seconds"].count() > 1
-        else None,
+        chart=figures.data_uri(figures.shares_over_time(table, card.class_names)) if is_video else None,
+        tubes=tubes_summary(thickness),
+        unit=unit,
+        calibration=card.thickness.against if card.thickness else "",
+        thickness_chart=figures.data_uri(thickness_over_time(thickness, unit)) if is_video and unit else None,
     )
+
+
+def tube_texts(tubes: pd.DataFrame) -> list[str]:
+    """What was read of each tube of an image, in words."""
+    return [
+        f"tube {tube.tube}: not read, {tube.reason}" if tube.abstain else f"tube {tube.tube}: {in_words(tube)}"
+        for tube in tubes.itertuples()
+    ]
+
+
+def in_words(tube) -> str:
+    """A thickness with its interval, if it has one."""
+    digits = 0 if tube.unit == MM else 2
+    value = f"{tube.thickness:.{digits}f} {tube.unit}"
+    return value if pd.isna(tube.high) else f"{value} ({tube.low:.{digits}f} to {tube.high:.{digits}f})"
+
+
+def tubes_summary(thickness: pd.DataFrame) -> list[dict]:
+    """For each tube, counted from the left: in how many images it was read, and the median thickness there."""
+    rows = []
+    for number, tubes in thickness.groupby("tube"):
+        read = tubes[~tubes["abstain"].astype(bool)]
+        rows.append({"tube": number, "read": len(read), "images": len(tubes), "median": read["thickness"].median()})
+    return rows
 
 
 def least_confident(table: pd.DataFrame, folder: Path, count: int) -> tuple[list[np.ndarray], list[str]]:

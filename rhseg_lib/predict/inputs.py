@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import cv2
 import numpy as np
@@ -17,6 +17,13 @@ from rhseg_lib.sources.images import PICTURE_SUFFIXES
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 COPY_AGAIN = "copy it again from its source"
+
+
+class Selection(TypedDict, total=False):
+    """Which images of a source are used; see `open_source`."""
+
+    every: int
+    subfolders: bool
 
 
 class Frame(NamedTuple):

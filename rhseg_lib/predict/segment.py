@@ -8,6 +8,7 @@ Files in the output folder:
     overlays/<name>.jpg    the classes over the image, at most 1280 pixels wide and high
     predictions.csv        a row per image or frame: size, pixels and percentage of every class, confidence, abstain,
                            and what of the image was not read, such as its transparency or further pages
+    thickness.csv          a row per tube: its slag thickness with an interval, or why there is none (`thickness`)
     errors.csv             images that could not be read, and how to fix them
     index.html             the gallery, least confident first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch
@@ -34,26 +35,28 @@ from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.masks import Fitted, fit, network_outputs, segmented
+from rhseg_lib.evaluation.masks import Fitted, fit, mirrored, network_outputs, segmented
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import Journal, disk_errors, sole_writer, write_atomically
 from rhseg_lib.predict.gallery import Prediction, write_tables
-from rhseg_lib.predict.inputs import Frame, ImageFiles, Video, open_source
+from rhseg_lib.predict.inputs import Frame, ImageFiles, Selection, Video, open_source
 from rhseg_lib.predict.runtime import Runtime, open_weights
-from rhseg_lib.predict.write import OVERLAY_SIDE, OVERLAYS, TABLE, WRITES, files_of, shrink, write_images
+from rhseg_lib.predict.write import OVERLAY_SIDE, OVERLAYS, TABLE, THICKNESS, WRITES, files_of, shrink, write_images
+from rhseg_lib.settings import Thickness
+from rhseg_lib.thickness.reading import Reading, indices, read_mask
 
-FORMAT = 2  # of progress.jsonl; raised when the meaning of a row changes
+FORMAT = 3  # of progress.jsonl; raised when the meaning of a row changes
 DEFAULT_WEIGHTS = "reports/reduced/runs/deeplabv3plus_mobilenetv2_ds_ema/seed0/weights.safetensors"
 PROGRESS, DRAFT = "progress.jsonl", "unfinished"
 FOLDERS = ("masks", "overlays", "thumbnails")
-OUTPUTS = (*FOLDERS, "predictions.csv", "errors.csv", "index.html", PROGRESS)  # the last: done
+OUTPUTS = (*FOLDERS, "predictions.csv", "thickness.csv", "errors.csv", "index.html", PROGRESS)  # the last: done
 MOST = 1_000_000  # images per batch, and frames from one to the next
 
 
@@ -72,9 +75,9 @@ def predict_source(
     output: Path,
     batch_size: int = 8,
     threshold: float | None = None,
-    every: int = 1,
-    subfolders: bool = False,
     write: tuple[str, ...] = WRITES,
+    thickness: Thickness | None = None,
+    **selected: Unpack[Selection],
 ) -> Prediction:
     """Segment every image of a source and write the files described in the module docstring.
 
@@ -91,10 +94,14 @@ def predict_source(
     threshold : float or None
         Images with lower confidence are marked `abstain`; None: the threshold stored in the weights, or none if they
         store none. It may change without segmenting again.
+    write : tuple of str
+        Which of "masks", "overlays" (with thumbnails) and "thickness" to write beside the "table", which is always
+        written. Measuring thickness takes the network twice as long: it segments the mirror image too.
+    thickness : Thickness or None
+        The scale of the images, and the classes of tube and slag; None: in tube diameters, if the weights have the
+        classes of this study.
     every, subfolders
         Use every n-th frame of a video; include images in subfolders.
-    write : tuple of str
-        Which of "masks" and "overlays" (with thumbnails) to write beside the "table", which is always written.
 
     Raises
     ------
@@ -102,6 +109,7 @@ def predict_source(
         No source, no weights, foreign files in the output folder, another run that writes it, images that changed
         while they were segmented, a full disk. Images that cannot be read are listed in `errors`.
     """
+    every = selected.get("every", 1)
     if not (1 <= batch_size <= MOST and 1 <= every <= MOST) or not 0 <= (threshold or 0) <= 1:
         fix = f"batch_size and every: from 1 to {MOST:,}; threshold: from 0 to 1"
         where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
@@ -112,8 +120,11 @@ def predict_source(
     runtime = open_weights(weights)
     threshold = runtime.card.abstain_below if threshold is None else threshold
     output = Path(os.path.realpath(output))  # a link to another disk stays a link
-    inputs = open_source(source, every=every, subfolders=subfolders, leave_out=output)
+    inputs = open_source(source, leave_out=output, **selected)
+    measured = measured_thickness(thickness, write, runtime.card)
+    write = tuple(kind for kind in write if kind != THICKNESS or measured)
     settings = run_settings(inputs, runtime, weights=weights, batch_size=batch_size, every=every, write=write)
+    settings["thickness"] = measured and measured.model_dump()
     is_other = any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()
     if is_other or (output.exists() and not output.is_dir()):
         fix = "move them, or choose another folder"
@@ -129,6 +140,20 @@ def predict_source(
         result = tables(draft, batches)
         _move(draft, output)
     return result
+
+
+def measured_thickness(given: Thickness | None, write: tuple[str, ...], card: Card) -> Thickness | None:
+    """How thickness is measured with some weights; None if it is not wanted, or they have no tube and slag.
+
+    StudyError if settings were given that name a class which the weights do not have.
+    """
+    if THICKNESS not in write:
+        return None
+    settings = given or Thickness.model_validate({})
+    if given is None and not settings.fits(card.class_names):
+        return None
+    indices(card.class_names, settings)
+    return settings
 
 
 def run_settings(
@@ -204,7 +229,8 @@ def segment_batches(
     cv2.setNumThreads(1)  # the threads below are all there are
     network, card, write = runtime.network, runtime.card, settings["write"]
     read = partial(read_batch, frames, settings["batch size"], card, write)
-    finish = partial(finish_frame, classes=len(card.class_names), folder=folder, write=write)
+    measured = settings["thickness"] and Thickness.model_validate(settings["thickness"])
+    finish = partial(finish_frame, card=card, measured=measured, folder=folder, write=write)
     rows, errors = list[Future[dict]](), list[dict]()  # of the batch before
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(runtime.threads) as writers:
         coming = reader.submit(read)
@@ -212,11 +238,14 @@ def segment_batches(
             waiting, unread = coming.result()
             coming = reader.submit(read)
             outputs = network_outputs(network, card, [one.fitted.image for one in waiting])
+            turned = [np.ascontiguousarray(one.fitted.image[:, ::-1]) for one in waiting] if measured else []
+            again = network_outputs(network, card, turned) or [None] * len(waiting)
             if rows or errors:
                 yield {"rows": [row.result() for row in rows], "errors": errors}
             if not waiting and not unread:
                 return
-            rows, errors = [writers.submit(finish, *pair) for pair in zip(waiting, outputs, strict=True)], unread
+            rows = [writers.submit(finish, *some) for some in zip(waiting, outputs, again, strict=True)]
+            errors = unread
 
 
 def read_batch(
@@ -237,12 +266,19 @@ def read_batch(
     return waiting, errors
 
 
-def finish_frame(waiting: Waiting, output, *, classes: int, folder: Path, write: tuple[str, ...]) -> dict:
-    """The row of an image, once its files are written, from what the network said of it."""
+def finish_frame(
+    waiting: Waiting, output, again, *, card: Card, measured: Thickness | None, folder: Path, write: tuple[str, ...]
+) -> dict:
+    """The row of an image, once its files are written, from what the network said of it and of its mirror image."""
     mask, score = segmented(output, waiting.fitted)
-    write_images(waiting.row["name"], waiting.shown, mask, folder, write)
-    pixels = np.bincount(mask.ravel(), minlength=classes).tolist()
-    return {**waiting.row, "pixels": pixels, "confidence": round(score, 4)}
+    readings = list[Reading]()
+    if measured:
+        other = mirrored(again, waiting.fitted)
+        readings = read_mask(mask, card.class_names, measured, mirrored=other, calibration=card.thickness)
+    write_images(waiting.row["name"], waiting.shown, mask, readings, folder=folder, write=write)
+    pixels = np.bincount(mask.ravel(), minlength=len(card.class_names)).tolist()
+    tubes = [one.row for one in readings]
+    return {**waiting.row, "pixels": pixels, "confidence": round(score, 4), "tubes": tubes}
 
 
 def _move(draft: Path, output: Path) -> None:

@@ -7,9 +7,11 @@ import numpy as np
 
 from rhseg_lib.files import write_atomically
 from rhseg_lib.report import overlays
+from rhseg_lib.report.thickness_figures import draw_readings
 from rhseg_lib.sources import images
+from rhseg_lib.thickness.reading import Reading
 
-MASKS, OVERLAYS, TABLE = WRITES = ("masks", "overlays", "table")
+MASKS, OVERLAYS, TABLE, THICKNESS = WRITES = ("masks", "overlays", "table", "thickness")
 OVERLAY_SIDE, THUMBNAIL_SIDE = 1280, 320  # pixels, the longer side
 GAP = 4  # pixels between image and overlay in a thumbnail
 QUALITY = 85  # of JPEG: encoded 25 times as fast as WebP, equally true, in files two thirds larger
@@ -29,14 +31,23 @@ def thumbnail_of(name: str) -> str:
     return f"thumbnails/{name}.jpg"
 
 
-def write_images(name: str, image: np.ndarray | None, mask: np.ndarray, folder: Path, write: tuple[str, ...]) -> None:
+def write_images(
+    name: str,
+    image: np.ndarray | None,
+    mask: np.ndarray,
+    readings: list[Reading],
+    *,
+    folder: Path,
+    write: tuple[str, ...],
+) -> None:
     """Write the mask at the image's own size; the overlay, and a thumbnail with image and overlay side by side.
 
-    `image` is at the overlay's size, see `shrink`; None if no overlay is wanted.
+    `image` is at the overlay's size, see `shrink`; None if no overlay is wanted. `readings` are drawn on the overlay.
     """
     contents = [images.palette_png(mask, compression=MASK_COMPRESSION)] if MASKS in write else []
     if image is not None:
         overlay = overlays.blend(image, cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST))
+        overlay = draw_readings(overlay, readings, scale=image.shape[1] / mask.shape[1])
         pair = [shrink(one, THUMBNAIL_SIDE) for one in (image, overlay)]
         thumbnail = np.hstack([pair[0], np.full_like(pair[0][:, :GAP], 255), pair[1]])
         contents += [_jpeg(overlay), _jpeg(thumbnail)]

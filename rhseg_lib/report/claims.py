@@ -20,14 +20,21 @@ COLUMNS = ["section", "statement", "published", "ours", "tolerance", "verdict", 
 
 
 def ledger(
-    complexity: pd.DataFrame, separable: pd.DataFrame, pooling: pd.DataFrame, compared: pd.DataFrame, *, scope: str
+    complexity: pd.DataFrame,
+    separable: pd.DataFrame,
+    pooling: pd.DataFrame,
+    compared: pd.DataFrame,
+    *,
+    thickness: pd.DataFrame | None,
+    scope: str,
 ) -> pd.DataFrame:
     """Judge every checkable statement of the paper: one row per claim, with the columns in `COLUMNS`.
 
     `complexity` is indexed by model: ``parameters``, ``mib`` and ``gmacs`` (notebook 02), ``latency_ms`` with
     ``lower_quartile`` and ``upper_quartile`` (notebook 05). `separable` has one row per layer: the ``predicted`` ratio
     of Eq. 1 and the ``counted`` one. `pooling` has the ``change`` of Eq. 2's global means between two inputs, for EMA's
-    1x1 and 3x3 branch. `compared` is a table of `compare.compare_models`. `scope` names the image size and initial
+    1x1 and 3x3 branch. `compared` is a table of `compare.compare_models`, `thickness` one of
+    `thickness_runs.compare_errors`, or None. `scope` names the image size and initial
     weights for which verdicts on accuracy hold; it is empty for a demonstration, which judges no accuracy.
     """
     values, holds = counted(complexity, separable, pooling)
@@ -37,6 +44,9 @@ def ledger(
         if "above" in claim:
             first, second = (MODELS[name] for name in claim["above"])
             row |= accuracy(first, second, compared, scope)
+        elif "nearer" in claim:
+            first, second = (MODELS[name] for name in claim["nearer"])
+            row |= nearer(first, second, thickness, scope)
         elif "equals" in claim:
             agrees = abs(float(claim["published"]) - float(claim["equals"].format(**values))) <= 0.005
             row |= {"tolerance": "±0.005", "verdict": REPRODUCED if agrees else NOT_REPRODUCED}
@@ -118,3 +128,23 @@ def accuracy(first: str, second: str, compared: pd.DataFrame, scope: str) -> dic
         claim["verdict"] = REPRODUCED if same else NOT_REPRODUCED
         claim["why"] = f"{scope}: {direction} the paper’s. The difference {difference_in_words(row)}."
     return claim
+
+
+def nearer(first: str, second: str, thickness: pd.DataFrame | None, scope: str) -> dict[str, str]:
+    """Judge whether the first model's mean error of slag thickness is smaller, where the difference is significant."""
+    row = None if thickness is None else pair(thickness, first, second)
+    claim = {"published": "one figure", "ours": "no comparison", "tolerance": "sign, 95 %, Holm"}
+    claim |= {"verdict": NOT_TESTABLE}
+    if row is None or np.isnan(row["difference"]):
+        return claim | {"why": "A model is missing. The paper judges by eye on a few chosen scenes and gives no value."}
+    claim["ours"] = f"{row['difference']:+.1f} mm"
+    if not np.isnan(row["low"]):
+        claim["ours"] += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
+    told = f"mean error of slag thickness on {row['units']} scenes that both read with every seed"
+    if not scope:
+        return claim | {"why": "Accuracies are not judged in a demonstration."}
+    if not is_significant(row):
+        return claim | {"why": f"{scope}, the difference is not significant ({told})."}
+    smaller = row["difference"] < 0
+    claim["verdict"] = REPRODUCED if smaller else NOT_REPRODUCED
+    return claim | {"why": f"{scope}: the error is {'smaller' if smaller else 'larger'} ({told})."}

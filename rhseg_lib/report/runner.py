@@ -128,6 +128,16 @@ def kernel_config(sockets: Path) -> Config:
     return Config({"KernelManager": {"transport_encryption": "auto", **place}})
 
 
+def pages_of(profile: Profile) -> dict[str, str]:
+    """The pages of a profile's report in the order of the navigation: notebook -> name."""
+    pages = {}
+    for name, text in (PAGES if profile.paper else OWN_PAGES).items():
+        pages[name] = text
+        if name == "06_segmentations" and profile.thickness.fits(profile.data.classes):
+            pages["10_thickness" if profile.data.source == "synthetic" else "10_own_thickness"] = "Thickness"
+    return pages
+
+
 def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -> None:
     """Convert an executed notebook to one self-contained HTML file, with folded code and embedded images."""
     content = nbformat.read(executed, as_version=4)
@@ -135,7 +145,7 @@ def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -
     if notebook == "03_train":
         heading = executed.stem.removeprefix("03_train_").replace("_seed", ", seed ")
     front = html.parent == profile.reports
-    pages = PAGES if profile.paper else OWN_PAGES
+    pages = pages_of(profile)
     hrefs = {page: f"html/{page}.html" if front else f"{page}.html" for page in pages}
     hrefs[next(iter(pages))] = "index.html" if front else "../index.html"
     links = [{"text": text, "href": hrefs[page], "current": page == notebook} for page, text in pages.items()]

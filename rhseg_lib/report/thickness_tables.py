@@ -4,7 +4,11 @@ import pandas as pd
 
 from rhseg_lib.catalogue import LABELS, SHORT
 from rhseg_lib.evaluation.compare import is_significant
+from rhseg_lib.evaluation.thickness_own import Pair
+from rhseg_lib.evaluation.thickness_own import table as own_table
 from rhseg_lib.evaluation.thickness_runs import EXACT
+from rhseg_lib.settings import Thickness
+from rhseg_lib.thickness.reading import DIAMETERS
 
 
 def named(masks: str) -> str:
@@ -62,6 +66,60 @@ def pairs(compared: pd.DataFrame) -> pd.DataFrame:
         "adjusted p": compared["p_holm"].round(3),
         "significant": ["yes" if is_significant(row) else "no" for row in compared.to_dict("records")],
     })  # fmt: skip
+
+
+def scale_in_words(settings: Thickness) -> list[str]:
+    """What turns pixels into a length."""
+    if settings.mm_per_pixel:
+        scale = f"The scale is {settings.mm_per_pixel:g} mm per pixel at the tubes, in the images at their own size."
+    elif settings.tube_diameter_mm:
+        scale = (
+            f"The scale is the tube's diameter of {settings.tube_diameter_mm:g} mm, with a standard uncertainty of "
+            f"{100 * settings.diameter_uncertainty:g} % for wear and gunning."
+        )
+    else:
+        scale = (
+            "There is no scale: thickness is in tube diameters. Set `thickness: {tube_diameter_mm: 1100}` or "
+            "`mm_per_pixel` in the profile for millimetres."
+        )
+    return [f"{scale} The line of sight is taken to be {settings.elevation:g}° above the horizontal."]
+
+
+def of_pairs(pairs: dict[tuple[str, int], list[Pair]]) -> pd.DataFrame:
+    """Errors of each run against the known thickness of one's own images."""
+    rows = []
+    for (model, seed), found in pairs.items():
+        table = own_table(found)
+        read = table[table["problem"] == ""]
+        error = read["measured"] - read["known"]
+        digits = 3 if (read["unit"] == DIAMETERS).any() else 1
+        rows.append({
+            "model": named(model),
+            "seed": seed,
+            "tubes": len(table),
+            "read": len(read),
+            "unit": read["unit"].iloc[0] if len(read) else "",
+            "mean error": round(error.abs().mean(), digits),
+            "mean error, %": round(100 * (error.abs() / read["known"]).mean(), 1),
+            "bias": round(error.mean(), digits),
+        })  # fmt: skip
+    columns = ["model", "seed", "tubes", "read", "unit", "mean error", "mean error, %", "bias"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def own(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `thickness_own.table` as it is shown."""
+    digits = 3 if (table["unit"] == DIAMETERS).any() else 0
+    columns = {
+        "image": "image",
+        "tube": "tube",
+        "known": "annotated",
+        "measured": "measured",
+        "low": "from",
+        "high": "to",
+    }
+    shown = table.rename(columns={**columns, "problem": "why not"})
+    return shown.round(dict.fromkeys(["annotated", "measured", "from", "to"], digits))
 
 
 def summary(table: pd.DataFrame, compared: pd.DataFrame, points: pd.DataFrame) -> list[str]:

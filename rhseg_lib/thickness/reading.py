@@ -43,6 +43,15 @@ class Reading:
     problem: str = ""
     tube: Measurement = field(default_factory=lambda: Measurement(math.nan, math.nan), compare=False)
 
+    @property
+    def row(self) -> dict:
+        """The reading as JSON values, None where there is none."""
+        numbers = {"thickness": self.thickness, "drip_free": self.drip_free, "low": self.low, "high": self.high}
+        digits = 1 if self.unit == MM else 4
+        rounded = {name: round(value, digits) if math.isfinite(value) else None for name, value in numbers.items()}
+        place = {"x": round(self.x, 1), "y": round(self.y, 1)}
+        return {"unit": self.unit, **rounded, "abstain": bool(self.problem), "reason": self.problem, **place}
+
 
 def indices(class_names: tuple[str, ...], settings: Thickness) -> tuple[int, int]:
     """Mask values of tube and slag; StudyError if the classes lack one of them."""

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import Profile
 from rhseg_lib.report.parameters import TYPES
-from rhseg_lib.report.runner import PAGES, check_parameters, main, run_notebook, write_page
+from rhseg_lib.report.runner import check_parameters, main, pages_of, run_notebook, write_page
 
 PARAMETERS = """
 profile: str = "tiny"  # a profile
@@ -314,10 +314,10 @@ class TestPage:
         assert image["src"].startswith("data:image/png;base64,")
         assert image["alt"] == "Curves of the loss"
 
-    def test_links_reach_the_other_pages(self, page: str):
+    def test_links_reach_the_other_pages(self, page: str, profile: Profile):
         links = Elements(page).of("a")
         targets = {link["href"] for link in links if not link["href"].startswith("#")}
-        others = {f"{name}.html" for name in PAGES if name != "00_summary"}
+        others = {f"{name}.html" for name in pages_of(profile) if name != "00_summary"}
         assert targets == {"../index.html", *others}
         assert [link["href"] for link in links if link.get("aria-current") == "page"] == ["04_ablation.html"]
 

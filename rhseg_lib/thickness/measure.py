@@ -150,7 +150,7 @@ def _measure_one(grid: np.ndarray, pieces: _Pieces, seed: int, runs: Runs, used:
         return Measurement(float(centre[0]), float(centre[1]), problem=SIDE_CUT if cut else SIDE_HIDDEN)
     axis, half = _bisector(left, right, centre)
     on_tube, top, bottom = _band(grid, pieces, seed, axis, half)
-    used.update(on_tube)
+    used.update(on_tube, _elsewhere(pieces, axis, half))
     one = _placed(axis, half, top, bottom)
     if abs(left.slope - right.slope) > MOST_TAPER:
         return replace(one, problem=NOT_PARALLEL)
@@ -225,6 +225,13 @@ def _band(grid: np.ndarray, pieces: _Pieces, seed: int, axis: _Axis, half: float
     return members, float(start), float(end)
 
 
+def _elsewhere(pieces: _Pieces, axis: _Axis, half: float) -> list[int]:
+    """Pieces of slag on a tube, its band or not: none of them is another tube."""
+    away = pieces.centres - axis.origin
+    near = (np.abs(away @ axis.across) < CRUST * half) & (np.abs(away @ axis.along) < 6 * half)
+    return np.flatnonzero(near).tolist()
+
+
 def _is_covered(grid: np.ndarray, axis: _Axis, half: float, between: tuple[float, float]) -> bool:
     """Whether something in front of the tube hides it from side to side between two places along its axis."""
     levels = np.linspace(*between, 7)[1:-1, None]
@@ -233,10 +240,9 @@ def _is_covered(grid: np.ndarray, axis: _Axis, half: float, between: tuple[float
 
 
 def _is_split(classes: np.ndarray, band: np.ndarray) -> bool:
-    """Whether what is no tube runs through the whole height of the band: two tubes that touch above or below it."""
-    return bool(
-        (classes[:, 8:-8] == OTHER).all(0).any() and band[:, : COLUMNS // 2].any() and band[:, COLUMNS // 2 :].any()
-    )
+    """Whether something other than tube runs through the whole height of the band: two tubes that touch elsewhere."""
+    gap = (classes[band.any(1)] == OTHER).all(0)
+    return bool(gap[8:-8].any() and band[:, : COLUMNS // 2].any() and band[:, COLUMNS // 2 :].any())
 
 
 def _straightened(

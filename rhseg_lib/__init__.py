@@ -18,4 +18,5 @@ report        the paper's tables and claims, figures, tables, findings, HTML pag
 predict       new images and videos, with a gallery
 evaluate      scores of trained weights on newly annotated images
 export        trained weights as ONNX, in float32 or int8
+realtime      speed and accuracy of weights in each runtime
 """

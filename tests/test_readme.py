@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import PATH, ROOT
 
+from rhseg_lib.predict.segment import DEFAULT_WEIGHTS
+
 CI_MODEL = "deeplabv3plus_mobilenetv2"
 # As printed -> as run here, in this order: the ci profile for the long ones. None: run by the tests of another file.
 COMMANDS: dict[str, str | None] = {
@@ -30,6 +32,14 @@ COMMANDS: dict[str, str | None] = {
     "python -m rhseg_lib.evaluate reports/own/runs/<model>/seed0/weights.safetensors ANNOTATED_FOLDER": (
         f"python -m rhseg_lib.evaluate reports/ci/runs/{CI_MODEL}/seed0/weights.safetensors data/sample"
     ),
+    "python -m rhseg_lib.predict NEW_IMAGES --weights WEIGHTS --output FOLDER --labelme data/photographs": (
+        "python -m rhseg_lib.predict data/sample --output reports/predictions/sample --labelme data/photographs"
+    ),
+    "make study PROFILE=own": "make study PROFILE=ci",
+    "python -m rhseg_lib.export WEIGHTS --output model.onnx --int8 --calibrate data/photographs": (
+        f"python -m rhseg_lib.export {DEFAULT_WEIGHTS} --output model.onnx --int8 --calibrate data/photographs"
+    ),
+    "python -m rhseg_lib.predict 0 --weights model.onnx --live": None,  # predict/test_live.py
     "snakemake --profile profiles/slurm --config profile=paper": None,  # test_slurm.py
     (
         "torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 "

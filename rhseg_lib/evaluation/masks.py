@@ -15,7 +15,7 @@ from rhseg_lib.evaluation.tiles import segment_tiles
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.sources import images
 
-STRIP = 2**20  # pixels of the strips in which logits are resized to the image's own size
+STRIP = 2**18  # pixels of the strips in which logits are resized to the image's own size: they fit the cache
 Network = nn.Module | Callable[[np.ndarray], np.ndarray]  # in PyTorch, or of `runtime.open_weights`
 
 
@@ -97,13 +97,11 @@ def classes_at_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:
     for top in range(0, height, rows):
         above, below, weight = _neighbours(logits.shape[1], height, range(top, min(top + rows, height)))
         strip = logits[:, above] + (logits[:, below] - logits[:, above]) * weight[:, None]  # (K, rows, w)
-        classes, highest = mask[top : top + rows], None
-        for number, scores in enumerate(strip):
-            here = cv2.resize(scores, (width, len(scores)))  # (rows, W)
-            if highest is None:
-                highest = here
-                continue
-            classes[here > highest] = number
+        classes = mask[top : top + rows]
+        highest = cv2.resize(strip[0], (width, len(classes)))  # (rows, W)
+        for number, scores in enumerate(strip[1:], 1):
+            here = cv2.resize(scores, (width, len(classes)))
+            np.copyto(classes, number, where=here > highest)
             np.maximum(highest, here, out=highest)
     return mask
 

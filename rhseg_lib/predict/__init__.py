@@ -1,1 +1,2 @@
-"""New images and videos: reading (inputs), masks and overlays (segment), tables and HTML page (gallery)."""
+"""New images and videos: reading (inputs), runtimes (runtime), files (write), a run (segment), tables and HTML page
+(gallery), Labelme annotations to correct (drafts), cameras (live)."""

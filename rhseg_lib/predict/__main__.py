@@ -1,8 +1,12 @@
 """Segment new images or a video with trained weights; see `segment`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
+
+# Before torch is imported: a thread of it that waits leaves its core to reading and writing.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from rhseg_lib.errors import StudyError, exit_code, printable, show
 from rhseg_lib.predict.drafts import REVIEW, write_drafts

@@ -132,7 +132,7 @@ def line(frame: Arrived, runtime: Runtime, threshold: float | None) -> dict:
     height, width = frame.image.shape[:2]
     card = runtime.card
     mask, score = segment_image(cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB), runtime.network, card)
-    pixels = np.bincount(mask.ravel(), minlength=len(card.class_names)).tolist()
+    pixels = [int(np.count_nonzero(mask == index)) for index in range(len(card.class_names))]
     named = dict(zip(card.class_names, pixels, strict=True))
     return {
         "frame": frame.number,

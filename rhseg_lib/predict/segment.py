@@ -276,7 +276,7 @@ def finish_frame(
         other = mirrored(again, waiting.fitted)
         readings = read_mask(mask, card.class_names, measured, mirrored=other, calibration=card.thickness)
     write_images(waiting.row["name"], waiting.shown, mask, readings, folder=folder, write=write)
-    pixels = np.bincount(mask.ravel(), minlength=len(card.class_names)).tolist()
+    pixels = [int(np.count_nonzero(mask == index)) for index in range(len(card.class_names))]
     tubes = [one.row for one in readings]
     return {**waiting.row, "pixels": pixels, "confidence": round(score, 4), "tubes": tubes}
 

@@ -38,6 +38,7 @@ recipe:
   recompute_batchnorm: true
 models: [{MODEL}, deeplabv3plus_mobilenetv2]
 seeds: [1, 0]
+thickness: {{scenes: 4, calibration_scenes: 2, thin_scenes: 2, scene_size: 96}}
 """
 
 

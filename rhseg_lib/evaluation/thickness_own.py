@@ -79,7 +79,7 @@ def read_dips(folder: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype={"image": str})[["image", "tube", "mm"]]
     except (OSError, KeyError, ValueError) as error:
         raise StudyError(f"the measured dips cannot be read ({error})", where=path, fix=fix) from error
-    numbers = table[["tube", "mm"]].apply(pd.to_numeric, errors="coerce")
+    numbers = table[["tube", "mm"]].apply(pd.to_numeric, errors="coerce").astype(float)
     bad = table[
         ~((numbers["tube"] >= 1) & (numbers["tube"] % 1 == 0) & (numbers["mm"] > 0) & np.isfinite(numbers["mm"]))
     ]

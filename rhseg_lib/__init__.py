@@ -17,6 +17,7 @@ training      one model, one seed; exact resume; speed
 report        the paper's tables and claims, figures, tables, findings, HTML pages
 predict       new images and videos, with a gallery
 evaluate      scores of trained weights on newly annotated images
+calibrate     intervals of slag thickness, from images whose thickness is known
 export        trained weights as ONNX, in float32 or int8
 realtime      speed and accuracy of weights in each runtime
 """

@@ -14,10 +14,13 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import runs
 from rhseg_lib.profile import Profile
 from rhseg_lib.report import overlays
+from rhseg_lib.report.thickness_figures import draw_readings, label
 from rhseg_lib.sources.images import IGNORE_INDEX
+from rhseg_lib.thickness.reading import read_mask
 
 SIDE = 512  # screen pixels of the image
 LAYERS = ("annotation", "prediction", "wrong pixels", "probability of a class", "EMA attention")
+THICKNESS = "slag thickness"  # a layer of profiles with tube and slag
 
 
 class Explorer:
@@ -45,7 +48,8 @@ class Explorer:
         scenes, classes = next(iter(self.runs.values())).names, [(name, index) for index, name in enumerate(names)]
         self.scene = widgets.Dropdown(options=scenes, description="scene", **looks)
         self.run = widgets.Dropdown(options=list(self.runs), description="model", **looks)
-        self.layer = widgets.RadioButtons(options=LAYERS, index=1, description="show", **looks)
+        layers = (*LAYERS, THICKNESS) if profile.thickness.fits(profile.data.class_names) else LAYERS
+        self.layer = widgets.RadioButtons(options=layers, index=1, description="show", **looks)
         self.opacity = fraction(value=0.45, description="opacity")
         self.target = widgets.Dropdown(options=classes, index=len(names) - 1, description="class", **looks)
         self.threshold = fraction(value=0.5, description="threshold")
@@ -101,6 +105,12 @@ class Explorer:
                 share = 100 * above[truth != IGNORE_INDEX].mean()  # without the margin
                 reached = f"{share:.1f} % of the annotated pixels, which reach {self.threshold.value:.2f}"
                 return painted, f"probability {colour_bar('0', '1')}<br>inside the white line: {reached}"
+            case "slag thickness":
+                readings = read_mask(prediction, self.profile.data.class_names, self.profile.thickness)
+                big = enlarge(overlays.blend(image, prediction, opacity=opacity))
+                lines = [f"tube {number}: {one.problem or label(one)}" for number, one in enumerate(readings, 1)]
+                painted = draw_readings(big, readings, scale=big.shape[1] / prediction.shape[1])
+                return painted, "<br>".join([self.colours, *lines] if lines else [self.colours, "no slag on a tube"])
             case _:
                 maps = self.outputs(self.run.value, scene)[1]
                 if maps is None:

@@ -27,7 +27,7 @@ NONE = pd.DataFrame(columns=["first", "second"])
 def judge(**changes) -> pd.DataFrame:
     """The ledger of the true counts, with some arguments replaced, indexed by statement."""
     arguments = {"complexity": COMPLEXITY, "separable": SEPARABLE, "pooling": POOLING, "compared": NONE}
-    arguments |= {"scope": "At 64×64, from random weights"} | changes
+    arguments |= {"thickness": None, "scope": "At 64×64, from random weights"} | changes
     return claims.ledger(**arguments).set_index("statement")
 
 
@@ -112,3 +112,27 @@ def test_the_published_tables_agree_where_they_overlap() -> None:
     for model in shared:
         assert (TABLE2[model].miou, TABLE2[model].mpa) == (TABLE3[model].miou, TABLE3[model].mpa)
     assert set(PAPER_ROWS) == {*TABLE2, FCN, UNET}
+
+
+def errors_of(difference: float, p_holm: float) -> pd.DataFrame:
+    """One row of `thickness_runs.compare_errors`: the paper's model against FCN, in reverse order."""
+    row = {"first": FCN, "second": COUNTED, "seeds": "3, 3", "units": 200, "difference": -difference}
+    row |= {"low": -difference - 2, "high": -difference + 2, "p_holm": p_holm}
+    return pd.DataFrame([row])
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "reason"),
+    [
+        ({"thickness": errors_of(-6, 0.01)}, claims.REPRODUCED, "the error is smaller"),
+        ({"thickness": errors_of(6, 0.01)}, claims.NOT_REPRODUCED, "the error is larger"),
+        ({"thickness": errors_of(-6, 0.2)}, claims.NOT_TESTABLE, "not significant"),
+        ({"thickness": errors_of(-6, 0.01), "scope": ""}, claims.NOT_TESTABLE, "demonstration"),
+        ({"thickness": None}, claims.NOT_TESTABLE, "A model is missing"),
+        ({"thickness": errors_of(-6, np.nan)}, claims.NOT_TESTABLE, "not significant"),
+    ],
+)
+def test_the_thickness_claim_follows_the_error_in_mm(changes, verdict, reason):
+    row = judge(**changes).filter(like="more accurate than FCN in the slag", axis=0).iloc[0]
+    assert row["verdict"] == verdict
+    assert reason in row["why"]

@@ -63,6 +63,7 @@ def test_every_layer_has_its_own_image_and_note(study):
         "wrong pixels": " % of the annotated pixels",
         "probability of a class": "which reach 0.50",
         "EMA attention": "weight in this group",
+        "slag thickness": "tube",
     }
     for layer, expected in notes.items():
         explorer.layer.value = layer

@@ -11,6 +11,7 @@ from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.compare import compare_models, is_significant, pair, stacked
 from rhseg_lib.evaluation.runs import Run, parts
 from rhseg_lib.profile import Profile
+from rhseg_lib.report import tables
 from rhseg_lib.report.tables import EFFECTS, generalisation_table, interval
 
 RIVALS = {  # the paper's model, as counted in its tables, against the others of Table 3
@@ -173,6 +174,29 @@ def leakage_summary(generalisation: pd.DataFrame) -> list[str]:
     ]
 
 
+def thickness_link(profile: Profile) -> str:
+    """A line of the front page, for profiles with tube and slag."""
+    page = "10_thickness" if profile.data.source == "synthetic" else "10_own_thickness"
+    return f"- [Thickness](html/{page}.html): the slag's thickness on each tube, with an interval, and its error."
+
+
+def thickness_result(profile: Profile) -> list[str]:
+    """How well slag thickness is measured, from the table of the Thickness page; nothing if there is none."""
+    if not (profile.tables / "thickness.csv").exists():
+        return []
+    table = tables.read(profile, "thickness", index="masks")
+    models = table[table.index.isin(LABELS)]
+    exact = f"from exact masks, slag thickness is measured with a mean error of {table['mean_error'].iloc[0]:.0f} mm"
+    if not len(models):
+        return [f"- **Thickness**: {exact}."]
+    row = models.loc[models["mean_error"].idxmin()]
+    interval = f", with a 90 % interval of ±{row['half']:.0f} mm (median)" if not np.isnan(row["half"]) else ""
+    return [
+        f"- **Thickness**: {exact}; from the masks of {LABELS[str(row.name)]} by {row['mean_error']:.0f} mm "
+        f"({row['percent']:.0f} %){interval}, on the {100 * row['read']:.0f} % of the tubes that it reads."
+    ]
+
+
 def findings(
     summary: pd.DataFrame, baselines: pd.DataFrame, ledger: pd.DataFrame, runs: list[Run], profile: Profile
 ) -> Markdown:
@@ -206,6 +230,8 @@ def findings(
         f"{', **inside that interval**' if inside else ''}."
     )
     lines.insert(0 if profile.kind == "result" else len(lines), result)
+    if profile.data.source == "synthetic":
+        lines += thickness_result(profile)
     lines += leakage_summary(generalisation_table(profile))
     if valid_for:
         pairs = {name: pair(compared, *models) for name, models in {**EFFECTS, **RIVALS}.items()}

@@ -108,6 +108,8 @@ def test_pages_at_the_edge_of_a_profile(tmp_path, monkeypatch, counted, edge):
     for model in models:
         for seed in seeds:
             text += run_page("03_train", profile="edge", model=model, seed=seed)
+    if study.thickness.fits(study.data.class_names):
+        text += run_page("10_thickness" if study.data.source == "synthetic" else "10_own_thickness", profile="edge")
     text += "".join(run_page(page, profile="edge") for page in (*PAGES, "00_results"))
     assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"base64,[^\"]*", "", text)), edge
 

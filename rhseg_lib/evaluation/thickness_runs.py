@@ -88,6 +88,12 @@ def summarise(tables: Tables, scale: str, *, part: str = "evaluation", level: fl
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("masks")
 
 
+def most_accurate(summary: pd.DataFrame) -> str | None:
+    """The row of a table of `summarise` with the smallest mean error; None if nothing was read."""
+    errors = summary["mean_error"].dropna()
+    return str(errors.idxmin()) if len(errors) else None
+
+
 def _summary(table: pd.DataFrame, rows: pd.DataFrame, part: str) -> dict[str, float]:
     ok = rows["problem"] == ""
     error, relative = rows["error"][ok].abs(), rows["error"][ok].abs() / rows["thickness_mm"][ok]
@@ -161,7 +167,7 @@ def problems(tables: Tables, scale: str) -> pd.DataFrame:
 
 
 def error_points(tables: Tables, runs: list[Run], scale: str) -> pd.DataFrame:
-    """A row per measured run: model, seed, miou (%) and mean_error (mm)."""
+    """A row per run that read a tube: model, seed, miou (%) and mean_error (mm)."""
     errors = {
         (model, int(table["seed"].iloc[0])): readings(table, scale)["error"].abs().mean()
         for model, each in tables.items()
@@ -172,7 +178,7 @@ def error_points(tables: Tables, runs: list[Run], scale: str) -> pd.DataFrame:
         for run in runs
         if (error := errors.get((run.model, run.seed))) is not None
     ]
-    return pd.DataFrame(rows, columns=["model", "seed", "miou", "mean_error"])
+    return pd.DataFrame(rows, columns=["model", "seed", "miou", "mean_error"]).dropna()
 
 
 def compare_errors(tables: Tables, scale: str) -> pd.DataFrame:

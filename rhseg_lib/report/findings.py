@@ -10,6 +10,7 @@ from rhseg_lib.catalogue import COUNTED, FCN, LABELS, PROPOSED, SHORT, UNET, XCE
 from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.compare import compare_models, is_significant, pair, stacked
 from rhseg_lib.evaluation.runs import Run, parts
+from rhseg_lib.evaluation.thickness_runs import most_accurate
 from rhseg_lib.profile import Profile
 from rhseg_lib.report import tables
 from rhseg_lib.report.tables import EFFECTS, generalisation_table, interval
@@ -185,14 +186,14 @@ def thickness_result(profile: Profile) -> list[str]:
     if not (profile.tables / "thickness.csv").exists():
         return []
     table = tables.read(profile, "thickness", index="masks")
-    models = table[table.index.isin(LABELS)]
     exact = f"from exact masks, slag thickness is measured with a mean error of {table['mean_error'].iloc[0]:.0f} mm"
-    if not len(models):
-        return [f"- **Thickness**: {exact}."]
-    row = models.loc[models["mean_error"].idxmin()]
+    best = most_accurate(table[table.index.isin(LABELS)])
+    if np.isnan(table["mean_error"].iloc[0]) or best is None:
+        return []
+    row = table.loc[best]
     interval = f", with a 90 % interval of ±{row['half']:.0f} mm (median)" if not np.isnan(row["half"]) else ""
     return [
-        f"- **Thickness**: {exact}; from the masks of {LABELS[str(row.name)]} by {row['mean_error']:.0f} mm "
+        f"- **Thickness**: {exact}; from the masks of {LABELS[best]} by {row['mean_error']:.0f} mm "
         f"({row['percent']:.0f} %){interval}, on the {100 * row['read']:.0f} % of the tubes that it reads."
     ]
 

@@ -80,7 +80,7 @@ def _label(image: np.ndarray, x: float, y: float, text: str) -> None:
 def estimated_against_true(rows: dict[str, pd.DataFrame]) -> Figure:
     """Thickness read against the true one, mm; a panel per title, with bars for the intervals."""
     figure, axes = subplots((4 * len(rows), 4.2), columns=len(rows), sharey=True)
-    most = max(float(some[["thickness_mm", "mm"]].max().max()) for some in rows.values()) * 1.05
+    most = 1.05 * float(np.nanmax([some[["thickness_mm", "mm"]].max().max() for some in rows.values()]))
     for axis, (title, some) in zip(axes, rows.items(), strict=True):
         read = some[some["problem"] == ""]
         axis.plot([0, most], [0, most], **DOTTED)
@@ -99,8 +99,9 @@ def error_against_miou(points: pd.DataFrame, reference: float) -> Figure:
     figure, (axis,) = subplots((7, 3.8))
     for model, some in points.groupby("model", sort=False):
         axis.scatter(some["miou"], some["mean_error"], s=42, color=MODEL_COLOURS[model], label=SHORT[model], zorder=3)
-    axis.axhline(reference, **DOTTED)
-    axis.text(points["miou"].min(), reference, "exact masks", fontsize=8, color=INK, va="bottom")
+    if math.isfinite(reference):
+        axis.axhline(reference, **DOTTED)
+        axis.text(points["miou"].min(), reference, "exact masks", fontsize=8, color=INK, va="bottom")
     axis.set(xlabel="mIoU on the holdout, %", ylabel="mean error, mm", ylim=(0, None))
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -6,7 +6,7 @@ from rhseg_lib.catalogue import LABELS, SHORT
 from rhseg_lib.evaluation.compare import is_significant
 from rhseg_lib.evaluation.thickness_own import Pair
 from rhseg_lib.evaluation.thickness_own import table as own_table
-from rhseg_lib.evaluation.thickness_runs import EXACT
+from rhseg_lib.evaluation.thickness_runs import EXACT, most_accurate
 from rhseg_lib.settings import Thickness
 from rhseg_lib.thickness.reading import DIAMETERS
 
@@ -14,6 +14,11 @@ from rhseg_lib.thickness.reading import DIAMETERS
 def named(masks: str) -> str:
     """The label of a model; a kind of mask as it is."""
     return LABELS.get(masks, masks)
+
+
+def signed(value: float) -> str:
+    """A difference in mm with its sign."""
+    return "–" if pd.isna(value) else f"{value:+.1f}"
 
 
 def errors(summary: pd.DataFrame) -> pd.DataFrame:
@@ -26,7 +31,7 @@ def errors(summary: pd.DataFrame) -> pd.DataFrame:
         "clear tubes left out, %": (100 * rows["clear_left_out"]).round(1).to_numpy(),
         "mean error, mm": rows["mean_error"].round(1).to_numpy(),
         "mean error, %": rows["percent"].round(1).to_numpy(),
-        "bias, mm": [f"{value:+.1f}" for value in rows["bias"]],
+        "bias, mm": [signed(value) for value in rows["bias"]],
         "95 % within, mm": rows["p95"].round(0).to_numpy(),
         "errors over 25 %, %": (100 * rows["gross"]).round(1).to_numpy(),
         "90 % interval, ± mm (median)": rows["half"].round(0).to_numpy(),
@@ -43,7 +48,7 @@ def groups(table: pd.DataFrame) -> pd.DataFrame:
         "of all, %": (100 * table["read"]).round(0).to_numpy(),
         "mean error, mm": table["mean_error"].round(1).to_numpy(),
         "mean error, %": table["percent"].round(1).to_numpy(),
-        "bias, mm": [f"{value:+.1f}" for value in table["bias"]],
+        "bias, mm": [signed(value) for value in table["bias"]],
         "coverage of the 90 % interval, %": (100 * table["coverage"]).round(1).to_numpy(),
     })  # fmt: skip
 
@@ -57,15 +62,24 @@ def reasons(table: pd.DataFrame) -> pd.DataFrame:
 
 def pairs(compared: pd.DataFrame) -> pd.DataFrame:
     """A table of `thickness_runs.compare_errors` as it is shown."""
-    interval = [f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in compared.itertuples()]
+    interval = [
+        signed(row.difference) + ("" if pd.isna(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]")
+        for row in compared.itertuples()
+    ]
     return pd.DataFrame({
         "models": [f"{SHORT[row.first]} against {SHORT[row.second]}" for row in compared.itertuples()],
         "seeds": compared["seeds"],
         "scenes": compared["units"],
         "difference of the mean error, mm": interval,
         "adjusted p": compared["p_holm"].round(3),
-        "significant": ["yes" if is_significant(row) else "no" for row in compared.to_dict("records")],
+        "significant": [_verdict(row) for row in compared.to_dict("records")],
     })  # fmt: skip
+
+
+def _verdict(row: dict) -> str:
+    if pd.isna(row["p_holm"]):
+        return "one seed cannot tell"
+    return "yes" if is_significant(row) else "no"
 
 
 def scale_in_words(settings: Thickness) -> list[str]:
@@ -124,19 +138,24 @@ def own(table: pd.DataFrame) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame, compared: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     """What the page shows, in sentences."""
-    models = table.drop(index=[name for name in table.index if name not in LABELS])
-    lines = [
-        f"From exact masks, thickness is measured with a mean error of {table.loc[EXACT, 'mean_error']:.0f} mm "
-        f"({table.loc[EXACT, 'percent']:.1f} %): what the measuring itself costs."
-    ]
-    if len(models):
-        best = models["mean_error"].idxmin()
-        row = models.loc[best]
+    lines = list[str]()
+    if pd.notna(table.loc[EXACT, "mean_error"]):
         lines.append(
-            f"The model with the smallest error, {LABELS[best]}, is wrong by {row['mean_error']:.0f} mm "
-            f"({row['percent']:.1f} %) on the tubes it reads ({100 * row['read']:.0f} % of all); its 90 % interval is "
-            f"±{row['half']:.0f} mm in the median and holds the true thickness for {100 * row['coverage']:.0f} %."
+            f"From exact masks, thickness is measured with a mean error of {table.loc[EXACT, 'mean_error']:.0f} mm "
+            f"({table.loc[EXACT, 'percent']:.1f} %): what the measuring itself costs."
         )
+    if best := most_accurate(table[table.index.isin(LABELS)]):
+        row = table.loc[best]
+        text = (
+            f"The model with the smallest error, {LABELS[best]}, is wrong by {row['mean_error']:.0f} mm "
+            f"({row['percent']:.1f} %) on the tubes it reads ({100 * row['read']:.0f} % of all)"
+        )
+        if pd.notna(row["half"]):
+            text += (
+                f"; its 90 % interval is ±{row['half']:.0f} mm in the median and holds the true thickness for "
+                f"{100 * row['coverage']:.0f} %"
+            )
+        lines.append(f"{text}.")
     tested = compared[compared["p_holm"].notna()]
     if len(tested):
         significant = sum(is_significant(row) for row in tested.to_dict("records"))

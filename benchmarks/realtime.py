@@ -1,11 +1,12 @@
 """Speed of prediction on this CPU, with accuracy beside it: the network in each runtime, and a video from end to end.
 
-    python benchmarks/realtime.py
-    python benchmarks/realtime.py --video FILE --against EARLIER_CLONE
+    OMP_WAIT_POLICY=passive python benchmarks/realtime.py
+    OMP_WAIT_POLICY=passive python benchmarks/realtime.py --video FILE --against EARLIER_CLONE
 
 The first prints a table per trained model: milliseconds per image at each size and number of threads, interleaved, and
-mIoU at the size that the model was trained at. The second segments a video to masks and table, and to the table alone;
-with a clone of an earlier version, both versions take turns (it writes all that it can write, with its own defaults).
+mIoU at the size that the model was trained at. The second segments a video to masks and table, and to the table alone,
+in turn with an earlier version, which writes all its files and runs as it would for its user. OMP_WAIT_POLICY is what
+`python -m rhseg_lib.predict` sets by itself: a thread of PyTorch that waits leaves its core.
 """
 
 import argparse

@@ -32,6 +32,17 @@ COMMANDS: dict[str, str | None] = {
     "python -m rhseg_lib.evaluate reports/own/runs/<model>/seed0/weights.safetensors ANNOTATED_FOLDER": (
         f"python -m rhseg_lib.evaluate reports/ci/runs/{CI_MODEL}/seed0/weights.safetensors data/sample"
     ),
+    "python -m rhseg_lib.calibrate WEIGHTS FOLDER_WITH_DIPS --tube-diameter-mm 1100": (
+        f"cp {DEFAULT_WEIGHTS} own.safetensors && "
+        "python -m rhseg_lib.calibrate own.safetensors data/sample --tube-diameter-mm 1100"
+    ),
+    (
+        "python -m rhseg_lib.predict FOLDER_OR_VIDEO --weights WEIGHTS --output FOLDER "
+        "--tube-diameter-mm 1100 --elevation 10"
+    ): (
+        "python -m rhseg_lib.predict data/sample --weights own.safetensors --output measured "
+        "--tube-diameter-mm 1100 --elevation 10"
+    ),
     "python -m rhseg_lib.predict NEW_IMAGES --weights WEIGHTS --output FOLDER --labelme data/photographs": (
         "python -m rhseg_lib.predict data/sample --output reports/predictions/sample --labelme data/photographs"
     ),

@@ -1,6 +1,7 @@
 """Slag thickness of one's own images, against one's own annotation or measured dips; and calibration by either."""
 
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,13 +46,17 @@ def test_images(profile: Profile, source: LabelmeFolder | VocTree) -> list[str]:
 def against_annotations(
     source: LabelmeFolder | VocTree, names: list[str], network: Network, card: Card, settings: Thickness
 ) -> Iterator[Pair]:
-    """The tubes that can be measured in the annotated masks of some images of a source, beside the model's reading."""
-    paths, problems = source.names(), list[Problem]()
+    """The tubes that can be measured in the annotated masks of some images of a source, beside the model's reading.
+
+    An image that is there twice, such as one annotated by two persons, counts once.
+    """
+    paths, problems, seen = source.names(), list[Problem](), set[str]()
     for name in tqdm(names, "thickness", disable=None):
         picture, errors = source.examine(paths[name])
         problems += errors
-        if picture is None:
+        if picture is None or (digest := sha256(picture.image.tobytes()).hexdigest()) in seen:
             continue
+        seen.add(digest)
         known = read_mask(picture.mask, card.class_names, settings)
         read = read_image(picture.image, network, card, settings)
         for number, tube in enumerate(known, 1):

@@ -296,8 +296,10 @@ def _once(found: list[Measurement], grid: np.ndarray) -> list[Measurement]:
     """Measurements in which a tube whose sides are not seen stands once, whatever the pieces of its band."""
     _, bodies = cv2.connectedComponents((grid > OTHER).astype(np.uint8))
     kept, listed = [], set[int]()
+    height, width = grid.shape
     for one in found:
-        body = int(bodies[round(one.y), round(one.x)])
+        place = min(max(round(one.y), 0), height - 1), min(max(round(one.x), 0), width - 1)  # an axis may be outside
+        body = int(bodies[place])
         if one.problem not in (SIDE_CUT, SIDE_HIDDEN) or body not in listed:
             kept.append(one)
         listed.add(body)

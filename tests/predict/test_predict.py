@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 from urllib.parse import quote
 
 import cv2
@@ -25,7 +26,7 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import inference, masks
 from rhseg_lib.evaluation.masks import classes_at_size, prepare
 from rhseg_lib.evaluation.weights import Card, read_card, read_weights, write_weights
-from rhseg_lib.predict import __main__, segment
+from rhseg_lib.predict import __main__, runtime, segment
 from rhseg_lib.predict.inputs import ImageFiles, Video, open_source
 from rhseg_lib.predict.segment import predict_source
 from rhseg_lib.sources import images
@@ -227,6 +228,65 @@ class TestTable:
         save(source / "noise.png", 64, 64)
         table = predict_source(source, weights=weights, output=tmp_path / "out").table.set_index("name")["confidence"]
         assert table["noise"] < table.drop("noise").min()
+
+
+class TestWrite:
+    @pytest.mark.parametrize(
+        ("kinds", "folders"),
+        [("table", set()), ("masks", {"masks"}), ("overlays", {"overlays", "thumbnails"})],
+    )
+    def test_only_what_is_chosen_and_always_the_table(self, weights, source, tmp_path, kinds, folders):
+        out = tmp_path / "out"
+        given = [str(source), "--weights", str(weights), "--output", str(out)]
+        assert __main__.main(given) == 0
+        everything = content(out)
+        assert __main__.main([*given, "--write", kinds]) == 0  # the other images of the earlier run are gone
+        assert {path.name for path in out.iterdir() if path.is_dir()} == folders
+        for name, expected in content(out).items():
+            assert name in ("progress.jsonl", "index.html") or expected == everything[name]
+        page = (out / "index.html").read_text()
+        assert ("thumbnails/" in page) == ("thumbnails" in folders) and ("masks/" in page) == ("masks" in folders)
+        assert len(re.findall('class="name"', page)) == 6
+
+    def test_a_lost_file_that_was_not_chosen_is_not_missed(self, weights, source, tmp_path, monkeypatch):
+        predict_source(source, weights=weights, output=tmp_path / "out", write=("masks",))
+        again = note_batches(monkeypatch)
+        predict_source(source, weights=weights, output=tmp_path / "out", write=("masks", "table"))
+        assert again == []
+
+    def test_the_next_batch_is_read_and_the_last_one_written_meanwhile(self, weights, source, tmp_path, monkeypatch):
+        """The network waits until the next batch is being read: in series, it would wait forever."""
+        reading, original, network = Event(), segment.read_batch, segment.network_logits
+        batches = iter(range(9))
+
+        def read(*arguments):
+            if next(batches) > 0:
+                reading.set()
+            return original(*arguments)
+
+        def wait(*arguments):
+            assert reading.wait(60)
+            return network(*arguments)
+
+        monkeypatch.setattr(segment, "read_batch", read)
+        monkeypatch.setattr(segment, "network_logits", wait)
+        assert len(predict_source(source, weights=weights, output=tmp_path / "out", batch_size=2).table) == 6
+
+
+class TestRuntime:
+    def test_threads_are_those_of_the_environment_or_the_cores_that_may_be_used(self, weights, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+        assert runtime.open_weights(weights).threads == 3 == torch.get_num_threads()
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr(runtime, "usable_cores", lambda: 5)
+        assert runtime.open_weights(weights).threads == 5
+        assert runtime.open_weights(weights, threads=1).threads == 1 == torch.get_num_threads()
+
+    @pytest.mark.parametrize(("quota", "cores"), [("max 100000", 4), ("150000 100000", 2), ("50000 100000", 1)])
+    def test_a_containers_quota_limits_the_cores(self, monkeypatch, quota, cores):
+        monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda process: {*range(4)}, raising=False)
+        monkeypatch.setattr(runtime.Path, "read_text", lambda path: quota)
+        assert runtime.usable_cores() == cores
 
 
 class TestNames:

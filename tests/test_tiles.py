@@ -320,7 +320,7 @@ def test_weights_of_tiles_segment_and_score_tile_by_tile(tiled_run, tmp_path):
     card = read_weights(path)[1]
     assert card.tile == 32 and "32×32 px per tile of 32×32 px" in card.in_words
     folder = tiled_run.root / "plates"
-    table, errors, _ = predict_source(folder, weights=path, output=tmp_path / "out", batch_size=4)
+    table, errors, *_ = predict_source(folder, weights=path, output=tmp_path / "out", batch_size=4)
     assert len(table) == 6 and not len(errors) and set(table["width"]) == {110}
     names, matrices, _ = evaluate(path, folder)
     assert matrices.sum(axis=(1, 2)).tolist() == [70 * 110] * 6

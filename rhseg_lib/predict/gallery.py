@@ -133,8 +133,16 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         tubes=tubes_summary(thickness),
         unit=unit,
         calibration=card.thickness.against if card.thickness else "",
-        thickness_chart=figures.data_uri(thickness_over_time(thickness, unit)) if is_video and unit else None,
+        thickness_chart=_thickness_chart(thickness, unit, table["seconds"]) if is_video and unit else None,
     )
+
+
+def _thickness_chart(thickness: pd.DataFrame, unit: str, seconds: pd.Series) -> str | None:
+    """The chart of a video as a data URI; None if no tube was read in any frame."""
+    if thickness["thickness"].isna().all():
+        return None
+    span = float(seconds.min()), float(seconds.max())
+    return figures.data_uri(thickness_over_time(thickness, unit, span=span))
 
 
 def tube_texts(tubes: pd.DataFrame) -> list[str]:

@@ -65,16 +65,19 @@ def label(reading: Reading) -> str:
     return value + (interval if math.isfinite(reading.high) else "")
 
 
-def _label(image: np.ndarray, x: float, y: float, text: str) -> None:
+def _label(image: np.ndarray, centre: float, middle: float, text: str) -> None:
     """Write a text in the middle of the band, in two lines if it has an interval, inside the image."""
     size, font = max(0.4, min(image.shape[:2]) / 900), cv2.FONT_HERSHEY_SIMPLEX
     lines = text.replace(" (", "\n(").split("\n")
     width, height = max(cv2.getTextSize(line, font, size, 1)[0][0] for line in lines), round(34 * size)
-    left = round(min(max(x - width / 2, 2), max(image.shape[1] - width - 2, 2)))
+    left = round(min(max(centre - width / 2, 2), max(image.shape[1] - width - 2, 2)))
+    stroke = max(1, round(1.6 * size))
+    around = [(dx, dy) for dx in (-stroke, 0, stroke) for dy in (-stroke, 0, stroke) if dx or dy]
     for number, line in enumerate(lines):
-        place = (left, round(y + height * (number + 0.5 - len(lines) / 2) + 0.3 * height))
-        cv2.putText(image, line, place, font, size, HALO, round(6 * size) + 2, cv2.LINE_AA)
-        cv2.putText(image, line, place, font, size, (255, 255, 255), max(1, round(1.6 * size)), cv2.LINE_AA)
+        x, y = left, round(middle + height * (number + 0.5 - len(lines) / 2) + 0.3 * height)
+        for dx, dy in around:
+            cv2.putText(image, line, (x + dx, y + dy), font, size, HALO, stroke, cv2.LINE_AA)
+        cv2.putText(image, line, (x, y), font, size, (255, 255, 255), stroke, cv2.LINE_AA)
 
 
 def estimated_against_true(rows: dict[str, pd.DataFrame]) -> Figure:
@@ -107,19 +110,21 @@ def error_against_miou(points: pd.DataFrame, reference: float) -> Figure:
     return figure
 
 
-def thickness_over_time(table: pd.DataFrame, unit: str) -> Figure:
-    """Thickness of each tube in the frames of a video with its interval; grey where none could be read.
+def thickness_over_time(table: pd.DataFrame, unit: str, *, span: tuple[float, float]) -> Figure:
+    """Thickness of each tube in the frames of a video with its interval; no line where it was not read.
 
-    `table` has the columns seconds, tube, thickness, low, high (NaN where it abstained).
+    `table` has the columns seconds, tube, thickness, low, high (NaN where it abstained); `span` is from the first
+    to the last frame, in seconds.
     """
     figure, (axis,) = subplots((11, 2.8))
     colours = ("#0f766e", "#7c3aed", "#b45309", "#be123c")
-    for number, (tube, rows) in enumerate(table.sort_values("seconds").groupby("tube")):
+    read = table[table["thickness"].notna()]["tube"].unique()
+    for number, tube in enumerate(sorted(read)):
+        rows = table[table["tube"] == tube].sort_values("seconds")
         colour = colours[number % len(colours)]
         axis.fill_between(rows["seconds"], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
         axis.plot(rows["seconds"], rows["thickness"], color=colour, lw=1.6, marker=".", ms=3, label=f"tube {tube}")
-        if rows["thickness"].notna().any():
-            axis.axhline(rows["thickness"].median(), color=colour, lw=1, ls="--")
-    axis.set(xlabel="seconds", ylabel=f"thickness, {unit}", ylim=(0, None))
+        axis.axhline(rows["thickness"].median(), color=colour, lw=1, ls="--")
+    axis.set(xlabel="seconds", ylabel=f"thickness, {unit}", ylim=(0, None), xlim=span)
     axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
     return figure

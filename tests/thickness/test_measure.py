@@ -173,13 +173,14 @@ def merged() -> np.ndarray:
     [
         (draw(x=40), module.SIDE_CUT),
         (draw(x=500, roll=4), module.SIDE_CUT),
+        (draw(x=525), module.SIDE_CUT),
         (draw(y=20), module.BAND_CUT),
         (draw(below=40), module.NOT_BEYOND),
         (draw(taper=0.0022), module.NOT_PARALLEL),
         (draw(above=50, below=50), module.SIDE_HIDDEN),
         (merged(), module.MERGED),
     ],
-    ids=["left", "right", "top", "end", "taper", "bare", "merged"],
+    ids=["left", "right", "outside", "top", "end", "taper", "bare", "merged"],
 )
 def test_what_cannot_be_measured_says_why(mask: np.ndarray, problem: str) -> None:
     for one in measure(mask):

@@ -15,7 +15,7 @@ from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
 from rhseg_lib.predict.inputs import ImageFiles, Video
 from rhseg_lib.predict.runtime import Runtime
-from rhseg_lib.predict.write import THICKNESS, overlay_of, thumbnail_of
+from rhseg_lib.predict.write import overlay_of, thumbnail_of
 from rhseg_lib.report import figures, overlays
 from rhseg_lib.report.thickness_figures import thickness_over_time
 from rhseg_lib.thickness.reading import MM
@@ -81,8 +81,7 @@ def write_tables(
     errors = pd.DataFrame([error for batch in batches for error in batch["errors"]], columns=["file", "what", "fix"])
     write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "errors.csv", errors.to_csv(index=False).encode())
-    if THICKNESS in write:
-        write_atomically(folder / "thickness.csv", thickness.to_csv(index=False).encode())
+    write_atomically(folder / "thickness.csv", thickness.to_csv(index=False).encode())
     result = Prediction(table, errors, card, inputs, thickness)
     title = printable(Path(os.path.realpath(source)).name)
     page = gallery(result, title=title, runtime=runtime.name, threshold=threshold, written=write)

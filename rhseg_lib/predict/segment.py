@@ -8,7 +8,8 @@ Files in the output folder:
     overlays/<name>.jpg    the classes over the image, at most 1280 pixels wide and high
     predictions.csv        a row per image or frame: size, pixels and percentage of every class, confidence, abstain,
                            and what of the image was not read, such as its transparency or further pages
-    thickness.csv          a row per tube: its slag thickness with an interval, or why there is none (`thickness`)
+    thickness.csv          a row per tube: its slag thickness with an interval, or why there is none (`thickness`);
+                           without rows if it was not measured
     errors.csv             images that could not be read, and how to fix them
     index.html             the gallery, least confident first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch

@@ -29,6 +29,7 @@ from rhseg_lib.evaluation.weights import Card, read_card, read_weights, write_we
 from rhseg_lib.predict import __main__, runtime, segment
 from rhseg_lib.predict.inputs import ImageFiles, Video, open_source
 from rhseg_lib.predict.segment import predict_source
+from rhseg_lib.settings import Thickness
 from rhseg_lib.sources import images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -238,7 +239,7 @@ class TestWrite:
     def test_only_what_is_chosen_and_always_the_table(self, weights, source, tmp_path, kinds, folders):
         out = tmp_path / "out"
         given = [str(source), "--weights", str(weights), "--output", str(out)]
-        assert __main__.main(given) == 0
+        assert __main__.main([*given, "--write", "masks,overlays,table"]) == 0
         everything = content(out)
         assert __main__.main([*given, "--write", kinds]) == 0  # the other images of the earlier run are gone
         assert {path.name for path in out.iterdir() if path.is_dir()} == folders
@@ -256,7 +257,7 @@ class TestWrite:
 
     def test_the_next_batch_is_read_and_the_last_one_written_meanwhile(self, weights, source, tmp_path, monkeypatch):
         """The network waits until the next batch is being read: in series, it would wait forever."""
-        reading, original, network = Event(), segment.read_batch, segment.network_logits
+        reading, original, network = Event(), segment.read_batch, segment.network_outputs
         batches = iter(range(9))
 
         def read(*arguments):
@@ -269,8 +270,78 @@ class TestWrite:
             return network(*arguments)
 
         monkeypatch.setattr(segment, "read_batch", read)
-        monkeypatch.setattr(segment, "network_logits", wait)
+        monkeypatch.setattr(segment, "network_outputs", wait)
         assert len(predict_source(source, weights=weights, output=tmp_path / "out", batch_size=2).table) == 6
+
+
+def draw_tube(path: Path, band: int) -> None:
+    """A grey tube with a slag band of so many pixels before a dark wall, 256 pixels."""
+    image = np.full((256, 256, 3), 30, np.uint8)
+    image[20:240, 80:180] = 120
+    image[100 : 100 + band, 80:180] = (200, 60, 40)
+    Image.fromarray(image).save(path)
+
+
+class TestThickness:
+    @pytest.fixture
+    def tubes(self, tmp_path, monkeypatch):
+        """Two images, and a network that sees the colours of `draw_tube`."""
+
+        def outputs(network, card, fitted):
+            squares = np.array(fitted, np.float32)
+            colours = np.array(((30, 30, 30), (120, 120, 120), (200, 60, 40)), np.float32)
+            return [-np.abs(one[..., None, :] - colours).sum(-1).transpose(2, 0, 1) for one in squares]
+
+        monkeypatch.setattr(segment, "network_outputs", outputs)
+        (tmp_path / "in").mkdir()
+        draw_tube(tmp_path / "in/a.png", 40)
+        draw_tube(tmp_path / "in/b.png", 80)
+        return tmp_path / "in"
+
+    def test_in_tube_diameters_or_millimetres(self, weights, tubes, tmp_path):
+        out = tmp_path / "out"
+        table = predict_source(tubes, weights=weights, output=out).thickness
+        assert table["unit"].tolist() == ["tube diameters"] * 2
+        assert table["thickness"].tolist() == pytest.approx([0.4, 0.8], abs=0.06)
+        assert table["low"].isna().all()  # these weights are not calibrated
+        settings = Thickness.model_validate({"tube_diameter_mm": 1000})
+        predict_source(tubes, weights=weights, output=out, thickness=settings)
+        table = pd.read_csv(out / "thickness.csv")
+        assert table["image"].tolist() == ["a", "b"]
+        assert table["thickness"].tolist() == pytest.approx([400, 800], abs=60)
+        page = (out / "index.html").read_text()
+        assert f"tube 1: {table['thickness'][1]:.0f} mm" in page
+        assert "no calibration" in page
+
+    def test_only_if_chosen_and_if_there_are_tube_and_slag(self, weights, trained, tubes, tmp_path):
+        out = tmp_path / "out"
+        predict_source(tubes, weights=weights, output=out)
+        predict_source(tubes, weights=weights, output=out, write=("table",))
+        assert not len(pd.read_csv(out / "thickness.csv"))  # not that of the earlier run
+        path = tmp_path / "rust.safetensors"
+        write_weights(path, trained.model, card(class_names=("background", "steel", "rust")))
+        assert predict_source(tubes, weights=path, output=out).thickness.empty
+        with pytest.raises(StudyError, match="no class 'immersion_tube'"):
+            predict_source(tubes, weights=path, output=out, thickness=Thickness.model_validate({"mm_per_pixel": 2}))
+        named = Thickness.model_validate({"tube": "steel", "slag": "rust"})
+        assert len(predict_source(tubes, weights=path, output=out, thickness=named).thickness) == 2
+
+    def test_an_image_without_slag_has_no_row_and_one_that_is_cut_a_reason(self, weights, tubes, tmp_path):
+        save(tubes / "noise.png", 64, 64)
+        draw_tube(tubes / "cut.png", 40)
+        cut = np.asarray(Image.open(tubes / "cut.png"))[:, 120:]
+        Image.fromarray(cut).save(tubes / "cut.png")
+        table = predict_source(tubes, weights=weights, output=tmp_path / "out").thickness.set_index("image")
+        assert table.loc["cut", "abstain"]
+        assert table.loc["cut", "reason"] == "a side of the tube is cut by the frame"
+        assert table.loc[["a", "b"], "reason"].tolist() == ["", ""]
+
+    @pytest.mark.parametrize("option", [["--tube-diameter-mm", "0"], ["--mm-per-pixel", "x"], ["--elevation", "80"]])
+    def test_an_impossible_scale_is_refused(self, weights, tubes, tmp_path, capsys, option):
+        given = [str(tubes), "--weights", str(weights), "--output", str(tmp_path / "out"), *option]
+        assert __main__.main(given) == 1
+        assert option[0] in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 class TestRuntime:

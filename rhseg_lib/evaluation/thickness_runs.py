@@ -5,7 +5,7 @@ import pandas as pd
 
 from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.metrics import scores
-from rhseg_lib.evaluation.runs import Run, has_weights
+from rhseg_lib.evaluation.runs import Run
 from rhseg_lib.evaluation.statistics import Estimate
 from rhseg_lib.evaluation.thickness import (
     SCALES,
@@ -38,19 +38,24 @@ def of_masks(profile: Profile, scenes: list[Scenes]) -> Tables:
 def of_runs(profile: Profile, scenes: list[Scenes], runs: list[Run]) -> Tables:
     """The readings of each run that was measured before or whose weights are here; the others are left out.
 
-    A run that is measured now gets its table beside its scores, and the calibration in the card of its weights.
+    A run that is measured now gets its table beside its scores. Weights that are here get the calibration in their card.
     """
     found: Tables = {}
     for run in runs:
         folder = profile.run_folder(run.model, run.seed)
-        table = read_table(folder / TABLE, profile)
-        if table is None and has_weights(profile, run):
-            network, card = read_weights(folder / "weights.safetensors")
-            table = measure_scenes(profile, scenes, predicted_masks(network, card), title=f"{run.model} {run.seed}")
-            write_calibration(folder / "weights.safetensors", calibrate(table, AGAINST))
-            write_table(folder / TABLE, table, profile)
-        if table is not None:
-            found.setdefault(run.model, []).append(table.assign(seed=run.seed))
+        weights, table = folder / "weights.safetensors", read_table(folder / TABLE, profile)
+        if table is None and weights.exists():
+            network, card = read_weights(weights)
+            masks = predicted_masks(network, card)
+            write_table(
+                folder / TABLE, measure_scenes(profile, scenes, masks, title=f"{run.model} {run.seed}"), profile
+            )
+            table = read_table(folder / TABLE, profile)  # in single precision, as it is read next time
+        if table is None:
+            continue
+        if weights.exists():
+            write_calibration(weights, calibrate(table, AGAINST))
+        found.setdefault(run.model, []).append(table.assign(seed=run.seed))
     return found
 
 

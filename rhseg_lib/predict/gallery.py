@@ -66,7 +66,8 @@ def write_tables(
         for row in rows
         for number, tube in enumerate(row["tubes"], 1)
     ]
-    thickness = pd.DataFrame(tubes, columns=TUBE_COLUMNS)
+    numbers = dict.fromkeys(("seconds", "thickness", "drip_free", "low", "high"), float)  # also where all are None
+    thickness = pd.DataFrame(tubes, columns=TUBE_COLUMNS).astype(numbers)
     columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence", "remark"]
     table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
     pixels = np.array([row["pixels"] for row in rows]).reshape(len(rows), len(card.class_names))

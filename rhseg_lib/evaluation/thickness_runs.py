@@ -38,7 +38,8 @@ def of_masks(profile: Profile, scenes: list[Scenes]) -> Tables:
 def of_runs(profile: Profile, scenes: list[Scenes], runs: list[Run]) -> Tables:
     """The readings of each run that was measured before or whose weights are here; the others are left out.
 
-    A run that is measured now gets its table beside its scores. Weights that are here get the calibration in their card.
+    A run that is measured now gets its table beside its scores. Weights that are here get the calibration in their
+    card.
     """
     found: Tables = {}
     for run in runs:

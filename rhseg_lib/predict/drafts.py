@@ -30,9 +30,11 @@ def write_drafts(result: Prediction, output: Path, folder: Path, *, tolerance: f
     """Write annotations of the images of a run whose masks are in `output`; return the content of review.csv.
 
     `tolerance`, in pixels, is how far a polygon may be from the outline of the mask; None: as far as the IoU of each
-    class of the image stays at 0.99. StudyError if two images would have the same annotation, or if another image of
-    the same name is in the folder.
+    class of the image stays at 0.99. StudyError if it is out of range, if two images would have the same annotation, or
+    if another image of the same name is in the folder.
     """
+    if tolerance is not None and not 0 <= tolerance < np.inf:
+        raise StudyError("the tolerance is out of range", where=f"{tolerance} pixels", fix="give 0 or more")
     rows = result.table.set_index("name")
     targets = {name: folder / _annotation_of(name, row, result) for name, row in rows.iterrows()}
     if len({str(path).casefold() for path in targets.values()}) < len(targets):

@@ -75,7 +75,7 @@ class Latest:
                 yield frame
         finally:
             self.ended = True
-            thread.join()
+            thread.join(timeout=1)  # a camera that hangs must not keep the program
 
     def take(self) -> Arrived | None:
         """Wait for a frame that was not taken yet; None at the end."""

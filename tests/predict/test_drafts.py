@@ -142,6 +142,12 @@ class TestDrafts:
         assert not (tmp_path / f"drawn/{name}.json").exists()
         assert (tmp_path / f"drawn/{name}.jpg").read_bytes() == b"another"
 
+    @pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf")])
+    def test_a_tolerance_out_of_range_is_refused(self, predicted, tmp_path, tolerance):
+        with pytest.raises(StudyError, match="out of range"):
+            write_drafts(predicted, tmp_path / "out", tmp_path / "drawn", tolerance=tolerance)
+        assert not (tmp_path / "drawn").exists()
+
     def test_of_names_that_differ_by_suffix_only(self, predicted, tmp_path):
         first = sorted((tmp_path / "in").glob("*.jpg"))[0]
         Image.open(first).save(first.with_suffix(".png"))

@@ -245,7 +245,7 @@ rule claims:
 rule speed:
     input:
         source=ancient("notebooks/08_speed.ipynb"),
-        library=TRAINING + library("report"),
+        library=TRAINING + library("thickness", "report"),
         dataset=rules.dataset.output.dataset,
         complexity=rules.architectures.output.complexity,
     output:

@@ -37,11 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.live:
         if options.output or options.labelme:
             parser.error("--live writes no files: leave out --output and --labelme")
-        weights, threshold = options.weights, options.threshold
-        return exit_code(lambda: print_lines(options.source, weights=weights, threshold=threshold))
+        return exit_code(lambda: _print(options))
     if not options.output:
         parser.error("the following arguments are required: --output")
     return exit_code(lambda: _predict(options))
+
+
+def _print(options: argparse.Namespace) -> None:
+    thickness = read_options(options)
+    print_lines(options.source, weights=options.weights, threshold=options.threshold, thickness=thickness)
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ work on one frame. A video is played at its own speed. Keys of a line:
     width, height       of the frame, pixels
     pixels, percent     of every class, by name
     confidence, abstain see `segment`
+    tubes               slag thickness of each, if its scale is given: see `thickness.reading`
     milliseconds        from the arrival of the frame to this line
 """
 
@@ -27,6 +28,8 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.masks import segment_image
 from rhseg_lib.predict.inputs import Video
 from rhseg_lib.predict.runtime import Runtime, open_weights
+from rhseg_lib.settings import Thickness
+from rhseg_lib.thickness.reading import indices, read_mask
 
 
 class Arrived(NamedTuple):
@@ -85,7 +88,9 @@ class Latest:
         return frame
 
 
-def segment_live(source: str, *, weights: Path, threshold: float | None = None) -> Iterator[dict]:
+def segment_live(
+    source: str, *, weights: Path, threshold: float | None = None, thickness: Thickness | None = None
+) -> Iterator[dict]:
     """Yield what the module's docstring lists for each segmented frame, until a video ends.
 
     Parameters
@@ -94,6 +99,8 @@ def segment_live(source: str, *, weights: Path, threshold: float | None = None) 
         The number of a camera, the address of a stream (rtsp://...), or the path of a video.
     weights, threshold
         See `segment.predict_source`.
+    thickness : Thickness or None
+        The scale; None: thickness is not measured. Measuring takes the network twice as long.
 
     Raises
     ------
@@ -102,11 +109,13 @@ def segment_live(source: str, *, weights: Path, threshold: float | None = None) 
     """
     runtime = open_weights(weights)
     threshold = runtime.card.abstain_below if threshold is None else threshold
+    if thickness is not None:
+        indices(runtime.card.class_names, thickness)  # StudyError if the weights have no tube and slag
     is_file = not source.isdecimal() and "://" not in source
     cv2.setNumThreads(runtime.threads)
     expected = 0
     for frame in Latest(open_capture(source, is_file=is_file), own_speed=is_file).frames():
-        yield {**line(frame, runtime, threshold), "skipped": frame.number - expected}
+        yield {**line(frame, runtime, threshold, thickness), "skipped": frame.number - expected}
         expected = frame.number + 1
     if not is_file:
         raise StudyError("the camera or stream has ended", where=source, fix="check its cable or its server")
@@ -127,11 +136,13 @@ def open_capture(source: str, *, is_file: bool) -> cv2.VideoCapture:
     return capture
 
 
-def line(frame: Arrived, runtime: Runtime, threshold: float | None) -> dict:
+def line(frame: Arrived, runtime: Runtime, threshold: float | None, thickness: Thickness | None = None) -> dict:
     """What is known of one frame, without its place among the others."""
     height, width = frame.image.shape[:2]
     card = runtime.card
-    mask, score = segment_image(cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB), runtime.network, card)
+    image = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB)
+    mask, score = segment_image(image, runtime.network, card)
+    tubes = {} if thickness is None else {"tubes": read_tubes(image, mask, runtime, thickness)}
     pixels = [int(np.count_nonzero(mask == index)) for index in range(len(card.class_names))]
     named = dict(zip(card.class_names, pixels, strict=True))
     return {
@@ -143,8 +154,17 @@ def line(frame: Arrived, runtime: Runtime, threshold: float | None) -> dict:
         "percent": {name: round(100 * count / (width * height), 4) for name, count in named.items()},
         "confidence": round(score, 4),
         "abstain": round(score, 4) < (threshold or 0),
+        **tubes,
         "milliseconds": round(1000 * (time.monotonic() - frame.at), 1),
     }
+
+
+def read_tubes(image: np.ndarray, mask: np.ndarray, runtime: Runtime, thickness: Thickness) -> list[dict]:
+    """The slag thickness of each tube of a frame, from its mask and that of its mirror image."""
+    turned = np.ascontiguousarray(image[:, ::-1])
+    other = segment_image(turned, runtime.network, runtime.card).mask[:, ::-1]
+    names, calibration = runtime.card.class_names, runtime.card.thickness
+    return [one.row for one in read_mask(mask, names, thickness, mirrored=other, calibration=calibration)]
 
 
 def print_lines(source: str, **options: Any) -> None:

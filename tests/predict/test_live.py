@@ -101,3 +101,11 @@ def test_it_writes_no_files(option, tmp_path, capsys):
     with pytest.raises(SystemExit):
         __main__.main(["0", "--live", option, str(tmp_path)])
     assert "--live writes no files" in capsys.readouterr().err
+
+
+def test_thickness_is_measured_where_a_scale_is_given(film, capsys):
+    given = [str(film), "--live", "--weights", str(WEIGHTS)]
+    assert __main__.main([*given, "--mm-per-pixel", "5"]) == 0
+    assert all(isinstance(json.loads(text)["tubes"], list) for text in capsys.readouterr().out.splitlines())
+    assert __main__.main([*given, "--slag", "rust"]) == 1
+    assert "no class 'rust'" in capsys.readouterr().err

@@ -32,8 +32,8 @@ EFFECTS = {  # what is added -> (with, without)
 }
 
 
-def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML:
-    """Show a table with escaped text; save it as CSV if `path` is given."""
+def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str, digits: int = 2) -> HTML:
+    """Show a table with escaped text, numbers with so many decimals; save it as CSV if `path` is given."""
     if path is not None:
         keep(frame, path)
     shown = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
@@ -41,7 +41,9 @@ def show(frame: pd.DataFrame, path: Path | None = None, *, caption: str) -> HTML
     head = "".join(f"<th{side}>{html.escape(str(name))}</th>" for name, side in zip(shown, align, strict=True))
     body = ""
     for row in shown.itertuples(index=False, name=None):
-        cells = (f"<td{side}>{_cell(*cell)}</td>" for side, *cell in zip(align, shown, row, strict=True))
+        cells = (
+            f"<td{side}>{_cell(name, value, digits)}</td>" for side, name, value in zip(align, shown, row, strict=True)
+        )
         body += f"<tr>{''.join(cells)}</tr>"
     return HTML(
         f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
@@ -60,9 +62,9 @@ def keep(frame: pd.DataFrame, path: Path) -> None:
     write_atomically(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
 
 
-def _cell(name: str, value: object) -> str:
+def _cell(name: str, value: object, digits: int = 2) -> str:
     if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:,.2f}"
+        return "–" if np.isnan(value) else f"{value:,.{digits}f}"
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     text = html.escape(str(value))

@@ -1,9 +1,11 @@
 """Tables and sentences on slag thickness."""
 
 import pandas as pd
+from scipy.stats import spearmanr
 
 from rhseg_lib.catalogue import LABELS, SHORT
 from rhseg_lib.evaluation.compare import is_significant
+from rhseg_lib.evaluation.statistics import LEVEL
 from rhseg_lib.evaluation.thickness_own import Pair
 from rhseg_lib.evaluation.thickness_own import table as own_table
 from rhseg_lib.evaluation.thickness_runs import EXACT, most_accurate
@@ -164,13 +166,14 @@ def summary(table: pd.DataFrame, compared: pd.DataFrame, points: pd.DataFrame) -
             "images and seeds)."
         )
     if points["model"].nunique() > 1 and len(points) > 5:
-        correlation = points["miou"].corr(points["mean_error"], method="spearman")
+        correlation, p_value = spearmanr(points["miou"], points["mean_error"])
+        found = (
+            "a higher mIoU goes with a smaller error" if correlation < 0 else "a higher mIoU goes with a larger error"
+        )
+        if p_value >= LEVEL:
+            found = "too little to say that a point of mIoU buys millimetres"
         lines.append(
-            f"Between runs, mIoU and thickness error have a rank correlation of {correlation:+.2f}: "
-            + (
-                "a higher mIoU buys millimetres."
-                if correlation < -0.5
-                else "a point of mIoU does not buy millimetres here."
-            )
+            f"Over {len(points)} runs, mIoU and thickness error have a rank correlation of {correlation:+.2f} "
+            f"(p = {p_value:.2f}): {found}."
         )
     return lines

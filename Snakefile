@@ -224,7 +224,7 @@ rule thickness:
 rule claims:
     input:
         METRICS,
-        [rules.thickness.output.pairs] if THICKNESS in PAGES else [],
+        getattr(rules.thickness.output, "pairs", []) if THICKNESS in PAGES else [],
         source=ancient("notebooks/07_claims.ipynb"),
         library=SHOWN,
         complexity=rules.architectures.output.complexity,

@@ -30,6 +30,7 @@ TUBE_COLUMNS = [
     "drip_free",
     "low",
     "high",
+    "level",
     "abstain",
     "reason",
     "x",
@@ -66,7 +67,9 @@ def write_tables(
         for row in rows
         for number, tube in enumerate(row["tubes"], 1)
     ]
-    numbers = dict.fromkeys(("seconds", "thickness", "drip_free", "low", "high"), float)  # also where all are None
+    numbers = dict.fromkeys(
+        ("seconds", "thickness", "drip_free", "low", "high", "level"), float
+    )  # also where all are None
     thickness = pd.DataFrame(tubes, columns=TUBE_COLUMNS).astype(numbers)
     columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence", "remark"]
     table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
@@ -157,7 +160,9 @@ def in_words(tube) -> str:
     """A thickness with its interval, if it has one."""
     digits = 0 if tube.unit == MM else 2
     value = f"{tube.thickness:.{digits}f} {tube.unit}"
-    return value if pd.isna(tube.high) else f"{value} ({tube.low:.{digits}f} to {tube.high:.{digits}f})"
+    if pd.isna(tube.high):
+        return value
+    return f"{value} ({100 * tube.level:g} %: {tube.low:.{digits}f} to {tube.high:.{digits}f})"
 
 
 def tubes_summary(thickness: pd.DataFrame) -> list[dict]:

@@ -14,7 +14,7 @@ from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.report.figures import ACCENT, DOTTED, GREY, INK, MODEL_COLOURS, subplots
 from rhseg_lib.thickness.reading import MM, Reading
 
-EDGE, SIDE, HALO = (255, 235, 59), (236, 240, 243), (20, 24, 28)  # RGB: band edges, sides and axis, outlines
+EDGE, SIDE, ARROW, HALO = (255, 235, 59), (236, 240, 243), (255, 255, 255), (20, 24, 28)  # RGB: edges of the band, ...
 
 
 def draw_readings(image: np.ndarray, readings: list[Reading], *, scale: float = 1.0) -> np.ndarray:
@@ -25,19 +25,36 @@ def draw_readings(image: np.ndarray, readings: list[Reading], *, scale: float = 
     drawn, thick = image.copy(), max(1, round(min(image.shape[:2]) / 360))
     for reading in readings:
         tube = reading.tube
-        for lines, colour in (
-            (tube.sides, SIDE),
-            (tube.axis[None] if len(tube.axis) else (), SIDE),
-            (tube.edges, EDGE),
-        ):
-            for line in lines:
-                if len(line):
-                    points = np.round((scale * (line + 0.5) - 0.5) * 8).astype(np.int32)[:, None]
-                    cv2.polylines(drawn, [points], False, HALO, thick + 2, cv2.LINE_AA, 3)
-                    cv2.polylines(drawn, [points], False, colour, thick, cv2.LINE_AA, 3)
+        for line in tube.sides:
+            _line(drawn, scale * (line + 0.5) - 0.5, SIDE, thick)
+        for line in tube.edges:
+            _line(drawn, scale * (line + 0.5) - 0.5, EDGE, thick)
+        if len(tube.axis):
+            _arrow(drawn, scale * (tube.axis + 0.5) - 0.5, thick)
     for reading in readings:
-        _label(drawn, scale * reading.x, scale * reading.y, label(reading))
+        edges = reading.tube.edges
+        above = scale * edges[0, :, 1].min() if edges.size else scale * reading.y
+        _label(drawn, scale * reading.x, above, label(reading))
     return drawn
+
+
+def _line(image: np.ndarray, points: np.ndarray, colour: tuple[int, int, int], thick: int) -> None:
+    """Draw a line through points (N, 2) x, y with a dark outline."""
+    if len(points):
+        fixed = np.round(points * 8).astype(np.int32)[:, None]
+        cv2.polylines(image, [fixed], False, HALO, thick + 2, cv2.LINE_AA, 3)
+        cv2.polylines(image, [fixed], False, colour, thick, cv2.LINE_AA, 3)
+
+
+def _arrow(image: np.ndarray, ends: np.ndarray, thick: int) -> None:
+    """Draw a dimension line with a head at both ends, (2, 2) x, y."""
+    length = float(np.linalg.norm(ends[1] - ends[0]))
+    down = (ends[1] - ends[0]) / max(length, 1e-6)
+    head = min(6.0 * thick, 0.3 * length)
+    _line(image, ends, ARROW, 2 * thick)
+    for tip, way in ((ends[0], down), (ends[1], -down)):
+        sides = [tip + head * (way + turn * np.array((-way[1], way[0]))) for turn in (-0.6, 0.6)]
+        _line(image, np.array((sides[0], tip, sides[1])), ARROW, 2 * thick)
 
 
 def examples(
@@ -50,31 +67,32 @@ def examples(
         truth = scenes.truth[(scenes.truth["scene"] == scene) & (scenes.truth["tube"] == tube)].iloc[0]
         one = min(readings, key=lambda each: math.hypot(each.x - truth["x"], each.y - truth["y"]))
         drawn.append(draw_readings(image, readings))
-        titles.append(f"{title}: read {label(one)}, true {truth['thickness_mm']:.0f} mm")
+        titles.append(f"{title}: {label(one)}, true {truth['thickness_mm']:.0f} mm")
     return drawn, titles
 
 
 def label(reading: Reading) -> str:
-    """A reading in a few words: "512 mm (450 to 574)"."""
+    """A reading in a few words: "slag 512 mm (90 %: 450 to 574)"."""
     if reading.problem:
         return "not read"
-    if reading.unit == MM:
-        value, interval = f"{reading.thickness:.0f} mm", f" ({reading.low:.0f} to {reading.high:.0f})"
-    else:
-        value, interval = f"{reading.thickness:.2f} diameters", f" ({reading.low:.2f} to {reading.high:.2f})"
-    return value + (interval if math.isfinite(reading.high) else "")
+    digits, unit = (0, MM) if reading.unit == MM else (2, "diameters")
+    value = f"slag {reading.thickness:.{digits}f} {unit}"
+    if not math.isfinite(reading.high):
+        return value
+    return f"{value} ({100 * reading.level:g} %: {reading.low:.{digits}f} to {reading.high:.{digits}f})"
 
 
-def _label(image: np.ndarray, centre: float, middle: float, text: str) -> None:
-    """Write a text in the middle of the band, in two lines if it has an interval, inside the image."""
+def _label(image: np.ndarray, centre: float, above: float, text: str) -> None:
+    """Write a text above a place, in two lines if it has an interval, inside the image."""
     size, font = max(0.4, min(image.shape[:2]) / 900), cv2.FONT_HERSHEY_SIMPLEX
     lines = text.replace(" (", "\n(").split("\n")
     width, height = max(cv2.getTextSize(line, font, size, 1)[0][0] for line in lines), round(34 * size)
     left = round(min(max(centre - width / 2, 2), max(image.shape[1] - width - 2, 2)))
+    top = max(above - height * (len(lines) + 0.2), 0)
     stroke = max(1, round(1.6 * size))
     around = [(dx, dy) for dx in (-stroke, 0, stroke) for dy in (-stroke, 0, stroke) if dx or dy]
     for number, line in enumerate(lines):
-        x, y = left, round(middle + height * (number + 0.5 - len(lines) / 2) + 0.3 * height)
+        x, y = left, round(top + height * (number + 0.75))
         for dx, dy in around:
             cv2.putText(image, line, (x + dx, y + dy), font, size, HALO, stroke, cv2.LINE_AA)
         cv2.putText(image, line, (x, y), font, size, (255, 255, 255), stroke, cv2.LINE_AA)

@@ -39,6 +39,7 @@ class Reading:
     drip_free: float = math.nan  # without the drips below the band
     low: float = math.nan  # of the interval; NaN without a calibration
     high: float = math.nan
+    level: float = math.nan  # of the interval
     error_scale: float = math.nan
     problem: str = ""
     tube: Measurement = field(default_factory=lambda: Measurement(math.nan, math.nan), compare=False)
@@ -50,6 +51,7 @@ class Reading:
         digits = 1 if self.unit == MM else 4
         rounded = {name: round(value, digits) if math.isfinite(value) else None for name, value in numbers.items()}
         place = {"x": round(self.x, 1), "y": round(self.y, 1)}
+        rounded["level"] = self.level if math.isfinite(self.high) else None
         return {"unit": self.unit, **rounded, "abstain": bool(self.problem), "reason": self.problem, **place}
 
 
@@ -115,6 +117,7 @@ def read_tube(
         drip_free=sum(scale * tube.drip_free_px for scale, tube in pair) / 2,
         low=max(value - half, 0.0) if math.isfinite(half) else math.nan,
         high=value + half,
+        level=settings.level,
         error_scale=error_scale,
         tube=one,
     )

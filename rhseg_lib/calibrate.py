@@ -2,11 +2,14 @@
 
     python -m rhseg_lib.calibrate WEIGHTS FOLDER --tube-diameter-mm 1100
 
-FOLDER holds images with thickness.csv (columns image, tube, mm; tube 1 is the leftmost), measured on the plant, or
-images with Labelme JSON, which calibrate against the annotation. The model must not have seen them.
+FOLDER holds images with thickness.csv, measured on the plant: columns image, tube, mm, with a row for each tube that
+shows slag, 1 being the leftmost, and mm empty where it was not measured; a column group, such as the heat, makes alike
+images count once. Or it holds images with Labelme JSON, which calibrate against the annotation. The model must not have
+been trained on them.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -35,7 +38,7 @@ def calibrate(weights: Path, folder: Path, settings: Thickness) -> Calibration:
         names = list(source.names())
         pairs = list(thickness_own.against_annotations(source, names, network, card, settings))
         against = thickness_own.AGAINST_ANNOTATION
-    calibration = thickness_own.calibrate(pairs, against, settings, before=card.thickness)
+    calibration = thickness_own.calibrate(pairs, against, settings)
     write_calibration(weights, calibration)
     return calibration
 
@@ -57,6 +60,10 @@ def _report(options: argparse.Namespace) -> None:
     calibration = calibrate(options.weights, options.folder, settings)
     by_diameter = settings.mm_per_pixel is None
     factor = calibration.factor(settings.level, by_diameter=by_diameter)
+    if math.isnan(factor):
+        count = len(calibration.by_diameter if by_diameter else calibration.by_pixel)
+        what = f"{count} images are too few for an interval of {100 * settings.level:g} %; those of 90 % are calibrated"
+        raise StudyError(what, where=options.folder, fix="add images, or give a lower --level")
     show(f"{options.weights}: calibrated against {calibration.against}")
     show(f"intervals of {100 * settings.level:g} % are {factor:.2f} error scales wide to either side")
 

@@ -179,6 +179,10 @@ class Profile(Strict):
 
     @model_validator(mode="after")
     def _no_duplicates(self) -> Self:
+        if self.data.source == "synthetic" and self.thickness.seed == self.data.seed:
+            raise ValueError(
+                "'thickness.seed' must differ from 'data.seed': its scenes must not be those of the training"
+            )
         for key, values in (("models", self.models), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"'{key}' must not be empty or list an entry twice")

@@ -49,11 +49,17 @@ class Thickness(Strict):
     elevation: Number = Field(0.0, ge=-75, le=75)  # degrees, of the line of sight above the horizontal
     level: Number = Field(0.9, ge=0.5, le=0.99)  # of the intervals
     # Fresh scenes with known thickness, for synthetic data: neither trained nor tested on.
-    scenes: int = Field(300, ge=4)  # on which errors are stated
-    calibration_scenes: int = Field(200, ge=0)  # which give the intervals their width
-    thin_scenes: int = Field(100, ge=1)  # with bands of 50 to 250 mm
+    scenes: int = Field(300, ge=4, le=10_000)  # on which errors are stated
+    calibration_scenes: int = Field(200, ge=0, le=10_000)  # which give the intervals their width
+    thin_scenes: int = Field(100, ge=1, le=10_000)  # with bands of 50 to 250 mm
     scene_size: int = Field(512, ge=64, le=2048)  # pixels
     seed: Seed = 7302
+
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """Tube diameter or mm per pixel, and elevation; None without a scale."""
+        known = self.tube_diameter_mm or self.mm_per_pixel
+        return (known, self.elevation) if known else None
 
     def fits(self, class_names: tuple[str, ...]) -> bool:
         """Whether the classes are those of a tube and of slag on it."""
@@ -74,6 +80,8 @@ class Calibration(Strict):
     against: str = Field(min_length=1)  # where the known thickness comes from
     by_pixel: tuple[Number, ...] = ()  # ascending, with a known number of mm per pixel
     by_diameter: tuple[Number, ...] = ()  # with a known tube diameter
+    # Of measured dips, whose errors contain those of the scale: tube diameter or mm per pixel, and elevation.
+    scale: tuple[Number, Number] | None = None
 
     def factor(self, level: float, *, by_diameter: bool) -> float:
         """How many error scales wide an interval is to either side; NaN if the calibration images are too few."""

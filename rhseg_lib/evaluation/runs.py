@@ -42,7 +42,8 @@ def finish_run(model: nn.Module, *, profile: Profile, model_name: str, seed: int
     ``metrics.json`` is written last: it marks the run as complete.
     """
     folder = profile.run_folder(model_name, seed)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it would mark these weights as complete
+    for name in ("metrics.json", "thickness.parquet"):  # of an earlier run: one marks these weights as complete,
+        (folder / name).unlink(missing_ok=True)  # the other would be taken for theirs
     weights.round_to_half(model)
     dataset = voc_tree.read_dataset(profile.voc)
     results, bound = _evaluate(model, profile, dataset, folder)

@@ -112,12 +112,12 @@ def measure_scenes(profile: Profile, scenes: list[Scenes], masks: Masks, *, titl
             mask, mirrored = masks(some.folder, str(scene))
             found = measure(mask, tube=tube, slag=slag)
             others = None if mirrored is None else measure(mirrored, tube=tube, slag=slag)
-            rows += [{"part": some.part, **row} for row in _compare(tubes, found, others, min(mask.shape))]
+            rows += [{"part": some.part, **row} for row in _compare(tubes, found, others, max(mask.shape))]
     return pd.DataFrame(rows)
 
 
 def _compare(
-    truth: pd.DataFrame, found: list[Measurement], others: list[Measurement] | None, shorter: int
+    truth: pd.DataFrame, found: list[Measurement], others: list[Measurement] | None, longer: int
 ) -> Iterator[dict]:
     """The rows of one scene."""
     matched = match(truth, found)
@@ -126,7 +126,7 @@ def _compare(
         row |= {"drip_free_mm": tube.drip_free_mm, "conditions": tube.conditions}
         row["clear"] = tube.visible > CLEAR and tube.sides_in_frame
         for scale in SCALES:
-            reading = read_tube(one, others, shorter, true_scale(tube, scale)) if one else None
+            reading = read_tube(one, others, longer, true_scale(tube, scale)) if one else None
             row[f"mm, {scale}"] = reading.thickness if reading else np.nan
             row[f"drip_free, {scale}"] = reading.drip_free if reading else np.nan
             row[f"error_scale, {scale}"] = reading.error_scale if reading else np.nan
@@ -169,7 +169,7 @@ def read_scene(
     found, others = (measure(one, tube=tube, slag=slag) for one in (mask, mirrored))
     pairs = zip(truth.itertuples(), match(truth, found), strict=True)
     return image, [
-        read_tube(one, others, min(mask.shape), true_scale(row, scale), card.thickness) for row, one in pairs if one
+        read_tube(one, others, max(mask.shape), true_scale(row, scale), card.thickness) for row, one in pairs if one
     ]
 
 

@@ -29,7 +29,7 @@ FEWEST = 9  # images that an interval of 90 % needs
 class Pair(NamedTuple):
     """A tube of an image: the thickness that is known of it, and what the model read."""
 
-    image: str
+    image: str  # or its group
     tube: int  # 1 is the leftmost
     known: float  # in the unit of the reading
     reading: Reading | None  # None: the model shows no such tube
@@ -70,33 +70,37 @@ def against_dips(folder: Path, network: Network, card: Card, settings: Thickness
     if settings.mm_per_pixel is None and settings.tube_diameter_mm is None:
         fix = "give the tube's diameter in mm, or the mm per pixel"
         raise StudyError("measured dips are in mm, and there is no scale", where=folder / DIPS, fix=fix)
-    for image, dips in tqdm(read_dips(folder).groupby("image"), "thickness", disable=None):
-        picture, _ = read_picture(_image_of(folder, str(image)))
-        read = read_image(picture, network, card, settings)
-        for tube, mm in zip(dips["tube"], dips["mm"], strict=True):
-            yield Pair(str(image), int(tube), float(mm), read[tube - 1] if tube <= len(read) else None)
+    for path, dips in tqdm(read_dips(folder).groupby("path"), "thickness", disable=None):
+        read = read_image(read_picture(folder / str(path))[0], network, card, settings)
+        for row in dips[dips["mm"].notna()].itertuples():
+            # With another number of tubes it is not known which is which.
+            yield Pair(row.group, row.tube, row.mm, read[row.tube - 1] if len(read) == len(dips) else None)
 
 
 def read_dips(folder: Path) -> pd.DataFrame:
-    """The measured dips of a folder; StudyError for a table that is none."""
-    path, fix = folder / DIPS, "write the columns image, tube (1 is the leftmost) and mm, a row per measured tube"
+    """The measured dips of a folder: path, group, tube, mm (NaN: not measured); StudyError for a table that is none."""
+    path, fix = (
+        folder / DIPS,
+        "write the columns image, tube (1 is the leftmost) and mm, a row per tube that shows slag",
+    )
     try:
-        table = pd.read_csv(path, dtype={"image": str})[["image", "tube", "mm"]]
+        table = pd.read_csv(path, dtype={"image": str, "group": str})
+        tube, mm = table["tube"].astype(float), table["mm"].astype(float)
+        names = table["image"].astype("string")
     except (OSError, KeyError, ValueError) as error:
         raise StudyError(f"the measured dips cannot be read ({error})", where=path, fix=fix) from error
-    numbers = table[["tube", "mm"]].apply(pd.to_numeric, errors="coerce").astype(float)
-    bad = table[
-        ~((numbers["tube"] >= 1) & (numbers["tube"] % 1 == 0) & (numbers["mm"] > 0) & np.isfinite(numbers["mm"]))
-    ]
-    if len(bad) or table["image"].isna().any() or not len(table):
-        row = f"row {bad.index[0] + 2}" if len(bad) else "no rows, or one without an image"
-        raise StudyError(
-            f"the measured dips are invalid: {row}", where=path, fix=f"{fix}; tube is 1 or more, mm above 0"
-        )
-    if table.duplicated(["image", "tube"]).any():
-        twice = table[table.duplicated(["image", "tube"])].iloc[0]
-        raise StudyError(f"a tube is listed twice: {twice['image']}, {twice['tube']}", where=path, fix="keep one")
-    return table.assign(tube=numbers["tube"].astype(int), mm=numbers["mm"])
+    bad = table[~((tube >= 1) & (tube % 1 == 0)) | (mm <= 0) | np.isinf(mm) | names.isna()]
+    if len(bad) or mm.isna().all():
+        row = f"row {bad.index[0] + 2}" if len(bad) else "no measured tube"
+        raise StudyError(f"the measured dips are invalid: {row}", where=path, fix=f"{fix}; mm above 0, or empty")
+    files = [_image_of(folder, str(name)) for name in names]
+    dips = pd.DataFrame({"path": files, "tube": tube.astype(int), "mm": mm})
+    dips["group"] = table["group"].fillna(dips["path"]) if "group" in table else dips["path"]
+    for name, tubes in dips.groupby("path")["tube"]:
+        if sorted(tubes) != list(range(1, len(tubes) + 1)):
+            what = f"the tubes of {name} are {', '.join(map(str, sorted(tubes)))}"
+            raise StudyError(what, where=path, fix="list every tube that shows slag once, from 1 for the leftmost")
+    return dips
 
 
 def read_image(image: np.ndarray, network: Network, card: Card, settings: Thickness) -> list[Reading]:
@@ -105,20 +109,17 @@ def read_image(image: np.ndarray, network: Network, card: Card, settings: Thickn
     return read_mask(mask, card.class_names, settings, mirrored=mirrored, calibration=card.thickness)
 
 
-def calibrate(
-    pairs: list[Pair], against: str, settings: Thickness, *, before: Calibration | None = None
-) -> Calibration:
-    """The calibration of a model by images with known thickness, one tube of each image.
-
-    That of the other kind of scale, if `before` has one against the same, is kept.
+def calibrate(pairs: list[Pair], against: str, settings: Thickness) -> Calibration:
+    """The calibration of a model by images with known thickness, one tube of each image or group, drawn at random.
 
     Raises
     ------
     StudyError
-        Fewer than `FEWEST` images with a tube that the model reads.
+        Fewer than `FEWEST` images or groups with a tube that the model reads.
     """
     scores: dict[str, float] = {}
-    for pair in pairs:
+    for number in np.random.default_rng(0).permutation(len(pairs)):  # the same draw in every call
+        pair = pairs[number]
         if pair.reading is not None and not pair.reading.problem:
             error = abs(pair.reading.thickness - pair.known)
             scores.setdefault(pair.image, round(error / pair.reading.error_scale, 4))
@@ -127,12 +128,11 @@ def calibrate(
         raise StudyError(what, where=against, fix="add images; 19 allow an interval of 95 %, 50 a steady one")
     ascending = tuple(sorted(scores.values()))
     by_pixel = settings.mm_per_pixel is not None
-    told = f"{against}, {len(scores)} images"
-    kept = before if before is not None and before.against == told else None
     return Calibration(
-        against=told,
-        by_pixel=ascending if by_pixel else kept.by_pixel if kept else (),
-        by_diameter=ascending if not by_pixel else kept.by_diameter if kept else (),
+        against=f"{against}, {len(scores)} images",
+        by_pixel=ascending if by_pixel else (),
+        by_diameter=() if by_pixel else ascending,
+        scale=settings.scale if against == AGAINST_DIPS else None,
     )
 
 
@@ -160,11 +160,10 @@ def _nearest(known: Reading, read: list[Reading]) -> Reading | None:
     return min(near, key=lambda one: abs(one.x - known.x), default=None)
 
 
-def _image_of(folder: Path, name: str) -> Path:
+def _image_of(folder: Path, name: str) -> str:
     """The image file of a name in ``thickness.csv``, with or without its suffix, inside the folder."""
-    found = [
-        path for path in folder.iterdir() if name in (path.name, path.stem) and path.suffix.lower() in PICTURE_SUFFIXES
-    ]
+    images = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    found = [path.name for path in images if name in (path.name, path.stem)]
     if len(found) != 1:
         what = f"{len(found) or 'no'} images of the name '{name}'"
         raise StudyError(what, where=folder / DIPS, fix="write the names of image files in this folder")

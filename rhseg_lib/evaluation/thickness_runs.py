@@ -1,5 +1,7 @@
 """Slag thickness by the finished runs: tables of their readings, errors and intervals, and the comparison of models."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -18,8 +20,9 @@ from rhseg_lib.evaluation.thickness import (
     read_table,
     write_table,
 )
-from rhseg_lib.evaluation.weights import read_weights, write_calibration
+from rhseg_lib.evaluation.weights import read_card, read_weights, write_calibration
 from rhseg_lib.profile import Profile
+from rhseg_lib.settings import Calibration
 
 EXACT, ANNOTATORS = "exact masks", ("annotator one", "annotator two")
 TABLE = "thickness.parquet"
@@ -55,9 +58,16 @@ def of_runs(profile: Profile, scenes: list[Scenes], runs: list[Run]) -> Tables:
         if table is None:
             continue
         if weights.exists():
-            write_calibration(weights, calibrate(table, AGAINST))
+            _keep_calibration(weights, calibrate(table, AGAINST))
         found.setdefault(run.model, []).append(table.assign(seed=run.seed))
     return found
+
+
+def _keep_calibration(weights: Path, calibration: Calibration) -> None:
+    """Store a calibration in weights, but not over one by measured dips or annotations, nor an empty one."""
+    before = read_card(weights).thickness
+    if calibration.by_pixel and (before is None or before.against == AGAINST):
+        write_calibration(weights, calibration)
 
 
 def readings(table: pd.DataFrame, scale: str, *, part: str = "evaluation", level: float = 0.9) -> pd.DataFrame:

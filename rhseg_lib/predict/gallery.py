@@ -135,7 +135,7 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         chart=figures.data_uri(figures.shares_over_time(table, card.class_names)) if is_video else None,
         tubes=tubes_summary(thickness),
         unit=unit,
-        calibration=card.thickness.against if card.thickness else "",
+        calibration=card.thickness.against if card.thickness and thickness["high"].notna().any() else "",
         thickness_chart=_thickness_chart(thickness, unit, table["seconds"]) if is_video and unit else None,
     )
 

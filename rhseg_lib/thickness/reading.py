@@ -6,8 +6,9 @@ along the axis by the cosine of its elevation. Without a scale a reading is in t
 A model reads an image and its mirror image; the reading is the mean, and the difference is a sign of doubt. Intervals
 are split-conformal: on calibration images with known thickness, each error is divided by an error scale that grows with
 the pixel, the thickness and the difference of the two readings; the order statistic ceil((n + 1) · level) of those n
-scores, times the error scale of a new reading, is half the interval's width. One tube per image counts, so that the n
-are independent. It holds on average over images like those of the calibration, not for each kind of image.
+scores, times the error scale of a new reading, is half the interval's width. One tube per image counts; images of one
+heat are alike, and count once if they are given as a group. It holds on average over images like those of the
+calibration, not for each kind of image.
 """
 
 import math
@@ -20,7 +21,9 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.settings import Calibration, Thickness
 from rhseg_lib.thickness.measure import Measurement, measure
 
-PIXELS = 0.006  # of the mask's shorter side, part of the error scale: 3 pixels of 512
+PIXELS = (
+    0.006  # of the mask's longer side, which the network sees at its size: part of the error scale; 3 of 512 pixels
+)
 RELATIVE = 0.05  # of the thickness, part of the error scale
 MOST_DOUBT = 0.25  # relative difference of the two readings above which none is given
 NO_MIRROR = "the mirror image shows no such tube"
@@ -80,19 +83,19 @@ def read_mask(
     tube, slag = indices(class_names, settings)
     direct = measure(mask, tube=tube, slag=slag)
     others = None if mirrored is None else measure(mirrored, tube=tube, slag=slag)
-    return [read_tube(one, others, min(mask.shape), settings, calibration) for one in direct]
+    return [read_tube(one, others, max(mask.shape), settings, calibration) for one in direct]
 
 
 def read_tube(
     one: Measurement,
     others: list[Measurement] | None,
-    shorter: int,
+    longer: int,
     settings: Thickness,
     calibration: Calibration | None = None,
 ) -> Reading:
     """The reading of one tube, from the tubes of the mirrored image's mask too unless they are None.
 
-    `shorter` is the shorter side of the mask in pixels.
+    `longer` is the longer side of the mask in pixels.
     """
     unit = MM if settings.tube_diameter_mm or settings.mm_per_pixel else DIAMETERS
     reading = Reading(one.x, one.y, unit, tube=one, problem=one.problem)
@@ -107,7 +110,7 @@ def read_tube(
     if doubt > MOST_DOUBT * value:
         return _abstained(reading, DISAGREES)
     scale = (pair[0][0] + pair[1][0]) / 2
-    error_scale = math.hypot(PIXELS * shorter * scale, RELATIVE * value, doubt)
+    error_scale = math.hypot(PIXELS * longer * scale, RELATIVE * value, doubt)
     half = _half_width(value, error_scale, settings, calibration)
     return Reading(
         one.x,
@@ -140,9 +143,12 @@ def _scale(tube: Measurement, settings: Thickness) -> float:
 
 
 def _half_width(value: float, error_scale: float, settings: Thickness, calibration: Calibration | None) -> float:
-    """Half the interval; what is not known of the diameter widens it."""
-    if calibration is None:
+    """Half the interval; what is not known of the diameter widens it, in quadrature, which is an approximation.
+
+    Measured dips hold for the scale that they were read with, and their errors contain what is not known of it.
+    """
+    if calibration is None or (calibration.scale is not None and calibration.scale != settings.scale):
         return math.nan
     factor = calibration.factor(settings.level, by_diameter=settings.mm_per_pixel is None)
-    uncertain = settings.diameter_uncertainty if settings.tube_diameter_mm else 0.0
+    uncertain = settings.diameter_uncertainty if settings.tube_diameter_mm and calibration.scale is None else 0.0
     return math.hypot(factor * error_scale, NormalDist().inv_cdf((1 + settings.level) / 2) * uncertain * value)

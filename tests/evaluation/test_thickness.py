@@ -152,6 +152,7 @@ def test_measured_dips_calibrate(dips) -> None:
         assert pair.reading.thickness == pytest.approx(pair.known, abs=25)
     calibration = thickness_own.calibrate(pairs, "measured dips", settings)
     assert (len(calibration.by_diameter), calibration.by_pixel) == (10, ())
+    assert calibration.scale == (1000, 0)  # for this scale only
     assert "10 images" in calibration.against
     with pytest.raises(StudyError, match="needs 9"):
         thickness_own.calibrate(pairs[:8], "measured dips", settings)
@@ -159,16 +160,30 @@ def test_measured_dips_calibrate(dips) -> None:
         list(thickness_own.against_dips(dips, network, card(), Thickness.model_validate({})))
 
 
+def test_images_of_one_group_count_once_and_unclear_tubes_not_at_all(dips) -> None:
+    lines = (dips / "thickness.csv").read_text().splitlines()
+    settings = Thickness.model_validate({"tube_diameter_mm": 1000})
+    (dips / "thickness.csv").write_text("\n".join([lines[0] + ",group", *(line + ",heat 1" for line in lines[1:])]))
+    pairs = list(thickness_own.against_dips(dips, network, card(), settings))
+    with pytest.raises(StudyError, match="1 images"):
+        thickness_own.calibrate(pairs, "measured dips", settings)
+    (dips / "thickness.csv").write_text("\n".join([*lines, "dip0,2,"]))  # a second tube that the model does not see
+    pairs = list(thickness_own.against_dips(dips, network, card(), settings))
+    assert [pair.reading is None for pair in pairs] == [True, *[False] * 9]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("image,mm\na,5\n", "cannot be read"),
-        ("image,tube,mm\n", "no rows"),
+        ("image,tube,mm\n", "no measured tube"),
+        ("image,tube,mm\ndip0,1,\n", "no measured tube"),
         ("image,tube,mm\ndip0,0,5\n", "row 2"),
         ("image,tube,mm\ndip0,1,-5\n", "row 2"),
-        ("image,tube,mm\ndip0,1,5\ndip1,one,5\n", "row 3"),
-        ("image,tube,mm\ndip0,1,nan\n", "row 2"),
-        ("image,tube,mm\ndip0,1,5\ndip0,1,6\n", "twice"),
+        ("image,tube,mm\ndip0,1,5\ndip1,one,5\n", "cannot be read"),
+        ("image,tube,mm\ndip0,1,inf\n", "row 2"),
+        ("image,tube,mm\ndip0,1,5\ndip0.png,1,6\n", "the tubes of dip0.png are 1, 1"),
+        ("image,tube,mm\ndip0,2,5\n", "the tubes of dip0.png are 2"),
         ("image,tube,mm\n../../etc/passwd,1,5\n", "no images of the name"),
         ("image,tube,mm\nmissing,1,5\n", "no images of the name"),
     ],
@@ -194,6 +209,20 @@ def test_weights_keep_a_calibration(trained, tmp_path, profile: Profile) -> None
     written = path.stat().st_mtime_ns
     write_calibration(path, calibration)
     assert path.stat().st_mtime_ns == written
+
+
+def test_a_page_does_not_replace_a_calibration_by_dips(trained, tmp_path, profile: Profile) -> None:
+    from rhseg_lib.evaluation.weights import write_weights
+
+    path = tmp_path / "weights.safetensors"
+    ours = Calibration(against=thickness_runs.AGAINST, by_pixel=(1.0,))
+    write_weights(path, trained.model, card(class_names=profile.data.class_names, image_size=64))
+    for new, kept in ((Calibration(against=thickness_runs.AGAINST), None), (ours, ours)):  # an empty one is not kept
+        thickness_runs._keep_calibration(path, new)
+        assert read_card(path).thickness == kept
+    write_calibration(path, Calibration(against="measured dips, 9 images", by_diameter=(1.0,)))
+    thickness_runs._keep_calibration(path, ours)
+    assert read_card(path).thickness.against == "measured dips, 9 images"
 
 
 def test_the_command_says_what_is_missing(tmp_path, capsys) -> None:

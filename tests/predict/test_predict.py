@@ -311,7 +311,7 @@ class TestThickness:
         assert table["thickness"].tolist() == pytest.approx([400, 800], abs=60)
         page = (out / "index.html").read_text()
         assert f"tube 1: {table['thickness'][1]:.0f} mm" in page
-        assert "no calibration" in page
+        assert "no calibration for this scale" in page
 
     def test_only_if_chosen_and_if_there_are_tube_and_slag(self, weights, trained, tubes, tmp_path):
         out = tmp_path / "out"

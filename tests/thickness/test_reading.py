@@ -95,6 +95,14 @@ def test_what_is_not_known_of_the_diameter_widens_the_interval() -> None:
     assert wider == pytest.approx(math.hypot(half, 1.6449 * 0.05 * 400), rel=1e-3)
 
 
+def test_dips_hold_for_their_own_scale_and_contain_its_uncertainty() -> None:
+    calibration = Calibration(against="dips", by_diameter=tuple(0.1 * score for score in SCORES), scale=(1000, 0))
+    same = read(tube_diameter_mm=1000, diameter_uncertainty=0.05, calibration=calibration)
+    assert (same.high - same.thickness) / same.error_scale == pytest.approx(1.8)
+    assert math.isnan(read(tube_diameter_mm=900, calibration=calibration).high)
+    assert math.isnan(read(tube_diameter_mm=1000, elevation=20, calibration=calibration).high)
+
+
 def test_intervals_cover_as_often_as_they_say() -> None:
     """Split-conformal, over 2000 calibrations with errors that are not normal: 90 % within a percent."""
     generator = np.random.default_rng(3)

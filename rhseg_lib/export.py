@@ -6,9 +6,9 @@
 Input `images`: RGB (B, H, W, 3) uint8, as a camera gives it, of any batch and size; normalisation is in the graph.
 Output `logits`: (B, K, H, W) float32. The card of the weights is in the file's metadata, under `card`.
 
-With `--int8`, weights and activations have 8 bits: a third of the file, and on a CPU with VNNI five to six times as fast
-as PyTorch. The range of each activation is the one it has on the images of FOLDER: images like those to be predicted, a few
-hundred. Activations are unsigned: with signed ones, OpenVINO loses points of mIoU.
+With `--int8`, weights and activations have 8 bits: a third of the file, and five to six times
+as fast as PyTorch on a CPU with VNNI. The range of each activation is the one it has on the images of FOLDER: a few
+hundred images like those to be predicted. Activations are unsigned: with signed ones, OpenVINO loses points of mIoU.
 
 The file is compared with the weights before it gets its name; beyond a bound nothing is written. Where FOLDER is
 annotated (Labelme JSON or a VOC tree), int8 must keep mIoU within half a point.

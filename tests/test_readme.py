@@ -48,7 +48,7 @@ COMMANDS: dict[str, str | None] = {
     ),
     "make study PROFILE=own": "make study PROFILE=ci",
     "python -m rhseg_lib.export WEIGHTS --output model.onnx --int8 --calibrate data/photographs": (
-        f"python -m rhseg_lib.export {DEFAULT_WEIGHTS} --output model.onnx --int8 --calibrate data/photographs"
+        f"python -m rhseg_lib.export {DEFAULT_WEIGHTS} --output model.onnx --int8 --calibrate data/sample"
     ),
     "python -m rhseg_lib.predict 0 --weights model.onnx --live": None,  # predict/test_live.py
     "snakemake --profile profiles/slurm --config profile=paper": None,  # test_slurm.py

@@ -111,13 +111,7 @@ def predict_source(
         while they were segmented, a full disk. Images that cannot be read are listed in `errors`.
     """
     every = selected.get("every", 1)
-    if not (1 <= batch_size <= MOST and 1 <= every <= MOST) or not 0 <= (threshold or 0) <= 1:
-        fix = f"batch_size and every: from 1 to {MOST:,}; threshold: from 0 to 1"
-        where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
-        raise StudyError("a setting is out of range", where=where, fix=fix)
-    if unknown := {*write} - {*WRITES}:
-        fix = f"give some of {','.join(WRITES)}"
-        raise StudyError(f"unknown kind of file: {', '.join(sorted(unknown))}", where="write", fix=fix)
+    _check(batch_size, threshold, write, every)
     runtime = open_weights(weights)
     threshold = runtime.card.abstain_below if threshold is None else threshold
     output = Path(os.path.realpath(output))  # a link to another disk stays a link
@@ -126,10 +120,7 @@ def predict_source(
     write = tuple(kind for kind in write if kind != THICKNESS or measured)
     settings = run_settings(inputs, runtime, weights=weights, batch_size=batch_size, every=every, write=write)
     settings["thickness"] = measured and measured.model_dump()
-    is_other = any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()
-    if is_other or (output.exists() and not output.is_dir()):
-        fix = "move them, or choose another folder"
-        raise StudyError("the output folder holds other files", where=output, fix=fix)
+    _refuse_other_files(output)
     draft = output / DRAFT
     tables = partial(write_tables, runtime=runtime, source=source, inputs=inputs, threshold=threshold, write=write)
     with sole_writer(draft, marks=[PROGRESS]), disk_errors(draft):
@@ -141,6 +132,25 @@ def predict_source(
         result = tables(draft, batches)
         _move(draft, output)
     return result
+
+
+def _check(batch_size: int, threshold: float | None, write: tuple[str, ...], every: int) -> None:
+    """Raise StudyError for a setting out of range."""
+    if not (1 <= batch_size <= MOST and 1 <= every <= MOST) or not 0 <= (threshold or 0) <= 1:
+        fix = f"batch_size and every: from 1 to {MOST:,}; threshold: from 0 to 1"
+        where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
+        raise StudyError("a setting is out of range", where=where, fix=fix)
+    if unknown := {*write} - {*WRITES}:
+        fix = f"give some of {','.join(WRITES)}"
+        raise StudyError(f"unknown kind of file: {', '.join(sorted(unknown))}", where="write", fix=fix)
+
+
+def _refuse_other_files(output: Path) -> None:
+    """Raise StudyError if the output folder is none, or holds files that no run wrote."""
+    is_other = any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()
+    if is_other or (output.exists() and not output.is_dir()):
+        fix = "move them, or choose another folder"
+        raise StudyError("the output folder holds other files", where=output, fix=fix)
 
 
 def measured_thickness(given: Thickness | None, write: tuple[str, ...], card: Card) -> Thickness | None:

@@ -90,25 +90,23 @@ def predict_source(
         A safetensors file that this study wrote, or its export (.onnx).
     output : Path
         Those of an earlier run there are replaced when the new ones are complete.
-    batch_size : int
-        Images per forward pass.
+    batch_size : int, images per forward pass
     threshold : float or None
-        Images with lower confidence are marked `abstain`; None: the threshold stored in the weights, or none if they
-        store none. It may change without segmenting again.
+        Images with lower confidence are marked `abstain`; None: the threshold in the weights, if they store one. It
+        may change without segmenting again.
     write : tuple of str
-        Which of "masks", "overlays" (with thumbnails) and "thickness" to write beside the "table", which is always
-        written. Measuring thickness takes the network twice as long: it segments the mirror image too.
+        Which of "masks", "overlays" (with thumbnails) and "thickness" to write beside the "table". Thickness takes the
+        network twice as long: it segments the mirror image too.
     thickness : Thickness or None
-        The scale of the images, and the classes of tube and slag; None: in tube diameters, if the weights have the
-        classes of this study.
+        The scale, and the classes of tube and slag; None: in tube diameters, if the weights have this study's classes.
     every, subfolders
-        Use every n-th frame of a video; include images in subfolders.
+        See `open_source`.
 
     Raises
     ------
     StudyError
-        No source, no weights, foreign files in the output folder, another run that writes it, images that changed
-        while they were segmented, a full disk. Images that cannot be read are listed in `errors`.
+        No source or weights, foreign files in the output folder, another run that writes it, images that changed
+        meanwhile, a full disk. Images that cannot be read are listed in `errors`.
     """
     every = selected.get("every", 1)
     _check(batch_size, threshold, write, every)

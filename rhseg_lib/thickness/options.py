@@ -24,7 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def read_options(options: argparse.Namespace) -> Thickness | None:
     """The settings that were given; None without any. StudyError for a value out of range."""
-    given = {name: getattr(options, name) for name in NAMES if getattr(options, name) is not None}
+    return checked({name: getattr(options, name) for name in NAMES if getattr(options, name) is not None})
+
+
+def checked(given: dict[str, object]) -> Thickness | None:
+    """Settings by name; None without any. StudyError for a value out of range."""
     try:
         return Thickness.model_validate(given) if given else None
     except ValidationError as error:

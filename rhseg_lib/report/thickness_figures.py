@@ -14,11 +14,11 @@ from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.report.figures import ACCENT, DOTTED, GREY, INK, MODEL_COLOURS, subplots
 from rhseg_lib.thickness.reading import MM, Reading
 
-EDGE, SIDE, ARROW, HALO = (255, 235, 59), (236, 240, 243), (255, 255, 255), (20, 24, 28)  # RGB: edges of the band, ...
+EDGE, SIDE, ARROW, HALO = (255, 235, 59), (236, 240, 243), (255, 255, 255), (20, 24, 28)  # RGB
 
 
 def draw_readings(image: np.ndarray, readings: list[Reading], *, scale: float = 1.0) -> np.ndarray:
-    """Draw sides, axis and band edges of every tube and what was read: (H, W, 3) uint8 -> a drawn copy.
+    """Draw sides and band edges of every tube, the measured length and its reading: (H, W, 3) uint8 -> a drawn copy.
 
     `scale` is the size of the image in relation to that of the mask that was read.
     """

@@ -52,13 +52,10 @@ class Measurement:
     drip_free_px: float = math.nan  # thickness without the drips below the band
     seen: float = math.nan  # share of the width on which both edges of the band were seen
     problem: str = ""
-    edges: np.ndarray = field(
-        default_factory=lambda: np.zeros((2, 0, 2)), compare=False
-    )  # (2, N, 2) x, y: upper, lower
-    axis: np.ndarray = field(
-        default_factory=lambda: np.zeros((0, 2)), compare=False
-    )  # (2, 2) x, y: its ends at the band
-    sides: np.ndarray = field(default_factory=lambda: np.zeros((0, 2, 2)), compare=False)  # (2, 2, 2): left, right
+    # For drawing, x and y: upper and lower edge (2, N, 2); ends of the axis at the band (2, 2); left and right side.
+    edges: np.ndarray = field(default_factory=lambda: np.zeros((2, 0, 2)), compare=False)
+    axis: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)), compare=False)
+    sides: np.ndarray = field(default_factory=lambda: np.zeros((0, 2, 2)), compare=False)
 
 
 @dataclass(frozen=True)

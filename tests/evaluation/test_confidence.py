@@ -46,7 +46,7 @@ def scene_of(kind: str, index: int) -> tuple[np.ndarray, np.ndarray]:
 
     def no_band(*given):
         lower = edges(*given)[1]
-        return lower, lower - 0.5
+        return lower, lower - 0.5, lower - 0.5
 
     with pytest.MonkeyPatch.context() as patch:
         if kind == "no tube":  # the mask stays until the exposure is metered

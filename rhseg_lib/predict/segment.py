@@ -99,8 +99,7 @@ def predict_source(
         network twice as long: it segments the mirror image too.
     thickness : Thickness or None
         The scale, and the classes of tube and slag; None: in tube diameters, if the weights have this study's classes.
-    every, subfolders
-        See `open_source`.
+    every, subfolders : see `open_source`
 
     Raises
     ------

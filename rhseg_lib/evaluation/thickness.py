@@ -27,7 +27,6 @@ SCALES = ("mm per pixel", "tube diameter")
 CLEAR = 0.6  # share of the band that is visible on a clear tube, whose sides the frame does not cut
 PARTS = ("evaluation", "calibration", "thin")
 MISSING = "no tube is found there"
-FEWEST = 9  # calibration scores that an interval of 90 % needs
 Masks = Callable[[Path, str], tuple[np.ndarray, np.ndarray | None]]  # folder, scene -> mask, mask of the mirror image
 
 

@@ -16,10 +16,18 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalize(images: torch.Tensor) -> torch.Tensor:
-    """uint8 RGB (B, 3, H, W) -> float32, normalized by ImageNet's mean and deviation, as the encoders expect."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1) * 255
+def mean_and_std(device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """ImageNet's mean and deviation of pixels from 0 to 255, float32 (1, 3, 1, 1) each."""
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1) * 255
+    return mean, torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1) * 255
+
+
+def normalize(images: torch.Tensor, by: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+    """uint8 RGB (B, 3, H, W) -> float32, normalized by ImageNet's mean and deviation, as the encoders expect.
+
+    `by`: both, where they are on the device of the images already; a GPU waits for the copy.
+    """
+    mean, std = by or mean_and_std(images.device)
     return (images.float() - mean) / std
 
 

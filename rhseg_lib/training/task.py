@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from segmentation_models_pytorch.losses import DiceLoss
 from torch.nn import functional as F
 
-from rhseg_lib.dataset.batches import epoch_seed, flip_at_random, normalize
+from rhseg_lib.dataset.batches import epoch_seed, flip_at_random, mean_and_std, normalize
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.metrics import confusion_matrices, scores
 from rhseg_lib.models import build_model
@@ -25,6 +25,9 @@ class SegmentationTask(L.LightningModule):
     `model_name` is a key of ``rhseg_lib.models.MODELS``; `seed` determines the initial weights and every dropout mask.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, model_name: str, *, num_classes: int, recipe: Recipe, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
@@ -32,6 +35,10 @@ class SegmentationTask(L.LightningModule):
         self.model = build_model(model_name, num_classes=num_classes, pretrained=pretrained)
         if recipe.channels_last:
             self.model.to(memory_format=torch.channels_last)
+        for name, values in zip(("mean", "std"), mean_and_std(), strict=True):
+            self.register_buffer(
+                name, values, persistent=False
+            )  # a CPU tensor would rule out CUDA graphs
         self.dice = DiceLoss("multiclass", ignore_index=IGNORE_INDEX)
         self.model_name, self.num_classes = model_name, num_classes
         self.recipe, self.seed = recipe, seed
@@ -52,7 +59,8 @@ class SegmentationTask(L.LightningModule):
     def forward_pass(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and most probable classes (B, H, W) of uint8 images (B, 3, H, W) and masks (B, H, W)."""
         layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
-        logits = self.model(normalize(images).contiguous(memory_format=layout)).float()  # (B, K, H, W)
+        normalized = normalize(images, (self.mean, self.std)).contiguous(memory_format=layout)
+        logits = self.model(normalized).float()  # (B, K, H, W)
         loss = F.cross_entropy(logits, masks.long(), ignore_index=IGNORE_INDEX)
         if self.recipe.dice_weight:
             loss = loss + self.recipe.dice_weight * self.dice(logits, masks.long())

@@ -36,9 +36,7 @@ class SegmentationTask(L.LightningModule):
         if recipe.channels_last:
             self.model.to(memory_format=torch.channels_last)
         for name, values in zip(("mean", "std"), mean_and_std(), strict=True):
-            self.register_buffer(
-                name, values, persistent=False
-            )  # a CPU tensor would rule out CUDA graphs
+            self.register_buffer(name, values, persistent=False)  # a CPU tensor would rule out CUDA graphs
         self.dice = DiceLoss("multiclass", ignore_index=IGNORE_INDEX)
         self.model_name, self.num_classes = model_name, num_classes
         self.recipe, self.seed = recipe, seed

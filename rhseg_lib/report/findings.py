@@ -118,7 +118,20 @@ def _limits_text(runs: list[Run], profile: Profile) -> str:
             f" **The models have different training recipes**: {', '.join(fewer)} training images seen, the others "
             f"{max(seen.values()):,}. Their differences from the others reflect the training as much as the model."
         )
-    return text
+    return f"{text} {trained_on(runs)}"
+
+
+def trained_on(runs: list[Run]) -> str:
+    """The devices and PyTorch versions of the runs, and with several, which models each trained."""
+    models: dict[str, list[str]] = {}
+    for run in runs:
+        device = f"{run.metrics['device']} (PyTorch {run.metrics['torch']})"
+        if SHORT[run.model] not in models.setdefault(device, []):
+            models[device].append(SHORT[run.model])
+    if len(models) == 1:
+        return f"Trained on {next(iter(models))}."
+    each = [f"{device}: {', '.join(names)}" for device, names in models.items()]
+    return f"Trained on {'; on '.join(each)}."
 
 
 def speed_summary(training: pd.DataFrame, device: str, peak: float) -> Markdown:

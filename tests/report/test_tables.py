@@ -96,7 +96,7 @@ def test_the_effect_of_leakage_is_read_from_the_leaky_profiles_tables(profile, t
 )
 def test_the_report_states_the_limits_of_seeds_and_images(profile, images, seeds, p_holm, baseline):
     names, models = tuple(map(str, range(images))), (catalogue.DESCRIBED, catalogue.SEPARABLE)
-    metrics = {"images_seen": 10, "recipe": profile.recipe.model_dump()}
+    metrics = {"images_seen": 10, "recipe": profile.recipe.model_dump(), "device": "one CPU", "torch": "2.15"}
     ones = np.ones((images, 3, 3), int)
     runs = [Run(model, seed, metrics, ones, names, names) for model in models for seed in range(seeds)]
     ends = {"low": 50.0, "high": 70.0, "weights_low": 52.0, "weights_high": 68.0}
@@ -112,9 +112,23 @@ def test_the_report_states_the_limits_of_seeds_and_images(profile, images, seeds
     for text in (compared, effects, results):
         assert ("Few independent images, 5" in text) == (images == 5)
         assert ("One seed cannot show which model is better" in text) == (seeds == 1)
+        assert text.endswith("Trained on one CPU (PyTorch 2.15).")
     assert ("Of 1 pairs, 1 differ significantly" in compared) == ("is significant" in effects) == (p_holm < 0.05)
     assert ("inside that interval" in results) == (baseline == 55.0)
     assert "no accuracy, as this is a demonstration" in results
+
+
+def test_models_trained_on_different_devices_are_named_with_them():
+    devices = {catalogue.FCN: "a GPU", catalogue.DESCRIBED: "one CPU", catalogue.SEPARABLE: "one CPU"}
+    runs = [
+        Run(model, seed, {"device": device, "torch": "2.15"}, np.zeros((0, 3, 3)), (), ())
+        for model, device in devices.items()
+        for seed in (0, 1)
+    ]
+    names = [catalogue.SHORT[model] for model in devices]
+    assert findings.trained_on(runs) == (
+        f"Trained on a GPU (PyTorch 2.15): {names[0]}; on one CPU (PyTorch 2.15): {names[1]}, {names[2]}."
+    )
 
 
 def test_an_interval_is_labelled_with_its_scope():

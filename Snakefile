@@ -19,7 +19,7 @@ PROFILE = study.name
 REPORTS = f"reports/{PROFILE}"
 RUNS = f"{REPORTS}/runs/{{model}}/seed{{seed}}"
 MODELS, SEEDS = list(study.models), list(study.seeds)
-PAGES = ["01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_segmentations", "07_claims", "08_speed"]
+PAGES = ["01_dataset", "02_architectures", "04_ablation", "05_comparison", "06_segmentations", "07_claims", "08_speed", "11_realtime"]
 FRONT = "00_summary" if study.paper else "00_results"
 if not study.paper:
     PAGES = [name for name in PAGES if name not in ("04_ablation", "07_claims")]
@@ -262,6 +262,23 @@ rule speed:
         "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 " + COMMAND  # as a training has on a CPU
 
 
+rule realtime:
+    input:
+        METRICS,
+        source=ancient("notebooks/11_realtime.ipynb"),
+        library=SHOWN + library("predict", "evaluate", "export", "realtime"),
+        dataset=rules.dataset.output.dataset,
+    output:
+        **page("11_realtime"),
+        table=f"{REPORTS}/tables/realtime.csv",
+    params:
+        words=WORDS,
+        cells=cells("11_realtime"),
+    threads: workflow.cores  # it measures time: nothing else may run beside it
+    shell:
+        COMMAND
+
+
 rule summary:
     input:
         [page(name)["html"] for name in PAGES],
@@ -296,3 +313,4 @@ rule study:  # every file, so that one that was lost is made again
         rules.segmentations.output,
         rules.thickness.output if THICKNESS in PAGES else [],
         rules.speed.output if TRAINS else [],
+        rules.realtime.output,

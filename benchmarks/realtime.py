@@ -3,10 +3,10 @@
     OMP_WAIT_POLICY=passive python benchmarks/realtime.py
     OMP_WAIT_POLICY=passive python benchmarks/realtime.py --video FILE --against EARLIER_CLONE
 
-The first prints a table per trained model: milliseconds per image at each size and number of threads, interleaved, and
-mIoU at the size that the model was trained at. The second segments a video to masks and table, and to the table alone,
-in turn with an earlier version, which writes all its files and runs as it would for its user. OMP_WAIT_POLICY is what
-`python -m rhseg_lib.predict` sets by itself: a thread of PyTorch that waits leaves its core.
+The first prints the table of the report's page "Real time" for a profile whose data set and weights are there. The
+second segments a video to masks and table, and to the table alone, in turn with an earlier version, which writes all
+its files and runs as it would for its user. OMP_WAIT_POLICY is what `python -m rhseg_lib.predict` sets by itself: a
+thread of PyTorch that waits leaves its core.
 """
 
 import argparse
@@ -24,9 +24,10 @@ import pandas as pd
 from rhseg_lib import realtime
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.provenance import cpu_name
+from rhseg_lib.evaluation.runs import finished_runs
 from rhseg_lib.predict.runtime import usable_cores
+from rhseg_lib.profile import load_profile
 
-RUNS = Path("reports/reduced/runs")
 EARLIER = """
 import json, sys, tempfile, time
 from pathlib import Path
@@ -41,28 +42,21 @@ with tempfile.TemporaryDirectory() as folder:
 def main() -> None:
     """Measure each model, then the video if one is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, nargs="+", default=sorted(RUNS.glob("*/seed0/weights.safetensors")))
-    parser.add_argument("--sides", type=int, nargs="+", default=[128, 512], help="pixels")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--profile", default="reduced")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--annotated", type=Path, default=Path("data/sample"), help="images to score on")
-    parser.add_argument("--calibrate", type=Path, default=Path("data/sample"), help="images to calibrate int8 with")
-    parser.add_argument("--most", type=int, default=500, help="images to score")
     parser.add_argument("--video", type=Path, help="segmented from end to end")
     parser.add_argument("--against", type=Path, metavar="CLONE", help="an earlier version that segments it as well")
     options = parser.parse_args()
     print(f"{cpu_name()}, {usable_cores()} cores; load {os.getloadavg()[0]:.1f}")
     pd.set_option("display.width", 200, "display.max_columns", 20, "display.precision", 2)
-    for weights in options.weights:
-        print(f"\n{weights.parent.parent.name}")
-        with tempfile.TemporaryDirectory() as folder:
-            files = realtime.exported(weights, Path(folder), calibrate=options.calibrate)
-            sizes = ", ".join(f"{way} {path.stat().st_size / 1e6:.1f} MB" for way, path in files.items())
-            print(sizes)
-            print(realtime.accuracy(files, options.annotated, most=options.most))
-            for side, threads in product(options.sides, options.threads):
-                print(realtime.latency(files, side=side, threads=threads, rounds=options.rounds), flush=True)
-            if options.video:
+    profile = load_profile(options.profile)
+    for run in realtime.measured_runs(profile, finished_runs(profile)):
+        print(realtime.side_by_side(profile, run, rounds=options.rounds), flush=True)
+        if options.video:
+            with tempfile.TemporaryDirectory() as folder:
+                images = realtime.training_images(profile, Path(folder) / "images")
+                weights = profile.run_folder(run.model, run.seed) / "weights.safetensors"
+                files = realtime.exported(weights, Path(folder), calibrate=images)
                 print(end_to_end(options.video, files, options.against, rounds=3), flush=True)
 
 

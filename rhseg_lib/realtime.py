@@ -4,6 +4,7 @@ Timings are interleaved: in every round each way is called once, so that load fr
 Processor time is given beside wall time, as it is more reliable on a machine with other load.
 """
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,17 +14,64 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
-from rhseg_lib.evaluate import score
+from rhseg_lib.catalogue import LITE, PROPOSED
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.errors import StudyError, show
 from rhseg_lib.evaluation import statistics
+from rhseg_lib.evaluation.inference import confusions
 from rhseg_lib.evaluation.masks import network_logits
 from rhseg_lib.evaluation.metrics import scores
+from rhseg_lib.evaluation.runs import Run, has_weights, parts
 from rhseg_lib.export import export
-from rhseg_lib.predict.runtime import open_weights
+from rhseg_lib.predict.runtime import open_weights, usable_cores
 from rhseg_lib.predict.segment import predict_source
+from rhseg_lib.profile import Profile
 
 PLAIN, FLOAT32, INT8 = "PyTorch", "ONNX Runtime float32", "ONNX Runtime int8"
 WARM_UP = 2  # rounds that are not counted
+LARGE = 512  # pixels: the paper's image size, at which every model is timed besides its own
+
+
+def measured_runs(profile: Profile, runs: list[Run]) -> list[Run]:
+    """A run with weights of the proposed and of the smallest model; of another model if neither has any."""
+    here = [run for run in runs if has_weights(profile, run)]
+    first = {run.model: run for run in reversed(here)}
+    return [first[model] for model in (PROPOSED, LITE) if model in first] or here[:1]
+
+
+def side_by_side(profile: Profile, run: Run, *, rounds: int = 9) -> pd.DataFrame:
+    """Every runtime of a trained model on this CPU, with accuracy where it is known: a row per way, size and threads.
+
+    The columns are model, way, mb (size of the file, 10^6 bytes), those of `latency`, and those of `accuracy` at the
+    size that the model was trained at; at another, mIoU is not known: NaN. Files and ranges of int8 come from training
+    images; mIoU is that of the test set or, if there is one, the holdout.
+    """
+    weights, side = profile.run_folder(run.model, run.seed) / "weights.safetensors", profile.data.image_size
+    images, masks = voc_tree.load_arrays(profile.voc, voc_tree.read_split(profile.voc, parts(profile)[-1]))
+    with tempfile.TemporaryDirectory() as folder:
+        files = exported(weights, Path(folder), calibrate=training_images(profile, Path(folder) / "images"))
+        known = accuracy(files, images, masks).assign(side=side)
+        sizes = pd.Series({way: path.stat().st_size / 1e6 for way, path in files.items()}, name="mb")
+        tables = [
+            latency(files, side=size, threads=threads, rounds=rounds)
+            for size in sorted({side, LARGE})
+            for threads in range(1, min(2, usable_cores()) + 1)
+        ]
+    table = pd.concat(tables).join(sizes).reset_index()
+    return table.merge(known.reset_index(), how="left", on=["way", "side"]).assign(model=run.model)
+
+
+def training_images(profile: Profile, folder: Path) -> Path:
+    """Copy the training originals into a folder: to calibrate int8, test set and holdout must not be used."""
+    folder.mkdir()
+    copies = voc_tree.read_dataset(profile.voc)["copy_of"]
+    for name in voc_tree.read_split(profile.voc, "train"):
+        if name not in copies:
+            path = voc_tree.image_file(profile.voc, name)
+            shutil.copyfile(path, folder / path.name)
+    return folder
 
 
 class Timing(NamedTuple):
@@ -36,10 +84,17 @@ class Timing(NamedTuple):
 
 
 def exported(weights: Path, folder: Path, *, calibrate: Path) -> dict[str, Path]:
-    """The files of each way: the weights, and their exports, written to `folder`; see `export`."""
-    files = {PLAIN: weights, FLOAT32: folder / "float32.onnx", INT8: folder / "int8.onnx"}
-    for way in (FLOAT32, INT8):
-        export(weights, files[way], int8=way == INT8, folder=calibrate)
+    """The files of each way: the weights, and their exports, written to `folder`.
+
+    An export that `export` refuses is left out, and why is shown.
+    """
+    files = {PLAIN: weights}
+    for way, path in {FLOAT32: folder / "float32.onnx", INT8: folder / "int8.onnx"}.items():
+        try:
+            export(weights, path, int8=way == INT8, folder=calibrate)
+            files[way] = path
+        except StudyError as error:
+            show(f"{way} is left out: {error}")
     return files
 
 
@@ -80,21 +135,22 @@ def latency(files: dict[str, Path], *, side: int, threads: int, rounds: int, bat
     )
 
 
-def accuracy(files: dict[str, Path], folder: Path, *, most: int) -> pd.DataFrame:
-    """Score each way on at most so many annotated images, at the size that the weights were trained at.
+def accuracy(files: dict[str, Path], images: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
+    """Score each way on images (N, S, S, 3) uint8 with masks (N, S, S), at the size that the model was trained at.
 
-    Indexed by `way`: `size`, `images`, `miou`, and `change` from the first way with the ends of its 95 % interval,
-    `low` and `high`, all in points; NaN for the first way, and where there are too few images for an interval.
+    Indexed by `way`: `images`, `miou`, and `change` from the first way with the ends of its 95 % interval, `low` and
+    `high`, all in points; NaN for the first way, and where there are too few images for an interval.
     """
     rows, first = list[dict](), None
     for way, path in files.items():
         runtime = open_weights(path)
-        _, matrices = score(runtime.network, runtime.card, folder, most=most)
-        row = {"way": way, "size": runtime.card.image_size, "images": len(matrices)}
-        row["miou"] = 100 * scores(matrices.sum(0)).miou
+        batches = (images[start : start + 8] for start in range(0, len(images), 8))
+        predicted = np.concatenate([network_logits(runtime.network, batch).argmax(1) for batch in batches])
+        matrices = confusions(torch.from_numpy(masks), torch.from_numpy(predicted), len(runtime.card.class_names))
         first = matrices if first is None else first
         change = statistics.difference(matrices[None], first[None], these_weights=True)
         low, high = change.interval if rows else (np.nan, np.nan)
+        row = {"way": way, "images": len(matrices), "miou": 100 * scores(matrices.sum(0)).miou}
         rows.append({**row, "change": 100 * change.value, "low": 100 * low, "high": 100 * high})
     return pd.DataFrame(rows).set_index("way")
 

@@ -1,17 +1,34 @@
-"""Timings take turns and count all rounds but the first; accuracy is that of `evaluate`; a video is counted."""
+"""Timings take turns and count all rounds but the first; accuracy is that of the run; a video is counted."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import ROOT
+import torch
+from conftest import MODEL, ROOT
 
 from rhseg_lib import evaluate, realtime
-from rhseg_lib.evaluation.metrics import scores
+from rhseg_lib.catalogue import LITE, PROPOSED
+from rhseg_lib.dataset import voc_tree
+from rhseg_lib.evaluation.runs import finish_run, finished_runs, read_run
+from rhseg_lib.models import build_model
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS
+from rhseg_lib.profile import Profile
+from rhseg_lib.report import findings, model_costs
 
-WEIGHTS, SAMPLE = ROOT / DEFAULT_WEIGHTS, ROOT / "data/sample"
+WEIGHTS = ROOT / DEFAULT_WEIGHTS
+HISTORY = {"loss": 1.0, "seconds": 1.0}
+
+
+@pytest.fixture(scope="module")
+def trained(profile) -> Profile:
+    """The tiny study with one finished run; its network has learnt nothing."""
+    torch.manual_seed(0)
+    profile.run_folder(MODEL, 0).mkdir(parents=True, exist_ok=True)
+    finish_run(build_model(MODEL, num_classes=3).eval(), profile=profile, model_name=MODEL, seed=0, history=[HISTORY])
+    return profile
 
 
 def test_calls_take_turns_and_warm_up_is_not_counted(monkeypatch):
@@ -31,19 +48,55 @@ def test_latency_has_a_row_per_way():
     np.testing.assert_allclose(table["images_per_second"], 3000 / table["wall"])
 
 
-def test_accuracy_is_that_of_evaluate_with_the_change_from_the_first_way():
-    table = realtime.accuracy({"one": WEIGHTS, "two": WEIGHTS}, SAMPLE, most=100)
-    _, matrices, _ = evaluate.evaluate(WEIGHTS, SAMPLE)
-    assert table["miou"].tolist() == [pytest.approx(100 * scores(matrices.sum(0)).miou)] * 2
-    assert table["change"].tolist() == [0, 0] and table["size"].tolist() == [128, 128]
-    assert np.isnan(table["low"]["one"]) and table["low"]["two"] == table["high"]["two"] == 0
+def test_accuracy_is_that_of_the_run_with_the_change_from_the_first_way(trained):
+    folder, names = trained.run_folder(MODEL, 0), voc_tree.read_split(trained.voc, "test")
+    weights = folder / "weights.safetensors"
+    table = realtime.accuracy({"one": weights, "two": weights}, *voc_tree.load_arrays(trained.voc, names))
+    found = read_run(trained, MODEL, 0).metrics["test"]
+    assert table["miou"].tolist() == [pytest.approx(100 * found["miou"])] * 2
+    assert table["images"].tolist() == [found["images"]] * 2 and table["change"].tolist() == [0, 0]
+
+
+def test_int8_is_calibrated_with_training_originals_alone(trained, tmp_path):
+    found = {path.stem for path in realtime.training_images(trained, tmp_path / "images").iterdir()}
+    copies = voc_tree.read_dataset(trained.voc)["copy_of"]
+    assert found == set(voc_tree.read_split(trained.voc, "train")) - set(copies)
+
+
+def test_each_size_has_its_time_and_the_trained_one_its_accuracy(trained, monkeypatch):
+    monkeypatch.setattr(realtime, "LARGE", 96)
+    monkeypatch.setattr(realtime, "usable_cores", lambda: 1)
+    files = {realtime.PLAIN: trained.run_folder(MODEL, 0) / "weights.safetensors"}
+    monkeypatch.setattr(realtime, "exported", lambda *_, calibrate: files)
+    (run,) = realtime.measured_runs(trained, finished_runs(trained))
+    table = realtime.side_by_side(trained, run, rounds=1)
+    assert table["side"].tolist() == [trained.data.image_size, 96]
+    assert table["miou"].notna().tolist() == [True, False]
+    shown = model_costs.realtime_shown(table)
+    assert shown["image"].tolist()[1] == "96×96" and shown["change"].tolist() == ["–", "–"]
+
+
+def test_the_summary_names_what_keeps_up_with_a_camera():
+    row = {"way": "int8", "threads": 1, "images_per_second": 40.0}
+    table = pd.DataFrame(
+        [
+            {**row, "model": LITE, "side": 128, "wall": 25.0, "miou": 85.0},
+            {**row, "model": LITE, "side": 128, "wall": 90.0, "miou": 85.0},
+            {**row, "model": PROPOSED, "side": 128, "wall": 50.0, "miou": 84.0},
+            {**row, "model": LITE, "side": 512, "wall": 70.0, "miou": np.nan},
+        ]
+    )
+    small, large, untrained, *_ = findings.realtime_summary(table)
+    assert small.startswith("At 128×128 px, 1 of 2 models")
+    assert "25 ms" in small and "50 ms" in small and "90 ms" not in small and "mIoU 85.0 %" in small
+    assert large.startswith("At 512×512 px, 0 of 1 models") and "mIoU" not in large
+    assert untrained.startswith("At 512×512 px, times hold")
+    assert findings.realtime_summary(pd.DataFrame()) == []
 
 
 def test_a_part_of_the_images_is_spread_over_the_folder():
     assert evaluate.spread(10, 4) == [0, 3, 6, 9]
     assert evaluate.spread(3, 5) == evaluate.spread(3, None) == [0, 1, 2]
-    table = realtime.accuracy({"one": WEIGHTS}, SAMPLE, most=2)
-    assert table["images"].tolist() == [2]
 
 
 def test_a_video_is_counted(tmp_path: Path):

@@ -67,7 +67,7 @@ def test_a_notebook_holds_short_cells_one_parameters_cell_and_no_output(path: Pa
 def test_there_are_the_notebooks_of_the_study() -> None:
     names = ["00_results", "00_summary", "01_dataset", "02_architectures", "03_train", "04_ablation", "05_comparison"]
     names += ["06_segmentations", "07_claims", "08_speed", "09_predict"]
-    names += ["10_own_thickness", "10_thickness", "explore"]
+    names += ["10_own_thickness", "10_thickness", "11_realtime", "explore"]
     assert [path.stem for path in NOTEBOOKS] == names
 
 

@@ -46,6 +46,7 @@ def test_every_table_page_and_run_is_there(study: Path) -> None:
         "06_segmentations",
         "07_claims",
         "08_speed",
+        "11_realtime",
     } < pages
     assert len([page for page in pages if page.startswith("03_train")]) == 4
     for run in (reports / "runs").glob("*/seed0"):

@@ -20,6 +20,7 @@ RIVALS = {  # the paper's model, as counted in its tables, against the others of
     "“Ours” (as counted) against FCN": (COUNTED, FCN),
     "“Ours” (as counted) against U-Net": (COUNTED, UNET),
 }
+FRAME_MS = 1000 / 30  # milliseconds between the frames of a usual camera
 LEAST_LIMIT = 0.8  # IoU below which a class is called too thin for the study's size
 
 
@@ -143,6 +144,27 @@ def speed_summary(training: pd.DataFrame, device: str, peak: float) -> Markdown:
     ]
     text = f"{device}; large matrix products reach {peak / 1e12:,.2f} TFLOP/s. With all options:"
     return Markdown("\n".join([text, "", *lines]))
+
+
+def realtime_summary(measured: pd.DataFrame) -> list[str]:
+    """Which models keep up with a camera of 30 frames/s, by image size, with the fastest way of each."""
+    if measured.empty:
+        return []
+    lines = []
+    for side, rows in measured.groupby("side"):
+        fastest = rows.sort_values("wall").drop_duplicates("model")
+        listed = "; ".join(
+            f"{LABELS[row['model']]} {row['wall']:.0f} ms ({row['way']}, {row['threads']} thread(s)"
+            + (")" if np.isnan(row["miou"]) else f", mIoU {row['miou']:.1f} %)")
+            for row in fastest.to_dict("records")
+        )
+        count = (fastest["wall"] <= FRAME_MS).sum()
+        lines.append(f"At {side}×{side} px, {count} of {len(fastest)} models segment 30 frames/s here: {listed}.")
+    if untrained := sorted(set(measured.loc[measured["miou"].isna(), "side"])):
+        sizes = ", ".join(f"{side}×{side}" for side in untrained)
+        lines.append(f"At {sizes} px, times hold for these networks, accuracies do not: none was trained at that size.")
+    lines.append("Reading the image, and writing masks, come on top.")
+    return lines
 
 
 def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list[Run], profile: Profile) -> Markdown:

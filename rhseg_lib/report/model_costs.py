@@ -90,3 +90,23 @@ def speed_shown(measured: pd.DataFrame) -> pd.DataFrame:
     if "share_of_peak" in shown:
         shown["share_of_peak"] = [f"{100 * share:.0f} %" for share in shown["share_of_peak"]]
     return shown.rename(columns=lambda name: "TFLOP/s" if name == "tflops" else name.replace("_", " "))
+
+
+def realtime_shown(measured: pd.DataFrame) -> pd.DataFrame:
+    """A model's rows of `realtime.side_by_side` for display."""
+    changes = zip(measured["change"], measured["low"], measured["high"], strict=True)
+    return pd.DataFrame(
+        {
+            "image": [f"{side}×{side}" for side in measured["side"]],
+            "threads": measured["threads"],
+            "runtime": measured["way"],
+            "file, MB": [f"{size:.1f}" for size in measured["mb"]],
+            "ms": measured["wall"],
+            "quartiles": [f"{low:.0f} to {high:.0f}" for low, high in measured[["lower", "upper"]].to_numpy()],
+            "processor ms": measured["cpu"],
+            "images/s": measured["images_per_second"],
+            "times": measured["times_plain"],
+            "mIoU": measured["miou"],
+            "change": ["–" if np.isnan(low) else f"{by:+.2f} [{low:+.2f}, {high:+.2f}]" for by, low, high in changes],
+        }
+    )

@@ -38,6 +38,7 @@ PAGES = {  # notebook -> name in the navigation
     "06_segmentations": "Segmentations",
     "07_claims": "Claims",
     "08_speed": "Speed",
+    "11_realtime": "Real time",
 }
 OWN_PAGES = {  # of a profile that does not judge the paper
     "00_results": "Results",
@@ -46,6 +47,7 @@ OWN_PAGES = {  # of a profile that does not judge the paper
     "05_comparison": "Comparison",
     "02_architectures": "Architectures",
     "08_speed": "Speed",
+    "11_realtime": "Real time",
 }
 START_SECONDS = 300  # a kernel's first import from a cold, busy disk takes over a minute
 RESTORE = "restore the notebook, for example with `git checkout`"

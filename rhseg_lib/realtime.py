@@ -91,7 +91,7 @@ def exported(weights: Path, folder: Path, *, calibrate: Path) -> dict[str, Path]
     files = {PLAIN: weights}
     for way, path in {FLOAT32: folder / "float32.onnx", INT8: folder / "int8.onnx"}.items():
         try:
-            export(weights, path, int8=way == INT8, folder=calibrate)
+            export(weights, path, int8=way == INT8, folder=calibrate, float32=files.get(FLOAT32))
             files[way] = path
         except StudyError as error:
             show(f"{way} is left out: {error}")

@@ -110,6 +110,14 @@ def test_int8_is_small_unsigned_and_keeps_miou(files):
     assert zeros and {types[name] for name in zeros} == {onnx.TensorProto.UINT8}
 
 
+def test_an_export_that_is_there_is_quantised_instead_of_made_again(monkeypatch, files, tmp_path):
+    monkeypatch.setattr(export, "write_graph", None)
+    export.export(WEIGHTS, tmp_path / "int8.onnx", int8=True, float32=files["float32"])
+    image = RANDOM.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    made, expected = (OnnxNetwork(path, 1) for path in (tmp_path / "int8.onnx", files["int8"]))
+    assert made.metadata == expected.metadata and np.array_equal(made(image), expected(image))
+
+
 def test_what_is_printed(files):
     printed = files["printed"].read_text()
     assert "note: 12 images to calibrate with" in printed

@@ -95,18 +95,16 @@ def speed_shown(measured: pd.DataFrame) -> pd.DataFrame:
 def realtime_shown(measured: pd.DataFrame) -> pd.DataFrame:
     """A model's rows of `realtime.side_by_side` for display."""
     changes = zip(measured["change"], measured["low"], measured["high"], strict=True)
-    return pd.DataFrame(
-        {
-            "image": [f"{side}×{side}" for side in measured["side"]],
-            "threads": measured["threads"],
-            "runtime": measured["way"],
-            "file, MB": [f"{size:.1f}" for size in measured["mb"]],
-            "ms": measured["wall"],
-            "quartiles": [f"{low:.0f} to {high:.0f}" for low, high in measured[["lower", "upper"]].to_numpy()],
-            "processor ms": measured["cpu"],
-            "images/s": measured["images_per_second"],
-            "times": measured["times_plain"],
-            "mIoU": measured["miou"],
-            "change": ["–" if np.isnan(low) else f"{by:+.2f} [{low:+.2f}, {high:+.2f}]" for by, low, high in changes],
-        }
-    )
+    texts = {
+        "image": [f"{side}×{side}" for side in measured["side"]],
+        "threads": list(measured["threads"]),
+        "runtime": list(measured["way"]),
+        "file, MB": [f"{size:.1f}" for size in measured["mb"]],
+        "ms": [f"{time:.1f}" for time in measured["wall"]],
+        "quartiles": [f"{low:.1f} to {high:.1f}" for low, high in measured[["lower", "upper"]].to_numpy()],
+        "processor ms": [f"{time:.1f}" for time in measured["cpu"]],
+        "times": list(measured["times_plain"]),
+        "mIoU": list(measured["miou"]),
+        "change": ["–" if np.isnan(low) else f"{by:+.2f} [{low:+.2f}, {high:+.2f}]" for by, low, high in changes],
+    }
+    return pd.DataFrame(texts).replace(" ", "\N{NO-BREAK SPACE}", regex=True)  # a row is a line

@@ -73,7 +73,7 @@ def test_each_size_has_its_time_and_the_trained_one_its_accuracy(trained, monkey
     assert table["side"].tolist() == [trained.data.image_size, 96]
     assert table["miou"].notna().tolist() == [True, False]
     shown = model_costs.realtime_shown(table)
-    assert shown["image"].tolist()[1] == "96×96" and shown["change"].tolist() == ["–", "–"]
+    assert shown["image, threads"].tolist()[1] == "96×96,\N{NO-BREAK SPACE}1" and shown["change"].tolist() == ["–", "–"]
 
 
 def test_the_summary_names_what_keeps_up_with_a_camera():

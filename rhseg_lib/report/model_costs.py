@@ -96,12 +96,11 @@ def realtime_shown(measured: pd.DataFrame) -> pd.DataFrame:
     """A model's rows of `realtime.side_by_side` for display."""
     changes = zip(measured["change"], measured["low"], measured["high"], strict=True)
     texts = {
-        "image": [f"{side}×{side}" for side in measured["side"]],
-        "threads": list(measured["threads"]),
+        "image, threads": [f"{side}×{side}, {count}" for side, count in measured[["side", "threads"]].to_numpy()],
         "runtime": list(measured["way"]),
         "file, MB": [f"{size:.1f}" for size in measured["mb"]],
         "ms": [f"{time:.1f}" for time in measured["wall"]],
-        "quartiles": [f"{low:.1f} to {high:.1f}" for low, high in measured[["lower", "upper"]].to_numpy()],
+        "quartiles": [f"{low:.1f}–{high:.1f}" for low, high in measured[["lower", "upper"]].to_numpy()],
         "processor ms": [f"{time:.1f}" for time in measured["cpu"]],
         "times": list(measured["times_plain"]),
         "mIoU": list(measured["miou"]),

@@ -54,9 +54,7 @@ def main() -> None:
         print(realtime.side_by_side(profile, run, rounds=options.rounds), flush=True)
         if options.video:
             with tempfile.TemporaryDirectory() as folder:
-                images = realtime.training_images(profile, Path(folder) / "images")
-                weights = profile.run_folder(run.model, run.seed) / "weights.safetensors"
-                files = realtime.exported(weights, Path(folder), calibrate=images)
+                files = realtime.exported(profile, run, Path(folder))
                 print(end_to_end(options.video, files, options.against, rounds=3), flush=True)
 
 

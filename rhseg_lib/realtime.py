@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from rhseg_lib.catalogue import LITE, PROPOSED
 from rhseg_lib.dataset import voc_tree
@@ -48,10 +49,10 @@ def side_by_side(profile: Profile, run: Run, *, rounds: int = 9) -> pd.DataFrame
     size that the model was trained at; at another, mIoU is not known: NaN. Files and ranges of int8 come from training
     images; mIoU is that of the test set or, if there is one, the holdout.
     """
-    weights, side = profile.run_folder(run.model, run.seed) / "weights.safetensors", profile.data.image_size
+    side = profile.data.image_size
     images, masks = voc_tree.load_arrays(profile.voc, voc_tree.read_split(profile.voc, parts(profile)[-1]))
     with tempfile.TemporaryDirectory() as folder:
-        files = exported(weights, Path(folder), calibrate=training_images(profile, Path(folder) / "images"))
+        files = exported(profile, run, Path(folder))
         known = accuracy(files, images, masks).assign(side=side)
         sizes = pd.Series({way: path.stat().st_size / 1e6 for way, path in files.items()}, name="mb")
         tables = [
@@ -83,12 +84,13 @@ class Timing(NamedTuple):
     cpu: float  # median of the processor time of all threads
 
 
-def exported(weights: Path, folder: Path, *, calibrate: Path) -> dict[str, Path]:
-    """The files of each way: the weights, and their exports, written to `folder`.
+def exported(profile: Profile, run: Run, folder: Path) -> dict[str, Path]:
+    """The files of each way: the weights of a run, and their exports, written to an empty `folder`.
 
     An export that `export` refuses is left out, and why is shown.
     """
-    files = {PLAIN: weights}
+    weights = profile.run_folder(run.model, run.seed) / "weights.safetensors"
+    calibrate, files = training_images(profile, folder / "images"), {PLAIN: weights}
     for way, path in {FLOAT32: folder / "float32.onnx", INT8: folder / "int8.onnx"}.items():
         try:
             export(weights, path, int8=way == INT8, folder=calibrate, float32=files.get(FLOAT32))
@@ -124,6 +126,7 @@ def latency(files: dict[str, Path], *, side: int, threads: int, rounds: int, bat
     """
     squares = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     networks = {way: open_weights(path, threads=threads).network for way, path in files.items()}
+    networks = {way: each.cpu() if isinstance(each, nn.Module) else each for way, each in networks.items()}
     calls: dict[str, Callable[[], object]] = {
         way: partial(network_logits, network, squares) for way, network in networks.items()
     }

@@ -48,6 +48,15 @@ def test_latency_has_a_row_per_way():
     np.testing.assert_allclose(table["images_per_second"], 3000 / table["wall"])
 
 
+def test_a_network_on_a_gpu_is_timed_on_the_cpu(monkeypatch):
+    """The page compares runtimes on a plain CPU, also where the study has trained on a GPU."""
+    opened, moved = realtime.open_weights(WEIGHTS), []
+    monkeypatch.setattr(opened.network, "cpu", lambda: moved.append(True) or opened.network)
+    monkeypatch.setattr(realtime, "open_weights", lambda path, *, threads: opened)
+    realtime.latency({"one": WEIGHTS}, side=32, threads=1, rounds=1)
+    assert moved == [True]
+
+
 def test_accuracy_is_that_of_the_run_with_the_change_from_the_first_way(trained):
     folder, names = trained.run_folder(MODEL, 0), voc_tree.read_split(trained.voc, "test")
     weights = folder / "weights.safetensors"
@@ -67,7 +76,7 @@ def test_each_size_has_its_time_and_the_trained_one_its_accuracy(trained, monkey
     monkeypatch.setattr(realtime, "LARGE", 96)
     monkeypatch.setattr(realtime, "usable_cores", lambda: 1)
     files = {realtime.PLAIN: trained.run_folder(MODEL, 0) / "weights.safetensors"}
-    monkeypatch.setattr(realtime, "exported", lambda *_, calibrate: files)
+    monkeypatch.setattr(realtime, "exported", lambda *_: files)
     (run,) = realtime.measured_runs(trained, finished_runs(trained))
     table = realtime.side_by_side(trained, run, rounds=1)
     assert table["side"].tolist() == [trained.data.image_size, 96]

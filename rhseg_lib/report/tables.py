@@ -282,8 +282,12 @@ def claims(ledger: pd.DataFrame) -> HTML:
 
 
 def models(summary: pd.DataFrame, runs: list[Run], profile: Profile, *, folder: str = "") -> pd.DataFrame:
-    """Every trained model with its scores and a link to its training page in `folder`."""
+    """Every trained model with its scores and a link to its training page in `folder`.
+
+    Training times are given where one kind of device trained all: those of different devices do not compare.
+    """
     shown = summary.reset_index()
+    one_device = len({run.metrics["device"] for run in runs}) == 1
     first = {run.model: run.seed for run in reversed(runs)}  # the lowest seed of each model
     return pd.DataFrame(
         {
@@ -295,7 +299,7 @@ def models(summary: pd.DataFrame, runs: list[Run], profile: Profile, *, folder: 
             "seeds": shown["seeds"].astype(int),
             **({"SD over seeds": shown["seed_deviation"]} if (shown["seeds"] > 1).any() else {}),
             "training images seen": shown["model"].map({run.model: run.metrics["images_seen"] for run in runs}),
-            "train min": shown["train_minutes"],
+            **({"train min": shown["train_minutes"]} if one_device else {}),
             "page": [f"{folder}03_train_{m}_seed{first[m]}.html" for m in shown["model"]],
         }
     )

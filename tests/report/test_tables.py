@@ -131,6 +131,19 @@ def test_models_trained_on_different_devices_are_named_with_them():
     )
 
 
+@pytest.mark.parametrize("devices", [("a GPU", "a GPU"), ("a GPU", "one CPU")])
+def test_training_times_of_different_devices_are_not_put_side_by_side(profile, devices):
+    names, scored = (catalogue.FCN, catalogue.DESCRIBED), {"low": 50.0, "high": 70.0, "miou": 60.0, "mpa": 70.0}
+    ious = {f"IoU {name}": 60.0 for name in profile.data.class_names}
+    row = {**scored, **ious, "seeds": 1, "seed_deviation": np.nan, "train_minutes": 2.0}
+    runs = [
+        Run(model, 0, {"device": device, "images_seen": 10}, np.zeros((0, 3, 3)), (), ())
+        for model, device in zip(names, devices, strict=True)
+    ]
+    shown = tables.models(pd.DataFrame([row, row], index=pd.Index(names, name="model")), runs, profile)
+    assert ("train min" in shown) == (devices[0] == devices[1])
+
+
 def test_an_interval_is_labelled_with_its_scope():
     row = {"low": 50.04, "high": 60.0, "weights_low": 51.0, "weights_high": 59.0}
     unknown = {"low": np.nan, "high": np.nan}

@@ -4,7 +4,7 @@ In the order the data flows; each imports only from those above it:
 
 errors        the one error that a user sees
 files         atomic writes; resumable folder builds
-catalogue     the eight models, once
+catalogue     the nine models, once
 settings      checked kinds of values; how thickness is measured
 profile       what to run: data, recipe, models, seeds; every path derives from it
 sources       images with masks from Labelme folders and VOC trees, checked

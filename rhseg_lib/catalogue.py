@@ -1,4 +1,4 @@
-"""The eight models: their names in the report, and what each is made of."""
+"""The nine models, seven of the paper and two of ours: their names in the report, and what each is made of."""
 
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ class Entry:
     separable_aspp: bool = False
     attention: bool = False  # EMA on the encoder's deepest features
     separable_decoder: bool = False
+    width: int = 256  # channels of ASPP and decoder
 
 
 CATALOGUE = {
@@ -30,14 +31,17 @@ CATALOGUE = {
     "deeplabv3plus_mobilenetv2_ds_ema": Entry(
         "MobileNetV2 + separable ASPP + EMA (“Ours” as described)", "+ DS + EMA", separable_aspp=True, attention=True
     ),
-    # this study's own, taking up the paper's "future work"
+    # this study's own two, taking up the paper's "future work"
     "deeplabv3plus_mobilenetv2_lite": Entry(
         "MobileNetV2 + separable decoder (lite)", "lite", separable_aspp=True, attention=True, separable_decoder=True
+    ),
+    "deeplabv3plus_mobilenetv2_fast": Entry(
+        "MobileNetV2, 96 channels, all separable (fast)", "fast", separable_aspp=True, separable_decoder=True, width=96
     ),
 }
 MODEL_NAMES = tuple(CATALOGUE)
 LABELS = {name: entry.label for name, entry in CATALOGUE.items()}
 SHORT = {name: entry.short for name, entry in CATALOGUE.items()}
 
-FCN, UNET, XCEPTION, MOBILENET, COUNTED, SEPARABLE, DESCRIBED, LITE = MODEL_NAMES
+FCN, UNET, XCEPTION, MOBILENET, COUNTED, SEPARABLE, DESCRIBED, LITE, FAST = MODEL_NAMES
 PROPOSED = DESCRIBED  # the paper's model as its text describes it

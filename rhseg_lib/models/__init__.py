@@ -1,4 +1,4 @@
-"""The eight networks of the study: `MODELS` names them, `build_model` builds them.
+"""The nine networks of the study: `MODELS` names them, `build_model` builds them.
 
 Every network maps images `(B, 3, H, W)` to logits `(B, K, H, W)` of the input's size and starts from the same
 initialisation. Its submodules, in data-flow order: `encoder`, then `attention` and `aspp` where it has them, `decoder`,
@@ -26,6 +26,7 @@ def _network(entry: Entry) -> Callable[..., SegmentationModel]:
         attention=entry.attention,
         separable_aspp=entry.separable_aspp,
         separable_decoder=entry.separable_decoder,
+        width=entry.width,
     )
 
 

@@ -25,6 +25,6 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(B, C, H/16, W/16)` to `(B, out_channels, H/16, W/16)`."""
-        image = self.pooled(x.mean(dim=(2, 3), keepdim=True))  # (B, 256, 1, 1)
+        image = self.pooled(x.mean(dim=(2, 3), keepdim=True))  # (B, out, 1, 1)
         branches = [self.pointwise(x), *(branch(x) for branch in self.dilated), image.expand(-1, -1, *x.shape[2:])]
-        return self.project(torch.cat(branches, dim=1))  # (B, 5 * 256, H/16, W/16) -> (B, 256, H/16, W/16)
+        return self.project(torch.cat(branches, dim=1))  # (B, 5 * out, H/16, W/16) -> (B, out, H/16, W/16)

@@ -16,6 +16,7 @@ class DeepLabV3Plus(SegmentationModel):
     `backbone` names the encoder, `tu-xception65` (the original) or `tu-mobilenetv2_100` (section 2.2); `pretrained`
     gives it ImageNet weights. `attention` is efficient multi-scale attention on the deepest features (section 2.4).
     `separable_aspp` and `separable_decoder` make the 3x3 convolutions there depthwise-separable (section 2.3).
+    `width` is the number of channels of ASPP and decoder.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class DeepLabV3Plus(SegmentationModel):
         attention: bool,
         separable_aspp: bool,
         separable_decoder: bool,
+        width: int,
     ) -> None:
         super().__init__()
         self.encoder = imagenet_encoder(backbone, depth=5, output_stride=16, pretrained=pretrained)
@@ -34,15 +36,15 @@ class DeepLabV3Plus(SegmentationModel):
             take_fine_features_before_relu(self.encoder.model.blocks_1.stack)
         fine, deep = self.encoder.out_channels[2], self.encoder.out_channels[-1]
         self.attention = EMA(deep, groups=8) if attention else nn.Identity()
-        self.aspp = ASPP(deep, 256, separable=separable_aspp)
-        self.decoder = Decoder(fine, 256, separable=separable_decoder)
-        self.classifier = nn.Conv2d(256, num_classes, 1)
+        self.aspp = ASPP(deep, width, separable=separable_aspp)
+        self.decoder = Decoder(fine, width, separable=separable_decoder)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def logits(self, images: Tensor) -> Tensor:
         """Class scores `(B, K, H/4, W/4)` of images `(B, 3, H, W)`."""
         features = self.encoder(images)
         fine, deep = features[2], features[-1]  # (B, 24 or 256, H/4, W/4), (B, 320 or 2048, H/16, W/16)
-        context = self.aspp(self.attention(deep))  # (B, 256, H/16, W/16)
+        context = self.aspp(self.attention(deep))  # (B, width, H/16, W/16)
         return self.classifier(self.decoder(fine, context))
 
 
@@ -67,6 +69,6 @@ class Decoder(nn.Module):
         )
 
     def forward(self, fine: Tensor, context: Tensor) -> Tensor:
-        """Fuse `(B, C, H/4, W/4)` and `(B, 256, H/16, W/16)` to `(B, 256, H/4, W/4)`."""
-        context = resize(context, fine.shape[-2:])  # (B, 256, H/4, W/4)
-        return self.fuse(torch.cat([context, self.reduce(fine)], dim=1))  # (B, 256 + 48, H/4, W/4) -> 256
+        """Fuse `(B, C, H/4, W/4)` and `(B, width, H/16, W/16)` to `(B, width, H/4, W/4)`."""
+        context = resize(context, fine.shape[-2:])  # (B, width, H/4, W/4)
+        return self.fuse(torch.cat([context, self.reduce(fine)], dim=1))  # (B, width + 48, H/4, W/4) -> width

@@ -13,7 +13,7 @@ from rhseg_lib.report.paper import PAPER_ROWS
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCONSISTENT, NOT_TESTABLE = "inconsistent in the paper", "not testable with this data"
-NAMES = ("FCN", "UNET", "XCEPTION", "MOBILENET", "COUNTED", "SEPARABLE", "DESCRIBED", "LITE")  # in claims.yaml
+NAMES = ("FCN", "UNET", "XCEPTION", "MOBILENET", "COUNTED", "SEPARABLE", "DESCRIBED", "LITE", "FAST")  # in claims.yaml
 MODELS = dict(zip(NAMES, MODEL_NAMES, strict=True))
 RESNET50_MIB = 89.68  # the encoder alone, without a head
 COLUMNS = ["section", "statement", "published", "ours", "tolerance", "verdict", "why"]

@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from rhseg_lib import catalogue
-from rhseg_lib.catalogue import COUNTED, DESCRIBED, LABELS, LITE, MOBILENET, PROPOSED, SEPARABLE, SHORT, XCEPTION
+from rhseg_lib.catalogue import COUNTED, DESCRIBED, FAST, LABELS, LITE, MOBILENET, PROPOSED, SEPARABLE, SHORT, XCEPTION
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import statistics
 from rhseg_lib.evaluation.compare import by_unit, generalisation, pair, points
@@ -28,6 +28,7 @@ EFFECTS = {  # what is added -> (with, without)
     "separable ASPP, no attention": (SEPARABLE, MOBILENET),
     "separable ASPP, with EMA": (DESCRIBED, COUNTED),
     "separable decoder (lite)": (LITE, DESCRIBED),
+    "96 channels for 256, no EMA (fast)": (FAST, LITE),
     "MobileNetV2 in place of Xception": (MOBILENET, XCEPTION),
 }
 
@@ -203,6 +204,7 @@ def ablation_grid(summary: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
         "ASPP": ["separable" if entry.separable_aspp else "standard" for entry in entries],
         "attention": ["EMA" if entry.attention else "–" for entry in entries],
         "decoder": ["separable" if entry.separable_decoder else "standard" for entry in entries],
+        "channels": [entry.width for entry in entries],
         "mIoU": scores["miou"],
         "95 % interval": [interval(row) for _, row in scores.iterrows()],
         "SD over seeds": scores["seed_deviation"],

@@ -103,6 +103,7 @@ def test_stage_shapes_and_where_the_compute_is() -> None:
         ("deeplabv3plus_mobilenetv2", 26.2),
         ("deeplabv3plus_mobilenetv2_ds", 24.2),
         ("deeplabv3plus_mobilenetv2_lite", 5.6),
+        ("deeplabv3plus_mobilenetv2_fast", 3.0),
     ],
 )
 def test_macs_at_the_papers_size(name: str, giga: float) -> None:

@@ -1,4 +1,4 @@
-"""The eight networks: one contract, the paper's sizes, attention as published."""
+"""The nine networks: one contract, the paper's sizes, attention as published."""
 
 import math
 from urllib.error import URLError
@@ -27,6 +27,7 @@ PARAMETERS = {
     "deeplabv3plus_mobilenetv2_ds": 3_856_083,
     "deeplabv3plus_mobilenetv2_ds_ema": 3_872_243,
     "deeplabv3plus_mobilenetv2_lite": 2_730_403,
+    "deeplabv3plus_mobilenetv2_fast": 2_049_123,
 }
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rhseg_lib.dataset.batches import normalize
+from rhseg_lib.dataset.batches import mean_and_std
 from rhseg_lib.errors import StudyError, exit_code, show
 from rhseg_lib.evaluate import score, spread
 from rhseg_lib.evaluation import statistics
@@ -52,15 +52,27 @@ SIDES = {"min": 16, "max": 8192}  # pixels
 
 
 class Exported(nn.Module):
-    """A network with its normalisation."""
+    """A network with its normalisation, `batches.normalize` row by row of pixels.
+
+    Runtimes push the permutation behind the normalisation, and colour by colour it would take an eighth of the time.
+    """
+
+    mean: Tensor  # (3,)
+    per_std: Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        mean, std = mean_and_std()
+        self.register_buffer("mean", mean.flatten())
+        self.register_buffer("per_std", 1 / std.flatten())
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 RGB -> logits (B, K, H, W)."""
-        return self.network(normalize(images.permute(0, 3, 1, 2)))
+        width = images.shape[2]
+        rows = images.flatten(2).float()  # (B, H, W * 3)
+        rows = (rows - self.mean.repeat(width)) * self.per_std.repeat(width)
+        return self.network(rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2))  # (B, 3, H, W)
 
 
 def export(

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rhseg_lib.catalogue import LITE, PROPOSED
+from rhseg_lib.catalogue import FAST, LITE, PROPOSED
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.errors import StudyError, show
 from rhseg_lib.evaluation import statistics
@@ -36,10 +36,10 @@ LARGE = 512  # pixels: the paper's image size, at which every model is timed bes
 
 
 def measured_runs(profile: Profile, runs: list[Run]) -> list[Run]:
-    """A run with weights of the proposed and of the smallest model; of another model if neither has any."""
+    """A run with weights of the proposed model and of our lighter ones; of another model if none of them has any."""
     here = [run for run in runs if has_weights(profile, run)]
     first = {run.model: run for run in reversed(here)}
-    return [first[model] for model in (PROPOSED, LITE) if model in first] or here[:1]
+    return [first[model] for model in (PROPOSED, LITE, FAST) if model in first] or here[:1]
 
 
 def side_by_side(profile: Profile, run: Run, *, rounds: int = 9) -> pd.DataFrame:

@@ -2,10 +2,11 @@
 
 A mean IoU changes with the images, and with the seed of the training run. A statement about a *model* accounts for
 both. The images' share of the variance is estimated from the influence of each unit (an image, or the images of one
-group) on the summed confusion matrix; the seeds' share from the spread of the runs, minus the part that the images
-already explain: a seed that happens to suit some images is in both. A t distribution with Satterthwaite's degrees of
-freedom gives interval and p. The seeds of two models are independent; their images are the same, so shared difficulty
-cancels in the difference. If the seeds differ little or the units are few, the test is conservative.
+group) on the summed confusion matrix. The seeds' share is the variance between runs minus the interaction of seed and
+image (a seed that happens to suit some images), which is already part of the images' share. A t distribution with
+Satterthwaite's degrees of freedom gives interval and p. The seeds of two models are independent; their images are the
+same, so shared difficulty cancels in the difference. If the seeds differ little or the units are few, the test is
+conservative.
 
 With one seed the seeds' share is unknown: intervals and tests then hold for these weights, not for the model.
 """
@@ -34,7 +35,7 @@ class Estimate:
     image_variance: float  # of `value`, over samples of images
     units: int  # independent images or groups that show the rarest class; 0 if a predicted class is never in the truth
     seed_variances: tuple[float, ...] = ()  # between runs, for each model; empty: these weights only
-    interaction: tuple[float, ...] = ()  # part of each that `image_variance` counts too: seeds that suit some images
+    interaction: tuple[float, ...] = ()  # of seed and image, in each; `image_variance` already contains it
     seeds: tuple[int, ...] = ()  # runs of each model
 
     @property
@@ -74,7 +75,7 @@ class Estimate:
         return float(2 * stats.t.sf(abs(self.value) / error, df))
 
     def detectable(self, *, tests: int = 1, seeds: int | None = None) -> float:
-        """Smallest true difference detected in 80 of 100 such studies, at Holm's strictest level 0.05 / `tests`.
+        """Smallest true difference detected with 80 % power at significance level 0.05 / `tests`, Holm's strictest.
 
         A rough estimate, as it depends on the spread of a few seeds.
         """
@@ -119,7 +120,8 @@ def holdout_gap(test: np.ndarray, holdout: np.ndarray, *, these_weights: bool = 
     each = mean_iou(test.sum(1)) - mean_iou(holdout.sum(1))  # (R,)
     influences = [influence(subset) for subset in (test, holdout)]
     images = sum(_variance(of_set.mean(0)) for of_set in influences)
-    same = np.array_equal(test.sum((0, 1, 3)) > 0, holdout.sum((0, 1, 3)) > 0)  # else the means are of other classes
+    # Else the two means are over different classes.
+    same = np.array_equal(test.sum((0, 1, 3)) > 0, holdout.sum((0, 1, 3)) > 0)
     units = min(units_showing(test), units_showing(holdout)) if same else 0
     if these_weights:
         return Estimate(float(each.mean()), images, units)
@@ -193,7 +195,7 @@ def units_showing(matrices: np.ndarray) -> int:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment of a family of p-values, in their order; NaN is not a test and not counted."""
+    """Holm's step-down adjustment of a family of p-values, in their order; NaN is no test and stays NaN."""
     p_values = np.asarray(p_values, dtype=np.float64)
     tested = np.flatnonzero(~np.isnan(p_values))
     order = tested[np.argsort(p_values[tested], kind="stable")]

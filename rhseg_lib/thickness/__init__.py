@@ -1,1 +1,1 @@
-"""Slag thickness from masks: lines and edges (measure), millimetres and intervals (scale), accuracy (study)."""
+"""Slag thickness from masks: lengths in pixels (measure, sides), millimetres with an interval (reading), options."""

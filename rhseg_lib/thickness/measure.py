@@ -1,8 +1,9 @@
 """Slag thickness of every tube in a mask: where the band's edges and the tube's sides are, in pixels.
 
-The thickness is the mean distance along the tube's axis between the upper and the lower edge of the slag band, equally
-spaced over the middle of the tube's width. Slag that has flaked off an edge is put back, drips are kept; a figure
-without drips stands beside it. Tubes stand upright in the image, up to a lean of about 30 degrees.
+The thickness is the distance between the upper and the lower edge of the slag band along the tube's axis, averaged
+over equally spaced columns across the central 96 % of the tube's width. Where slag has flaked off, the edge is
+interpolated. Drips are included; the thickness without drips is given beside it. Tubes stand upright in the image, up
+to a lean of about 30 degrees.
 
 In steps: narrow gaps in a class, such as a cable's, are closed; each connected piece of slag proposes a tube; a line is
 fitted to each side on the rows that show bare tube (`sides`), the axis is their bisector; in each column along the axis
@@ -21,13 +22,13 @@ OTHER, TUBE, SLAG, OUTSIDE = range(4)  # classes of a mask in this module
 LARGEST = 1024  # pixels: a mask with a longer side is reduced to it
 GAP = 0.021  # of the shorter side of the mask: gaps up to this width are closed
 SMALLEST = 0.0005  # of the mask: smaller pieces of slag propose no tube
-COLUMNS, MIDDLE = 96, 0.96  # columns along the axis, and the share of the width over which they are spaced
+COLUMNS, WIDTH_SHARE = 96, 0.96  # columns along the axis, and the central share of the width that they cover
 WINDOW, QUANTILE = 61, 0.6  # columns of the robust course of an edge, and its outward quantile
 DENT = 0.005, 0.15  # of the shorter side, plus of the thickness: an edge further inwards is a dent
 DRIP = 0.012  # of the shorter side: a lower edge further outwards is a drip
-BEYOND = 0.006  # of the shorter side: so near beyond an edge bare tube must be seen
-CRUST = 1.15  # half widths from the axis: slag may stand out from the tube so far
-REST = 0.12  # of the shorter side: a bar that hides the band from side to side is no wider
+BEYOND = 0.006  # of the shorter side: bare tube must be visible within this distance beyond an edge
+CRUST = 1.15  # half widths: slag may extend this far from the axis
+REST = 0.12  # of the shorter side: maximum height of a bar that hides the band from side to side
 LEAST_SEEN = 0.5  # of the columns on which an edge must be seen
 MOST_TAPER = 0.14  # by which the slopes of the sides may differ
 
@@ -104,7 +105,7 @@ def measure(mask: np.ndarray, *, tube: int = 1, slag: int = 2) -> list[Measureme
     for seed in order:
         if seed not in used and _touches_tube(grid, labels, boxes[seed], seed):
             found.append(_measure_one(grid, pieces, seed, runs, used))
-    found = _once(found, grid)
+    found = _deduplicated(found, grid)
     return [_enlarged(one, scale) for one in sorted(found, key=lambda one: one.x)]
 
 
@@ -147,15 +148,15 @@ def _measure_one(grid: np.ndarray, pieces: _Pieces, seed: int, runs: Runs, used:
         return Measurement(float(centre[0]), float(centre[1]), problem=SIDE_CUT if cut else SIDE_HIDDEN)
     axis, half = _bisector(left, right, centre)
     on_tube, top, bottom = _band(grid, pieces, seed, axis, half)
-    used.update(on_tube, _elsewhere(pieces, axis, half))
-    one = _placed(axis, half, top, bottom)
+    used.update(on_tube, _pieces_near_tube(pieces, axis, half))
+    one = _located(axis, half, top, bottom)
     if abs(left.slope - right.slope) > MOST_TAPER:
         return replace(one, problem=NOT_PARALLEL)
 
-    across = MIDDLE * half * np.linspace(-1, 1, COLUMNS)
+    across = WIDTH_SHARE * half * np.linspace(-1, 1, COLUMNS)
     pad = math.ceil(0.04 * runs.shorter)
     along = np.arange(math.floor(top) - pad, math.ceil(bottom) + pad + 1)
-    classes, band = _straightened(grid, pieces.labels, on_tube, axis.points(across, along[:, None]))
+    classes, band = _sampled(grid, pieces.labels, on_tube, axis.points(across, along[:, None]))
     if not barred and _is_split(classes, band):
         return replace(one, problem=MERGED)
     reach = max(2, round(BEYOND * runs.shorter))
@@ -167,7 +168,7 @@ def _measure_one(grid: np.ndarray, pieces: _Pieces, seed: int, runs: Runs, used:
             return replace(one, problem=BAND_CUT)
         return replace(one, problem=NOT_BEYOND if band.any(0).mean() >= LEAST_SEEN else COVERED)
     dent = DENT[0] * runs.shorter + DENT[1] * (np.nanmedian(lower) - np.nanmedian(upper))
-    upper, lower = -_completed(-upper, dent), _completed(lower, dent)
+    upper, lower = -_bridged(-upper, dent), _bridged(lower, dent)
     drip_free = _without_drips(lower, DRIP * runs.shorter)
     axis_ends = axis.points(np.zeros(2), np.array((upper.mean(), lower.mean())))
     return replace(
@@ -181,7 +182,7 @@ def _measure_one(grid: np.ndarray, pieces: _Pieces, seed: int, runs: Runs, used:
     )
 
 
-def _placed(axis: _Axis, half: float, top: float, bottom: float) -> Measurement:
+def _located(axis: _Axis, half: float, top: float, bottom: float) -> Measurement:
     """What is known of a tube once its sides and the extent of its band along the axis are found."""
     more = 0.3 * (bottom - top)  # the sides are drawn a little longer than the band
     sides = axis.points(half * np.array(((-1.0,), (1.0,))), np.array((top - more, bottom + more)))
@@ -222,8 +223,8 @@ def _band(grid: np.ndarray, pieces: _Pieces, seed: int, axis: _Axis, half: float
     return members, float(start), float(end)
 
 
-def _elsewhere(pieces: _Pieces, axis: _Axis, half: float) -> list[int]:
-    """Pieces of slag on a tube, its band or not: none of them is another tube."""
+def _pieces_near_tube(pieces: _Pieces, axis: _Axis, half: float) -> list[int]:
+    """Pieces of slag on or close to a tube, its band or not; none of them starts another tube."""
     away = pieces.centres - axis.origin
     near = (np.abs(away @ axis.across) < CRUST * half) & (np.abs(away @ axis.along) < 6 * half)
     return np.flatnonzero(near).tolist()
@@ -232,7 +233,7 @@ def _elsewhere(pieces: _Pieces, axis: _Axis, half: float) -> list[int]:
 def _is_covered(grid: np.ndarray, axis: _Axis, half: float, between: tuple[float, float]) -> bool:
     """Whether something in front of the tube hides it from side to side between two places along its axis."""
     levels = np.linspace(*between, 7)[1:-1, None]
-    classes, _ = _straightened(grid, np.zeros_like(grid), [], axis.points(half * np.linspace(-0.9, 0.9, 15), levels))
+    classes, _ = _sampled(grid, np.zeros_like(grid), [], axis.points(half * np.linspace(-0.9, 0.9, 15), levels))
     return bool((classes == OTHER).mean(1).max() > 0.5)
 
 
@@ -242,7 +243,7 @@ def _is_split(classes: np.ndarray, band: np.ndarray) -> bool:
     return bool(gap[8:-8].any() and band[:, : COLUMNS // 2].any() and band[:, COLUMNS // 2 :].any())
 
 
-def _straightened(
+def _sampled(
     grid: np.ndarray, labels: np.ndarray, members: list[int], points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Classes at points (R, C, 2) x, y, `OUTSIDE` beyond the frame; and whether one of `members` is there."""
@@ -265,7 +266,7 @@ def _edge(
     return np.where(seen, along[rows] + 0.5 * outward, np.nan), float((has_slag & (next_to[0] == OUTSIDE)).mean())
 
 
-def _completed(edge: np.ndarray, dent: float) -> np.ndarray:
+def _bridged(edge: np.ndarray, dent: float) -> np.ndarray:
     """An edge, outwards positive, in which dents and columns without an edge are bridged by a straight line."""
     columns = np.arange(len(edge))
     known = np.isfinite(edge)
@@ -278,19 +279,19 @@ def _completed(edge: np.ndarray, dent: float) -> np.ndarray:
 
 def _without_drips(lower: np.ndarray, drip: float) -> np.ndarray:
     """A lower edge with a cubic, fitted to the columns without drips, in place of the drips."""
-    places, calm = np.linspace(-1, 1, len(lower)), np.ones(len(lower), bool)
+    places, inliers = np.linspace(-1, 1, len(lower)), np.ones(len(lower), bool)
     course = lower
     for _ in range(6):
-        course = np.polyval(np.polyfit(places[calm], lower[calm], 3), places)
+        course = np.polyval(np.polyfit(places[inliers], lower[inliers], 3), places)
         now = (lower - course < drip) & (course - lower < 2 * drip)
-        if now.sum() < 12 or (now == calm).all():
+        if now.sum() < 12 or (now == inliers).all():
             break
-        calm = now
-    return np.where(calm, lower, course)
+        inliers = now
+    return np.where(inliers, lower, course)
 
 
-def _once(found: list[Measurement], grid: np.ndarray) -> list[Measurement]:
-    """Measurements in which a tube whose sides are not seen stands once, whatever the pieces of its band."""
+def _deduplicated(found: list[Measurement], grid: np.ndarray) -> list[Measurement]:
+    """Remove duplicates: a tube whose sides are not visible is listed once, even if its band is in several pieces."""
     _, bodies = cv2.connectedComponents((grid > OTHER).astype(np.uint8))
     kept, listed = [], set[int]()
     height, width = grid.shape

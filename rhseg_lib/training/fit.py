@@ -41,13 +41,13 @@ def fit(
 
     The checkpoint of another model, recipe, seed or data set (`dataset_hash`) is not resumed, but kept beside the new
     one as ``last.ckpt.replaced``. A new one is written at the end of an epoch, at most every `checkpoint_seconds`.
-    The last digits depend on the number of CPU threads: it is one, or what OMP_NUM_THREADS says; a run resumes with
-    the number that it began with. With several processes, started by torchrun, each makes this call. They leave the
-    trained model as a checkpoint, and the same call in one process finishes it.
+    The last digits of a result depend on the number of CPU threads: that of OMP_NUM_THREADS, or one if it is not set.
+    A resumed run keeps the number it began with. With several processes, started by torchrun, each makes this call.
+    They leave the trained model as a checkpoint, and the same call in one process finishes it.
 
-    Of the training originals, the recipe's `validation_fraction` is held out, and scored after each epoch; if it says
-    so, the weights of the best of these epochs are kept. With `start_from`, the first weights are those of an earlier
-    run; its file must stay as it is until the run has ended.
+    Of the training originals, the recipe's `validation_fraction` is held out and scored after each epoch; with
+    `keep_best_epoch`, the weights of the best epoch are kept. With `start_from`, the model is initialised with the
+    weights of an earlier run, whose file must not change until this run has finished.
 
     Returns the task on the training device, in evaluation mode; its `history` has one row per epoch. StudyError if the
     loss is not finite, the checkpoint cannot be read, there are too few images, or Ctrl-C stops it.
@@ -73,9 +73,9 @@ def fit(
         torch.set_num_threads(threads)
     try:
         trainer.fit(task, train_dataloaders=batches, ckpt_path=checkpoint if threads else None, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit without a word
-        fix = "start it again in the same way: it resumes after the last epoch that it saved"
-        raise StudyError("the training was stopped", where=folder, fix=fix) from None
+    except (KeyboardInterrupt, SystemExit):  # on Ctrl-C, Lightning exits without a message
+        fix = "run the same command again: it resumes after the last saved epoch"
+        raise StudyError("the run was interrupted", where=folder, fix=fix) from None
     if trainer.world_size > 1:
         progress.save(trainer)  # one process evaluates it from the checkpoint
         return task
@@ -89,7 +89,7 @@ def fit(
 
 
 def recompute_batchnorm(task: SegmentationTask, batches: Batches) -> None:
-    """Running statistics in one clean pass: after a short run they still reflect the first weights."""
+    """Batch-norm statistics from one pass over the training set: after a short run they still reflect early weights."""
     batches.set_epoch(0)
     torch.manual_seed(epoch_seed(task.seed, task.recipe.epochs))  # for dropout: the same after resuming here
     update_bn(((normalize(images),) for images, _ in batches), task.model)
@@ -115,7 +115,7 @@ def make_trainer(recipe: Recipe, progress: Checkpoint, folder: Path) -> L.Traine
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        # Lightning looks for checkpoints of its own there, and takes any for this run's: it has none.
+        # Lightning resumes from any checkpoint that it finds in this folder: there is none.
         default_root_dir=folder / "none",
         # Not Slurm's, which Lightning would find by itself: it refuses allocations of several tasks, and its signals
         # leave checkpoints that no signature guards.
@@ -140,7 +140,7 @@ def training_batches(voc_folder: Path, names: list[str], recipe: Recipe, seed: i
 
 
 def threads_to_resume(checkpoint: Path, signature: str) -> int:
-    """The CPU threads of the run that left the checkpoint; 0 if none, or one with another signature, is there.
+    """Number of CPU threads to resume the checkpoint with; 0 if there is none. One of another signature is set aside.
 
     The signature covers model, recipe, seed and data. StudyError if the checkpoint cannot be read.
     """

@@ -578,7 +578,7 @@ class TestHeldOut:
                 return step(task, batch, index)
 
             patched.setattr(SegmentationTask, "training_step", stopped)
-            with pytest.raises(StudyError, match="the training was stopped") as caught:
+            with pytest.raises(StudyError, match="the run was interrupted") as caught:
                 train(profile, tmp_path / "stopped", recipe=self.KEPT, checkpoint_seconds=0)
         assert "resumes" in caught.value.fix
         resumed = train(profile, tmp_path / "stopped", recipe=self.KEPT)

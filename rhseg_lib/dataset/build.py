@@ -173,7 +173,7 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
         fix = f"mount {voc.parent} instead"
         raise StudyError("a mount point cannot be replaced by the finished data set", where=voc, fix=fix)
     with sole_writer(draft_of(voc), marks=[JOURNAL]), _errors_explained(source.folder, voc.parent):
-        repair(voc, MARKS)
+        repair(voc)
         refuse_foreign(voc, MARKS)
         originals = source.names()
         given_test, of_lists = None, list[str]()

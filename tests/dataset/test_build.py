@@ -771,10 +771,9 @@ def test_killed_while_the_tree_takes_its_place(own, raw, monkeypatch, tmp_path, 
         build(raw, own, seed=5)
     present = voc_tree.read_dataset(own)["seed"] if own.exists() else None
     assert present == {"before": 3, "between": None, "after": 5}[moment]
-    repair(own, MARKS)
+    repair(own)
     voc_tree.verify_voc(own)
     assert (files(own) == old) == (moment != "after")
-    assert not own.with_name("voc.replaced").exists()
     written.clear()
     build(raw, own, seed=5)
     assert len(written) == (38 if moment == "after" else 0)
@@ -816,10 +815,9 @@ def test_killed_while_the_old_tree_is_deleted(own, raw, monkeypatch):
     assert [path.name for path in own.parent.iterdir()] == ["voc"]
 
 
-@pytest.mark.parametrize("suffix", [".unfinished", ".replaced"])
-def test_no_folder_of_the_user_is_removed(raw, tmp_path, suffix):
+def test_no_folder_of_the_user_is_removed(raw, tmp_path):
     """Only folders that hold a file of ours are replaced or emptied, whatever their names."""
-    own = tmp_path / f"voc{suffix}"
+    own = tmp_path / "voc.unfinished"
     own.mkdir()
     (own / "thesis.tex").write_text("years")
     with pytest.raises(StudyError, match="not made here"):

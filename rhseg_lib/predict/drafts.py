@@ -73,7 +73,7 @@ def draw(mask: np.ndarray, classes: tuple[str, ...], tolerance: float | None) ->
 
 def _least_iou(mask: np.ndarray, polygons: list[tuple[str, np.ndarray]], classes: tuple[str, ...]) -> float:
     """IoU of polygons with the mask, of the class that is worst."""
-    shapes = [Shape(label, corners.astype(float), "polygon", None, None) for label, corners in polygons]
+    shapes = [Shape(label, corners.astype(float), "polygon") for label, corners in polygons]
     drawn, _ = rasterize(shapes, *mask.shape, labels=label_ids(classes, ()), class_priority=classes)
     pairs = [(mask == value, drawn == value) for value in np.unique(mask)]
     return min(np.count_nonzero(true & found) / np.count_nonzero(true | found) for true, found in pairs)

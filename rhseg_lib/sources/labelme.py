@@ -27,8 +27,8 @@ from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
 
 MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL needs seconds for that many points
 MAX_JSON, MAX_LISTS = 200_000_000, 3_000_000  # bytes of a file, most of them of an embedded image; lists in it
-# Minimum and maximum number of points of a shape.
 EMBEDDED = re.compile(rb'"imageData"\s*:\s*"')
+# Minimum and maximum number of points of a shape.
 POINT_COUNTS = {"polygon": (3, MAX_POINTS), "linestrip": (2, MAX_POINTS), "oriented_rectangle": (4, 4), "point": (1, 1)}
 POINT_COUNTS |= dict.fromkeys(("rectangle", "circle", "line", "mask"), (2, 2))
 WRITTEN_SHAPE: dict = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
@@ -245,7 +245,7 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
     if kind == "mask":
         points = points if version >= 7 else np.trunc(points)
         mask = _read_patch(item.get("mask"), points)
-    return Shape(label, points, kind, item.get("group_id"), mask, round_joints=version >= 7)
+    return Shape(label, points, kind, mask, round_joints=version >= 7)
 
 
 def _read_points(points: object, kind: str) -> np.ndarray:

@@ -20,11 +20,11 @@ import pytest
 from conftest import data_settings
 from PIL import Image
 
-from rhseg_lib.dataset import voc_tree, write_images
+from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.build import MARKS, build_voc
 from rhseg_lib.dataset.leakage import leakage
 from rhseg_lib.dataset.split import OPERATIONS
-from rhseg_lib.dataset.write_images import _write_image
+from rhseg_lib.dataset.write_images import Converter
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import Unfinished, repair
 from rhseg_lib.report import findings
@@ -216,7 +216,7 @@ def test_skipped_images_leave_the_others_in_their_subset(raw, grouped, tmp_path)
     build(raw, tmp_path / "voc", split="as_described", augmented_copies=0)
     for name in voc_tree.read_split(tmp_path / "voc", "test"):
         (own_raw / f"{name}.json").write_text("{}")
-    with pytest.raises(StudyError, match="every image of the part 'test' has errors"):
+    with pytest.raises(StudyError, match="every image of the subset 'test' has errors"):
         build(own_raw, tmp_path / "voc", on_error="skip", split="as_described", augmented_copies=0)
     for path in own_raw.glob("*.json"):
         path.write_text("{}")
@@ -262,7 +262,7 @@ def test_a_subset_of_which_every_pixel_is_ignored_is_one_error(tmp_path):
         labelme.write_annotation(
             path, image_path=f"{path.stem}.png", shapes=[("__ignore__", everything)], height=80, width=64
         )
-    with pytest.raises(StudyError, match=r"every pixel of the part '.*' is ignored"):
+    with pytest.raises(StudyError, match=r"every pixel of the subset '.*' is ignored"):
         build(raw, tmp_path / "voc", ignore_labels=("__ignore__",))
 
 
@@ -594,13 +594,13 @@ def finished(tree: Path) -> dict[str, str]:
 @pytest.fixture
 def written(monkeypatch):
     """Names of the images that are written from here on."""
-    names, write = [], _write_image
+    names, write = [], Converter.write_image
 
-    def noted(tree, name, *others):
+    def noted(self, name, *others):
         names.append(name)
-        return write(tree, name, *others)
+        return write(self, name, *others)
 
-    monkeypatch.setattr(write_images, "_write_image", noted)
+    monkeypatch.setattr(Converter, "write_image", noted)
     return names
 
 

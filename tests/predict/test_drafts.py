@@ -25,7 +25,7 @@ RANDOM = np.random.default_rng(0)
 
 def back(polygons, shape, priority=CLASSES) -> np.ndarray:
     """The mask that Labelme makes of polygons; without a priority, in their order."""
-    shapes = [Shape(label, corners.astype(float), "polygon", None, None) for label, corners in polygons]
+    shapes = [Shape(label, corners.astype(float), "polygon") for label, corners in polygons]
     return rasterize(shapes, *shape, labels=label_ids(CLASSES, ()), class_priority=priority)[0]
 
 

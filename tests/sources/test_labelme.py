@@ -73,7 +73,7 @@ def paint(*shapes: labelme_shapes.Shape, class_priority=None, height=40, width=6
 
 
 def shape(label, points, shape_type="polygon", mask=None) -> labelme_shapes.Shape:
-    return labelme_shapes.Shape(label, np.array(points, dtype=float), shape_type, None, mask)
+    return labelme_shapes.Shape(label, np.array(points, dtype=float), shape_type, mask)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Segment new images or a video with trained weights; see `segment`."""
 
 import argparse
+import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Before torch is imported: a thread of it that waits leaves its core to reading and writing.
@@ -11,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from rhseg_lib.errors import StudyError, exit_code, printable, show
 from rhseg_lib.predict.drafts import REVIEW, write_drafts
 from rhseg_lib.predict.gallery import NO_THRESHOLD
-from rhseg_lib.predict.live import print_lines
+from rhseg_lib.predict.live import segment_live
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 from rhseg_lib.predict.write import MASKS, WRITES
 from rhseg_lib.thickness.options import add_options, read_options
@@ -44,8 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print(options: argparse.Namespace) -> None:
-    thickness = read_options(options)
-    print_lines(options.source, weights=options.weights, threshold=options.threshold, thickness=thickness)
+    """Print a line per frame until the video ends or Ctrl-C, the usual end, is pressed."""
+    found = segment_live(
+        options.source, weights=options.weights, threshold=options.threshold, thickness=read_options(options)
+    )
+    with suppress(KeyboardInterrupt):
+        for line in found:
+            print(json.dumps(line), flush=True)
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -21,21 +21,9 @@ from rhseg_lib.report.thickness_figures import thickness_over_time
 from rhseg_lib.thickness.reading import MM
 
 SHOWN = 500  # images in the gallery
-TUBE_COLUMNS = [
-    "image",
-    "seconds",
-    "tube",
-    "unit",
-    "thickness",
-    "drip_free",
-    "low",
-    "high",
-    "level",
-    "abstain",
-    "reason",
-    "x",
-    "y",
-]
+TUBE_COLUMNS = ["image", "seconds", "tube", "unit", "thickness", "drip_free", "low", "high", "level"]
+TUBE_COLUMNS += ["abstain", "reason", "x", "y"]
+TUBE_NUMBERS = ("seconds", "thickness", "drip_free", "low", "high", "level")
 NO_THRESHOLD = "as these weights, of an earlier version, store no threshold for this confidence: set one"
 
 
@@ -67,25 +55,18 @@ def write_tables(
         for row in rows
         for number, tube in enumerate(row["tubes"], 1)
     ]
-    numbers = dict.fromkeys(
-        ("seconds", "thickness", "drip_free", "low", "high", "level"), float
-    )  # also where all are None
-    thickness = pd.DataFrame(tubes, columns=TUBE_COLUMNS).astype(numbers)
-    columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence", "remark"]
-    table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
-    pixels = np.array([row["pixels"] for row in rows]).reshape(len(rows), len(card.class_names))
-    del table["pixels"]
-    confidence, remark = table.pop("confidence"), table.pop("remark")  # after the columns of the classes
+    thickness = pd.DataFrame(tubes, columns=TUBE_COLUMNS).astype(dict.fromkeys(TUBE_NUMBERS, float))  # None: NaN
+    table = pd.DataFrame(rows, columns=["name", "source", "seconds", "width", "height"]).astype({"seconds": float})
     for index, name in enumerate(card.class_names):
-        table[f"{name}_pixels"] = pixels[:, index]
-        table[f"{name}_percent"] = (100 * pixels[:, index] / (table["width"] * table["height"])).round(4)
-    table["confidence"] = confidence
+        pixels = np.array([row["pixels"][index] for row in rows], int)
+        table[f"{name}_pixels"] = pixels
+        table[f"{name}_percent"] = (100 * pixels / (table["width"] * table["height"])).round(4)
+    table["confidence"] = [row["confidence"] for row in rows]
     table["abstain"] = table["confidence"] < (threshold or 0)
-    table["remark"] = remark
+    table["remark"] = [row["remark"] for row in rows]
     errors = pd.DataFrame([error for batch in batches for error in batch["errors"]], columns=["file", "what", "fix"])
-    write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / "errors.csv", errors.to_csv(index=False).encode())
-    write_atomically(folder / "thickness.csv", thickness.to_csv(index=False).encode())
+    for name, content in (("predictions", table), ("errors", errors), ("thickness", thickness)):
+        write_atomically(folder / f"{name}.csv", content.to_csv(index=False).encode())
     result = Prediction(table, errors, card, inputs, thickness)
     title = printable(Path(os.path.realpath(source)).name)
     page = gallery(result, title=title, runtime=runtime.name, threshold=threshold, written=write)
@@ -104,18 +85,17 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         }
         for index, name in enumerate(card.class_names)
     ]
+    of_image = dict(list(thickness.groupby("image")))
     shown = table.sort_values(["confidence", "name"]).head(SHOWN).to_dict("records")
     for row in shown:
         row["overlay"], row["thumbnail"] = quote(overlay_of(row["name"])), quote(thumbnail_of(row["name"]))
         row["shares"] = [{**kind, "percent": row[f"{kind['name']}_percent"]} for kind in classes[1:]]
+        row["tubes"] = tube_texts(of_image[row["name"]]) if row["name"] in of_image else []
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
     )
-    of_image = dict(list(thickness.groupby("image")))
-    for row in shown:
-        row["tubes"] = tube_texts(of_image[row["name"]]) if row["name"] in of_image else []
     is_video = table["seconds"].count() > 1
     unit = thickness["unit"].iloc[0] if len(thickness) else ""
     return environment.get_template("gallery/index.html.j2").render(

@@ -51,6 +51,7 @@ from rhseg_lib.predict.inputs import Frame, ImageFiles, Selection, Video, open_s
 from rhseg_lib.predict.runtime import Runtime, open_weights
 from rhseg_lib.predict.write import OVERLAY_SIDE, OVERLAYS, TABLE, THICKNESS, WRITES, files_of, shrink, write_images
 from rhseg_lib.settings import Thickness
+from rhseg_lib.sources.images import class_pixels
 from rhseg_lib.thickness.reading import Reading, indices, read_mask
 
 FORMAT = 3  # of progress.jsonl; raised when the meaning of a row changes
@@ -267,8 +268,8 @@ def read_batch(
             errors.append({"file": where, "what": frame.image.what, "fix": frame.image.fix})
             continue
         height, width = frame.image.shape[:2]
-        row = {**frame._asdict(), "width": width, "height": height}
-        del row["image"]
+        row = {"name": frame.name, "source": frame.source, "seconds": frame.seconds}
+        row |= {"remark": frame.remark, "width": width, "height": height}
         shown = shrink(frame.image, OVERLAY_SIDE) if OVERLAYS in write else None
         waiting.append(Waiting(row, fit(frame.image, card), shown))
     return waiting, errors
@@ -283,10 +284,9 @@ def finish_frame(
     if measured:
         other = mirrored(again, waiting.fitted)
         readings = read_mask(mask, card.class_names, measured, mirrored=other, calibration=card.thickness)
-    write_images(waiting.row["name"], waiting.shown, mask, readings, folder=folder, write=write)
-    pixels = [int(np.count_nonzero(mask == index)) for index in range(len(card.class_names))]
-    tubes = [one.row for one in readings]
-    return {**waiting.row, "pixels": pixels, "confidence": round(score, 4), "tubes": tubes}
+    write_images(waiting.row["name"], waiting.shown, mask, readings, folder, write)
+    pixels = class_pixels(mask, len(card.class_names))
+    return {**waiting.row, "pixels": pixels, "confidence": round(score, 4), "tubes": [one.row for one in readings]}
 
 
 def _move(draft: Path, output: Path) -> None:

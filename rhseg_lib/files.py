@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
         raise StudyError(what, where=path, fix="put the file there, or correct the path")
     try:
         with disk_errors(path):
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8-sig")  # a byte order mark, as Windows' editor writes it, is skipped
     except UnicodeDecodeError as error:
         raise StudyError(f"not text in UTF-8 ({error.reason})", where=path, fix="save it as UTF-8") from error
 

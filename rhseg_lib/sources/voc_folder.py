@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.files import LEFT_BEHIND
+from rhseg_lib.files import LEFT_BEHIND, read_text
 from rhseg_lib.sources.checks import MAX_ROWS, Problem, collected, display_path, refuse, unplaced
 from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, simplified, to_rgb
 from rhseg_lib.sources.labelme_shapes import label_ids
@@ -88,7 +88,7 @@ class VocTree:
         if not path.is_file():
             return colours
         values = label_ids(self.classes, self.ignore_labels, self.background_labels) | {"background": 0}
-        for line in _read_text(path).splitlines():
+        for line in read_text(path).splitlines():
             label, _, rest = line.partition(":")
             if not line.strip() or line.startswith("#"):
                 continue
@@ -110,7 +110,7 @@ class VocTree:
         path = self.folder / CLASS_NAMES
         if not path.is_file() or (self.folder / LABELMAP).is_file():
             return
-        lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         named = [name for name in lines if name not in ("__ignore__", "_background_", "background")]
         if named != list(self.classes):
             what = f"the classes or their order differ from the profile's: {', '.join(named)}"
@@ -215,21 +215,12 @@ class VocTree:
 
     def _read_list(self, name: str, problems: list[Problem]) -> list[str]:
         """The names in a list, each once, without blank lines and outer spaces; empty if there is no list."""
-        path = self.folder / LISTS / f"{name}.txt"
-        try:
-            content = path.read_bytes().decode("utf-8-sig") if path.is_file() else ""
-        except UnicodeDecodeError:
-            problems.append(Problem(f"{LISTS}/{name}.txt", None, "not text in UTF-8", "save it as UTF-8"))
-            return []
+        path, content = self.folder / LISTS / f"{name}.txt", ""
+        if path.is_file():
+            with collected(problems, f"{LISTS}/{name}.txt"):
+                content = read_text(path)
         lines = unicodedata.normalize("NFC", content).splitlines()
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StudyError("not text in UTF-8", where=path, fix="save it as UTF-8") from error
 
 
 def _name(path: Path) -> str:

@@ -57,12 +57,8 @@ def open_weights(path: Path, *, threads: int = 0) -> Runtime:
     """Open weights.safetensors in PyTorch, on a GPU if there is one, or an exported .onnx file in ONNX Runtime.
 
     `threads` is the number of CPU threads of the network; 0: OMP_NUM_THREADS, or all `usable_cores`. PyTorch has one
-    number for the whole process: it is set.
-
-    Raises
-    ------
-    StudyError
-        See `read_weights`; no export of this study, or ONNX Runtime is not installed.
+    number for the whole process: it is set. StudyError as `read_weights` raises it, and for an .onnx file that is no
+    export of this study, or without ONNX Runtime.
     """
     threads = threads or int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0) or usable_cores()
     if path.suffix == ".onnx":

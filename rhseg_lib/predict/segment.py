@@ -91,7 +91,7 @@ def predict_source(
         A safetensors file that this study wrote, or its export (.onnx).
     output : Path
         Those of an earlier run there are replaced when the new ones are complete.
-    batch_size : int, images per forward pass
+    batch_size : int
     threshold : float or None
         Images with lower confidence are marked `abstain`; None: the threshold in the weights, if they store one. It
         may change without segmenting again.
@@ -100,13 +100,11 @@ def predict_source(
         network twice as long: it segments the mirror image too.
     thickness : Thickness or None
         The scale, and the classes of tube and slag; None: in tube diameters, if the weights have this study's classes.
-    every, subfolders : see `open_source`
+    selected
+        `every` and `subfolders` of `open_source`.
 
-    Raises
-    ------
-    StudyError
-        No source or weights, foreign files in the output folder, another run that writes it, images that changed
-        meanwhile, a full disk. Images that cannot be read are listed in `errors`.
+    StudyError without source or weights, with foreign files in the output folder, another run that writes it, images
+    that changed meanwhile, a full disk. Images that cannot be read are listed in `errors`.
     """
     every = selected.get("every", 1)
     _check(batch_size, threshold, write, every)

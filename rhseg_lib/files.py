@@ -191,10 +191,10 @@ class Journal:
 
 
 class Unfinished:
-    """The folder `tree` under construction, which will replace `target`; `repair` must have been called.
+    """The folder `tree` under construction, which will replace `target`; call it as `sole_builder`.
 
-    Call it as `sole_writer` of `draft_of(target)`. `settings` are all that determines the content besides the input: a
-    build with other settings is discarded. `finished` maps the name of each finished item to its record, of JSON types.
+    `settings` are all that determines the content besides the input: a build with other settings is discarded.
+    `finished` maps the name of each finished item to its record, of JSON types.
     """
 
     def __init__(self, target: Path, settings: dict) -> None:
@@ -226,6 +226,18 @@ class Unfinished:
         self.tree.rename(self.target)
         repair(self.target)
         self._journal.path.unlink()
+
+
+@contextmanager
+def sole_builder(target: Path, *, marks: Iterable[str]) -> Iterator[None]:
+    """Be the only process that builds a new `target`; what is finished is kept after an error, see `Unfinished`.
+
+    StudyError if another process builds it, or if the old one holds files and none of them is among `marks`.
+    """
+    with sole_writer(draft_of(target), marks=[JOURNAL]), disk_errors(target.parent):
+        repair(target)
+        refuse_foreign(target, marks)
+        yield
 
 
 def repair(target: Path) -> None:

@@ -22,17 +22,7 @@ from rhseg_lib.dataset.voc_tree import FORMAT, MARK, image_names, tree_hash, wri
 from rhseg_lib.dataset.workers import processes
 from rhseg_lib.dataset.write_images import Converter, Source, drop_stale, tiles_of, write_copies, write_originals
 from rhseg_lib.errors import StudyError, show
-from rhseg_lib.files import (
-    JOURNAL,
-    LOCK,
-    Unfinished,
-    disk_errors,
-    draft_of,
-    refuse_foreign,
-    repair,
-    sole_writer,
-    write_atomically,
-)
+from rhseg_lib.files import LOCK, Unfinished, sole_builder, sole_writer, write_atomically
 from rhseg_lib.profile import Data, Profile
 from rhseg_lib.scenes.write import write_scenes
 from rhseg_lib.sources import checks
@@ -152,9 +142,7 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
     if voc.is_mount():
         fix = f"mount {voc.parent} instead"
         raise StudyError("a mount point cannot be replaced by the finished data set", where=voc, fix=fix)
-    with sole_writer(draft_of(voc), marks=[JOURNAL]), disk_errors(voc.parent):
-        repair(voc)
-        refuse_foreign(voc, MARKS)
+    with sole_builder(voc, marks=MARKS):
         originals = source.names()
         given_test, of_lists = source.given_split() if isinstance(source, VocTree) else (None, [])
         split = "grouped" if data.split == "given" and given_test is None else data.split
@@ -275,10 +263,9 @@ def _record(
 
 def _digest_of_settings(source: Source, cutting: Cutting, seed: int) -> str:
     """All that decides an image besides its input, the code included."""
-    here = Path(__file__).parent
-    code = [
-        path.read_bytes().hex() for folder in (here, here.parent / "sources") for path in sorted(folder.glob("*.py"))
-    ]
+    library = Path(__file__).parents[1]
+    files = [*sorted(library.glob("dataset/*.py")), *sorted(library.glob("sources/*.py"))]
+    code = [path.read_bytes().hex() for path in files]
     made = [repr(source), cutting, seed, code, cv2.__version__, _versions()]
     return sha256(json.dumps(made).encode()).hexdigest()
 

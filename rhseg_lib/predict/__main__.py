@@ -81,12 +81,10 @@ def _predict(options: argparse.Namespace) -> int:
         drawn = write_drafts(result, options.output, options.labelme, tolerance=options.tolerance)["drawn"]
         show(f"{drawn.sum()} drawn, {(~drawn).sum()} annotated before and kept: {options.labelme / REVIEW}")
     if len(errors):
-        lines = "".join(
-            f"\n  {printable(error.file)}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples()
-        )
-        more = "\n  and more" if len(errors) > 50 else ""
-        path = options.output / "errors.csv"
-        show(f"\nerror: {len(errors)} could not be read (all in {path}):{lines}{more}\n", error=True)
+        lines = [f"error: {len(errors)} could not be read (all in {options.output / 'errors.csv'}):"]
+        lines += [f"  {printable(error.file)}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples()]
+        lines += ["  and more"] * (len(errors) > 50)
+        show("\n".join(["", *lines, ""]), error=True)
     return int(len(errors) > 0)
 
 

@@ -76,14 +76,14 @@ def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annota
 
     An image outside `root`, the folder the user gave, is rejected; `labels` are the known ones, see `label_ids`.
     """
-    annotation, problems = examine(path, root=root, labels=labels)
+    annotation, problems = examine(path, root, labels)
     refuse(problems, path)
     assert annotation is not None
     return annotation
 
 
 def examine(
-    path: Path, *, root: Path, labels: dict[str, int], least_side: int = 0, may_be_empty: bool = True
+    path: Path, root: Path, labels: dict[str, int], least_side: int = 0, may_be_empty: bool = True
 ) -> tuple[Annotation | None, list[Problem]]:
     """Like `read_annotation`, but return the errors; the annotation is None if there are any.
 
@@ -96,7 +96,7 @@ def examine(
     document: dict = {"shapes": []}
     image, size, digest, remark = None, None, "", ""
     with collected(problems, file):
-        document = parse(read_json(path))
+        document = parse(read_file(path))
         image, size, digest, remark = _read_image(document, path, root, least_side)
     if not document["shapes"] and not problems:
         remark = "; ".join(filter(None, (remark, "has no shape: all of it is background")))
@@ -120,7 +120,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def read_json(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     if path.is_dir():
         raise unplaced("a link to another folder, which is not followed", "put the folder itself there")
     if not path.is_file():
@@ -179,7 +179,7 @@ def embeds_image(path: Path) -> bool:
 def read_embedded(path: Path) -> tuple[np.ndarray, str]:
     """The image that a Labelme file holds, (H, W, 3) uint8 RGB, and how it is simplified; see `images.read_picture`."""
     try:
-        image, _, _, remark = _read_image(parse(read_json(path)), path, path.parent, 0)
+        image, _, _, remark = _read_image(parse(read_file(path)), path, path.parent, 0)
     except StudyError as error:
         raise StudyError(error.what, where=path, fix=error.fix) from error
     return image, remark

@@ -139,10 +139,10 @@ class VocTree:
         for name in sorted(wanted):
             if name not in masks and name in images:
                 fix = f"add {MASKS}/{name}.png, or remove the image"
-                problems.append(Problem(display_path(images[name], self.folder), None, "no mask for this image", fix))
+                problems.append(self._problem(images[name], "no mask for this image", fix))
             elif name not in images and test is None:
                 fix = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or remove the mask"
-                problems.append(Problem(display_path(masks[name], self.folder), None, "no image for this mask", fix))
+                problems.append(self._problem(masks[name], "no image for this mask", fix))
             if name != name.strip() or not name.isprintable():
                 fix = "rename image and mask: no outer spaces or control characters"
                 problems.append(Problem(repr(name), None, "a name that no list can hold", fix))
@@ -163,19 +163,18 @@ class VocTree:
             if path.name.lower() in LEFT_BEHIND or (suffixes and path.suffix.lower() not in suffixes):
                 continue
             if path.suffix == ".npy":
-                other = f"{MASKS}PNG"
-                fix = (
-                    f"move this folder away and rename {other} to {MASKS}" if (self.folder / other).is_dir() else AS_IDS
-                )
+                has_masks = (self.folder / f"{MASKS}PNG").is_dir()
+                fix = f"move this folder away and rename {MASKS}PNG to {MASKS}" if has_masks else AS_IDS
                 raise StudyError("the masks are NumPy arrays (.npy), not images", where=folder, fix=fix)
             name = _name(path)
             if name in found:
                 what = f"{display_path(found[name], folder)} has the same name"
-                problems.append(
-                    Problem(display_path(path, self.folder), None, what, "rename one of them, or remove it")
-                )
+                problems.append(self._problem(path, what, "rename one of them, or remove it"))
             found[name] = path
         return found
+
+    def _problem(self, path: Path, what: str, fix: str) -> Problem:
+        return Problem(display_path(path, self.folder), None, what, fix)
 
     def _read_lists(
         self, images: dict[str, Path], problems: list[Problem], notes: list[str]

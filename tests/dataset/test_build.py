@@ -780,9 +780,9 @@ def test_one_build_at_a_time(raw, tmp_path):
 HELD = """
 import sys, time
 from pathlib import Path
-from rhseg_lib.files import JOURNAL, draft_of, sole_writer
+from rhseg_lib.files import sole_builder
 
-with sole_writer(draft_of(Path(sys.argv[1])), marks=[JOURNAL]):
+with sole_builder(Path(sys.argv[1]), marks=[]):
     print("writing", flush=True)
     time.sleep(600)
 """

@@ -98,7 +98,7 @@ def segment_live(
     as long. StudyError if there are no weights or no such source, and when a camera or stream ends.
     """
     runtime = open_weights(weights)
-    threshold = runtime.card.abstain_below if threshold is None else threshold
+    threshold = runtime.threshold(threshold)
     if thickness is not None:
         indices(runtime.card.class_names, thickness)  # StudyError if the weights have no tube and slag
     is_file = not source.isdecimal() and "://" not in source

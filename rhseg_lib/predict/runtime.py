@@ -26,6 +26,12 @@ class Runtime(NamedTuple):
     device: str
     threads: int  # of the network on the CPU
 
+    def threshold(self, given: float | None) -> float | None:
+        """Images with lower confidence are flagged: the given one, else that of the weights, if they store one."""
+        if given is not None and not 0 <= given <= 1:
+            raise StudyError("the threshold is out of range", where=f"threshold={given}", fix="give one from 0 to 1")
+        return self.card.abstain_below if given is None else given
+
 
 class OnnxNetwork:
     """An exported network on the CPU: (B, S, S, 3) uint8 RGB -> (B, K, S, S) float32 logits."""

@@ -107,9 +107,9 @@ def predict_source(
     that changed meanwhile, a full disk. Images that cannot be read are listed in `errors`.
     """
     every = selected.get("every", 1)
-    _check(batch_size, threshold, write, every)
+    _check(batch_size, write, every)
     runtime = open_weights(weights)
-    threshold = runtime.card.abstain_below if threshold is None else threshold
+    threshold = runtime.threshold(threshold)
     output = Path(os.path.realpath(output))  # a link to another disk stays a link
     inputs = open_source(source, leave_out=output, **selected)
     measured = measured_thickness(thickness, write, runtime.card)
@@ -130,12 +130,11 @@ def predict_source(
     return result
 
 
-def _check(batch_size: int, threshold: float | None, write: tuple[str, ...], every: int) -> None:
+def _check(batch_size: int, write: tuple[str, ...], every: int) -> None:
     """Raise StudyError for a setting out of range."""
-    if not (1 <= batch_size <= MOST and 1 <= every <= MOST) or not 0 <= (threshold or 0) <= 1:
-        fix = f"batch_size and every: from 1 to {MOST:,}; threshold: from 0 to 1"
-        where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
-        raise StudyError("a setting is out of range", where=where, fix=fix)
+    if not (1 <= batch_size <= MOST and 1 <= every <= MOST):
+        where = f"batch_size={batch_size}, every={every}"
+        raise StudyError("a setting is out of range", where=where, fix=f"give both from 1 to {MOST:,}")
     if unknown := {*write} - {*WRITES}:
         fix = f"give some of {','.join(WRITES)}"
         raise StudyError(f"unknown kind of file: {', '.join(sorted(unknown))}", where="write", fix=fix)

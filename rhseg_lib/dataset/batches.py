@@ -132,9 +132,6 @@ class _Decoded(Dataset):
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder, self.names = folder, names
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         name = self.names[index]
         image = np.array(Image.open(voc_tree.image_file(self.folder, name)).convert("RGB"))

@@ -36,7 +36,8 @@ def write_drafts(result: Prediction, output: Path, folder: Path, *, tolerance: f
     if tolerance is not None and not 0 <= tolerance < np.inf:
         raise StudyError("the tolerance is out of range", where=f"{tolerance} pixels", fix="give 0 or more")
     rows = result.table.set_index("name")
-    targets = {name: folder / _annotation_of(name, row, result) for name, row in rows.iterrows()}
+    sources = rows.index if isinstance(result.inputs, Video) else rows["source"]  # files of the images
+    targets = {name: (folder / file).with_suffix(".json") for name, file in zip(rows.index, sources, strict=True)}
     if len({str(path).casefold() for path in targets.values()}) < len(targets):
         fix = "rename one of each pair, or give them in separate folders"
         raise StudyError("images whose names differ only by suffix share an annotation", where=folder, fix=fix)
@@ -79,11 +80,6 @@ def _least_iou(mask: np.ndarray, polygons: list[tuple[str, np.ndarray]], classes
     return min(np.count_nonzero(true & found) / np.count_nonzero(true | found) for true, found in pairs)
 
 
-def _annotation_of(name: str, row: pd.Series, result: Prediction) -> Path:
-    """The annotation of an image, relative to the folder of drafts: Labelme looks for the image's name with .json."""
-    return Path(f"{name}.json" if isinstance(result.inputs, Video) else row["source"]).with_suffix(".json")
-
-
 def _image_beside(annotation: Path, frame: Frame, result: Prediction) -> Path:
     """The image beside its annotation, copied there if it is not."""
     assert not isinstance(frame.image, StudyError)
@@ -95,7 +91,7 @@ def _image_beside(annotation: Path, frame: Frame, result: Prediction) -> Path:
     if path.exists() and path.read_bytes() != content:
         fix = "choose an empty folder, or the folder of the images"
         raise StudyError("another image of that name is there", where=path, fix=fix)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     return path

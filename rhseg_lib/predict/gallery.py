@@ -1,6 +1,7 @@
 """Tables and HTML page of a prediction run, least confident images first."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -85,12 +86,14 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         }
         for index, name in enumerate(card.class_names)
     ]
-    of_image = dict(list(thickness.groupby("image")))
+    texts = defaultdict[str, list[str]](list)  # of the tubes of each image
+    for tube in thickness.itertuples():
+        texts[tube.image].append(tube_text(tube))
     shown = table.sort_values(["confidence", "name"]).head(SHOWN).to_dict("records")
     for row in shown:
         row["overlay"], row["thumbnail"] = quote(overlay_of(row["name"])), quote(thumbnail_of(row["name"]))
         row["shares"] = [{**kind, "percent": row[f"{kind['name']}_percent"]} for kind in classes[1:]]
-        row["tubes"] = tube_texts(of_image[row["name"]]) if row["name"] in of_image else []
+        row["tubes"] = texts[row["name"]]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
         autoescape=True,
@@ -98,6 +101,10 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
     )
     is_video = table["seconds"].count() > 1
     unit = thickness["unit"].iloc[0] if len(thickness) else ""
+    thickness_chart = None
+    if is_video and thickness["thickness"].notna().any():
+        span = float(table["seconds"].min()), float(table["seconds"].max())
+        thickness_chart = figures.data_uri(thickness_over_time(thickness, unit, span=span))
     return environment.get_template("gallery/index.html.j2").render(
         title=title,
         runtime=runtime,
@@ -116,33 +123,19 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         tubes=tubes_summary(thickness),
         unit=unit,
         calibration=card.thickness.against if card.thickness and thickness["high"].notna().any() else "",
-        thickness_chart=_thickness_chart(thickness, unit, table["seconds"]) if is_video and unit else None,
+        thickness_chart=thickness_chart,
     )
 
 
-def _thickness_chart(thickness: pd.DataFrame, unit: str, seconds: pd.Series) -> str | None:
-    """The chart of a video as a data URI; None if no tube was read in any frame."""
-    if thickness["thickness"].isna().all():
-        return None
-    span = float(seconds.min()), float(seconds.max())
-    return figures.data_uri(thickness_over_time(thickness, unit, span=span))
-
-
-def tube_texts(tubes: pd.DataFrame) -> list[str]:
-    """What was read of each tube of an image, in words."""
-    return [
-        f"tube {tube.tube}: not read, {tube.reason}" if tube.abstain else f"tube {tube.tube}: {in_words(tube)}"
-        for tube in tubes.itertuples()
-    ]
-
-
-def in_words(tube) -> str:
-    """A thickness with its interval, if it has one."""
+def tube_text(tube) -> str:
+    """What was read of a tube, a row of thickness.csv: why nothing, or the thickness with its interval, if any."""
+    if tube.abstain:
+        return f"tube {tube.tube}: not read, {tube.reason}"
     digits = 0 if tube.unit == MM else 2
-    value = f"{tube.thickness:.{digits}f} {tube.unit}"
+    text = f"tube {tube.tube}: {tube.thickness:.{digits}f} {tube.unit}"
     if pd.isna(tube.high):
-        return value
-    return f"{value} ({100 * tube.level:g} %: {tube.low:.{digits}f} to {tube.high:.{digits}f})"
+        return text
+    return f"{text} ({100 * tube.level:g} %: {tube.low:.{digits}f} to {tube.high:.{digits}f})"
 
 
 def tubes_summary(thickness: pd.DataFrame) -> list[dict]:

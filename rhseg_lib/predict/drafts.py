@@ -45,7 +45,11 @@ def write_drafts(result: Prediction, output: Path, folder: Path, *, tolerance: f
     with disk_errors(folder):
         for frame in tqdm(result.inputs.read(0), "drawing", total=len(result.inputs), unit="image"):
             path = targets.get(frame.name)
-            if path is None or path.exists() or frame.source.lower().endswith(".json"):  # unread, or annotated
+            if path is None or path.exists():  # unread, or annotated
+                continue
+            if frame.source.lower().endswith(".json"):  # holds the image and what is annotated on it
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, (result.inputs.folder / frame.source).read_bytes())
                 continue
             mask = np.asarray(Image.open(output / f"masks/{frame.name}.png"))
             image = _image_beside(path, frame, result)

@@ -96,15 +96,8 @@ def export(
     Returns
     -------
     dict of str to float
-        `logit_difference`, the largest; `pixels_differ`, the share of pixels of another class; with annotations and
-        int8 also `miou_loss`, a fraction of 1, and the ends of its 95 % interval, `low` and `high` (NaN: too few
-        images).
-
-    Raises
-    ------
-    StudyError
-        No weights, no images, the packages of the extra `export` are missing, or the file differs beyond a bound: then
-        nothing is written.
+        See `compare`. StudyError without weights, images, or the packages of the extra `export`, and if the file
+        differs beyond a bound: then nothing is written.
     """
     if output.suffix != ".onnx":
         raise StudyError("the output is not named as an ONNX file", where=output, fix="end its name in .onnx")
@@ -198,7 +191,11 @@ def mark(path: Path, metadata: dict[str, str]) -> None:
 
 
 def compare(network: nn.Module, card: Card, path: Path, squares: np.ndarray, folder: Path) -> dict[str, float]:
-    """How a file differs from the network it was made of, as `export` returns it; StudyError beyond a bound."""
+    """How a file differs from the network it was made of; StudyError beyond a bound.
+
+    `logit_difference` is the largest; `pixels_differ` the share of pixels of another class; with annotations and int8
+    also `miou_loss`, a fraction of 1, and the ends of its 95 % interval, `low` and `high` (NaN: too few images).
+    """
     exported = OnnxNetwork(path, usable_cores())
     int8 = exported.metadata[PRECISION] == "int8"
     pairs = [[network_logits(way, square[None]) for way in (network, exported)] for square in squares]

@@ -2,7 +2,7 @@
 
 <name>.unfinished/finished.jsonl   the settings of the build, then one line for each finished item
 <name>.unfinished/tree/            becomes <name>
-<name>.replaced                    the old <name>, between two renames
+<name>.unfinished/replaced/        the old <name>, which is deleted once the new one has its place
 
 A folder is replaced or emptied only if it holds a file that this study put there.
 """
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
         raise StudyError(what, where=path, fix="put the file there, or correct the path")
     try:
         with disk_errors(path):
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8-sig")  # a byte order mark, as Windows' editor writes it, is skipped
     except UnicodeDecodeError as error:
         raise StudyError(f"not text in UTF-8 ({error.reason})", where=path, fix="save it as UTF-8") from error
 
@@ -127,10 +127,7 @@ def refuse_foreign(folder: Path, marks: Iterable[str]) -> None:
 def sole_writer(folder: Path, *, marks: Iterable[str] | None = None) -> Iterator[None]:
     """Be the only process that writes `folder`, which is created; if it is empty in the end, it is removed.
 
-    Raises
-    ------
-    StudyError
-        Another process writes it, or it holds files and none of them is among `marks`, if there are any.
+    StudyError if another process writes it, or, with `marks`, if it holds files and none of them is one of these.
     """
     if marks is not None:
         refuse_foreign(folder, (LOCK, *marks))
@@ -194,20 +191,10 @@ class Journal:
 
 
 class Unfinished:
-    """A folder under construction that will replace `target`; call it as `sole_writer` of `draft_of(target)`.
+    """The folder `tree` under construction, which will replace `target`; call it as `sole_builder`.
 
-    Parameters
-    ----------
-    target : Path
-    settings : dict
-        Everything besides the input that determines the content; a build with other settings is discarded.
-
-    Attributes
-    ----------
-    tree : Path
-        The folder to fill.
-    finished : dict of str to dict
-        Record of each finished item by its name, as JSON types.
+    `settings` are all that determines the content besides the input: a build with other settings is discarded.
+    `finished` maps the name of each finished item to its record, of JSON types.
     """
 
     def __init__(self, target: Path, settings: dict) -> None:
@@ -215,7 +202,6 @@ class Unfinished:
         self.tree = draft_of(target) / "tree"
         self._journal = Journal(draft_of(target) / JOURNAL)
         records = self._journal.read(settings)
-        shutil.rmtree(draft_of(target) / "replaced", ignore_errors=True)
         if records is None:
             shutil.rmtree(self.tree, ignore_errors=True)
         self.finished = {record.pop("name"): record for record in records or []}
@@ -235,34 +221,35 @@ class Unfinished:
 
     def publish(self) -> None:
         """Replace the target by the tree; after a kill at any moment, `repair` restores a valid state."""
-        replaced = _replaced(self.target)
         if self.target.exists():
-            self.target.rename(replaced)
+            self.target.rename(_replaced(self.target))
         self.tree.rename(self.target)
-        _discard(self.target)
+        repair(self.target)
         self._journal.path.unlink()
 
 
-def repair(target: Path, marks: Iterable[str]) -> None:
-    """Restore the old `target` after a kill between the two renames; delete it after a kill that came later."""
-    replaced = _replaced(target)
-    refuse_foreign(replaced, marks)
+@contextmanager
+def sole_builder(target: Path, *, marks: Iterable[str]) -> Iterator[None]:
+    """Be the only process that builds a new `target`; what is finished is kept after an error, see `Unfinished`.
+
+    StudyError if another process builds it, or if the old one holds files and none of them is among `marks`.
+    """
+    with sole_writer(draft_of(target), marks=[JOURNAL]), disk_errors(target.parent):
+        repair(target)
+        refuse_foreign(target, marks)
+        yield
+
+
+def repair(target: Path) -> None:
+    """Restore the old `target` if a build was killed between the two renames; delete it if the new one is in place."""
     if target.exists():
-        _discard(target)
-    elif replaced.exists():
-        replaced.rename(target)
-
-
-def _discard(target: Path) -> None:
-    """Delete the old `target`, from within the draft: what a kill leaves of it bears no mark of ours any more."""
-    if _replaced(target).exists():
-        draft_of(target).mkdir(exist_ok=True)
-        os.replace(_replaced(target), draft_of(target) / "replaced")
-        shutil.rmtree(draft_of(target) / "replaced", ignore_errors=True)
+        shutil.rmtree(_replaced(target), ignore_errors=True)
+    elif _replaced(target).exists():
+        _replaced(target).rename(target)
 
 
 def _replaced(target: Path) -> Path:
-    return target.with_name(f"{target.name}.replaced")
+    return draft_of(target) / "replaced"
 
 
 def _line(record: dict) -> bytes:

@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import (
-    AliasChoices,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 
 from rhseg_lib.catalogue import MODEL_NAMES
 from rhseg_lib.errors import StudyError
@@ -22,8 +16,6 @@ from rhseg_lib.files import parse_yaml, read_text
 from rhseg_lib.settings import ImageSize, Label, Number, Positive, Seed, Strict, Thickness
 
 ModelName = Literal[MODEL_NAMES]  # type: ignore[valid-type]  # a type checker cannot read the names
-
-
 IN_WORDS = {  # types of pydantic's errors
     "tuple_type": "a list is needed, as in [a, b]",
     "extra_forbidden": "unknown key",
@@ -122,7 +114,7 @@ class Recipe(Strict):
     momentum: Number = Field(0.9, ge=0, lt=1)
     weight_decay: Number = Field(1e-4, ge=0)
     dice_weight: Number = Field(0.0, ge=0)  # of a Dice loss added to cross-entropy; the paper names no loss
-    flip: bool = False  # each image mirrored with probability 1/2, anew each time that it is drawn
+    flip: bool = False  # each image mirrored with probability 1/2, each time that it is drawn
     precision: Literal["32", "bf16"] = "32"
     channels_last: bool = False  # memory layout; same results up to rounding
     dataset_on_device: bool = True  # decoded once, batches formed on the model's device; false: decoded every epoch
@@ -165,9 +157,8 @@ class Profile(Strict):
     kind: Literal["demonstration", "result"]
     data: Data
     recipe: Recipe
-    recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = Field(
-        default_factory=dict
-    )  # differences from `recipe`, per model
+    # Differences from `recipe`, per model.
+    recipe_for: dict[ModelName, dict[str, int | float | str | bool]] = Field(default_factory=dict)
     models: tuple[ModelName, ...] = MODEL_NAMES
     seeds: tuple[Seed, ...] = (0,)
     # Whether the report judges the paper; otherwise it is about one's own classes, models and images.
@@ -180,9 +171,7 @@ class Profile(Strict):
     @model_validator(mode="after")
     def _no_duplicates(self) -> Self:
         if self.data.source == "synthetic" and self.thickness.seed == self.data.seed:
-            raise ValueError(
-                "'thickness.seed' must differ from 'data.seed': its scenes must not be those of the training"
-            )
+            raise ValueError("'thickness.seed' must differ from 'data.seed': no scene may be one trained on")
         for key, values in (("models", self.models), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"'{key}' must not be empty or list an entry twice")
@@ -249,10 +238,8 @@ def find_root() -> Path:
 
 def _is_name(name: str) -> bool:
     """Whether a shell, Snakemake and papermill all take a profile's name for itself."""
-    is_plain = (
-        name.replace("-", "_").isidentifier() and name[0] != "-" and name.lower() not in ("nan", "inf", "infinity")
-    )
-    return is_plain and yaml.safe_load(name) == name
+    is_plain = name.replace("-", "_").isidentifier() and name[0] != "-"
+    return is_plain and name.lower() not in ("nan", "inf", "infinity") and yaml.safe_load(name) == name
 
 
 def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
@@ -268,9 +255,8 @@ def load_profile(name: str, *, root: Path | str | None = None) -> Profile:
     if name not in known:
         fix = f"take one of: {', '.join(known) or 'none'}"
         if misnamed:
-            fix += (
-                f"; rename {', '.join(misnamed)}: letters, digits, _ and -, a letter first, no word such as on or null"
-            )
+            rule = "letters, digits, _ and -, a letter first, no word such as on or null"
+            fix += f"; rename {', '.join(misnamed)}: {rule}"
         raise StudyError(f"unknown profile '{name}'", where=path, fix=fix)
     content = parse_yaml(read_text(path), where=path)
     try:

@@ -57,6 +57,11 @@ def call(*command: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Bytes of all files in a folder, by their path in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def copy_tree(folder: Path) -> Path:
     """The study's sources, with an environment that counts as installed."""
     left_out = shutil.ignore_patterns(".venv", ".git", "data", "reports", ".snakemake", "__pycache__")

@@ -285,27 +285,11 @@ def test_an_error_is_reported_once(tmp_path, key):
     assert caught.value.fix.count("data.") == 1 and "default factory" not in caught.value.fix
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "2024_05",
-        "2024",
-        "007",
-        "1e3",
-        "on",
-        "No",
-        "null",
-        "nan",
-        "2024-05-01",
-        "own photos",
-        "$(x)",
-        "a'b",
-        "../ci",
-        "-x",
-        "-x",
-        "",
-    ],
-)
+NUMBERS = ["2024_05", "2024", "007", "1e3", "nan", "2024-05-01"]
+OTHERS = ["on", "No", "null", "own photos", "$(x)", "a'b", "../ci", "-x", ""]
+
+
+@pytest.mark.parametrize("name", NUMBERS + OTHERS)
 def test_a_name_that_tools_read_as_something_else_is_refused(tmp_path, name):
     (tmp_path / "profiles").mkdir()
     if "/" not in name:

@@ -9,8 +9,9 @@ import torch
 from conftest import MODEL, ROOT, data_settings
 from PIL import Image
 
-from rhseg_lib.dataset import build, voc_tree, write_images
+from rhseg_lib.dataset import build, voc_tree
 from rhseg_lib.dataset.batches import normalize
+from rhseg_lib.dataset.write_images import Converter
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluate import evaluate
 from rhseg_lib.evaluation import runs
@@ -187,15 +188,15 @@ def test_an_image_that_is_left_out_moves_no_other(plates, tmp_path):
 def test_a_killed_build_resumes_with_whole_images(plates, tmp_path, monkeypatch):
     """A tile that is gone is written again with the others of its image; the tree is that of an unbroken build."""
     whole = built(plates, tmp_path / "a")
-    write = write_images._write_copies_of
-    monkeypatch.setattr(write_images, "_write_copies_of", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    write = Converter.write_copies
+    monkeypatch.setattr(Converter, "write_copies", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         built(plates, tmp_path / "b")
     tile = next((tmp_path / "b.unfinished/tree/SegmentationClass").glob("heat0_plate0_r1c1.png"))
     tile.unlink()
     examined = []
     examine = LabelmeFolder.examine
-    monkeypatch.setattr(write_images, "_write_copies_of", write)
+    monkeypatch.setattr(Converter, "write_copies", write)
     monkeypatch.setattr(
         LabelmeFolder, "examine", lambda self, path: (examined.append(path.stem), examine(self, path))[1]
     )

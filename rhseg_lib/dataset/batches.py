@@ -47,20 +47,10 @@ def load_tensors(folder: Path, names: list[str]) -> tuple[torch.Tensor, torch.Te
 class Batches:
     """Shuffled batches; the order of an epoch depends on (seed, epoch) alone.
 
-    An epoch is one pass over the images or, with `epoch_images`, the next n images of an endless sequence of passes.
-    With several processes, each takes its share of every batch, so that together they see each sample once.
-    The last incomplete batch is dropped: every step has the same shape.
-
-    Parameters
-    ----------
-    images, masks : Tensor
-        uint8 (N, 3, H, W) and (N, H, W), on the device that needs the batches.
-    batch_size : int
-        Total over all processes.
-    seed : int
-    epoch_images : int or None
-    rank, world_size : int
-        Index of this process, and number of processes.
+    `images` and `masks` are uint8 (N, 3, H, W) and (N, H, W), on the device that needs the batches. An epoch is one
+    pass over them or, with `epoch_images`, the next n images of an endless sequence of passes. Of `world_size`
+    processes, that of index `rank` takes its share of every batch of `batch_size`, so that together they see each
+    sample once. The last incomplete batch is dropped: every step has the same shape.
     """
 
     def __init__(
@@ -75,17 +65,12 @@ class Batches:
         world_size: int = 1,
     ) -> None:
         if batch_size % world_size:
-            raise StudyError(
-                f"a batch of {batch_size} cannot be shared by {world_size} processes",
-                where="batch_size",
-                fix="take a batch size that is a multiple of the number of devices",
-            )
+            what = f"a batch of {batch_size} cannot be shared by {world_size} processes"
+            fix = "take a batch size that is a multiple of the number of devices"
+            raise StudyError(what, where="batch_size", fix=fix)
         if len(images) < batch_size:
-            raise StudyError(
-                f"{len(images)} training images do not fill one batch of {batch_size}",
-                where="the training split",
-                fix="add images or take a smaller batch_size",
-            )
+            what = f"{len(images)} training images do not fill one batch of {batch_size}"
+            raise StudyError(what, where="the training split", fix="add images or take a smaller batch_size")
         self.images, self.masks = images, masks
         self.batch_size, self.seed = batch_size, seed
         self.epoch_images = epoch_images or len(images)
@@ -99,8 +84,7 @@ class Batches:
         return self.epoch_images // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = self._order().to(self.images.device)
-        for batch in self._shares(order):
+        for batch in self._shares(self._order().to(self.images.device)):
             yield self.images[batch], self.masks[batch]
 
     def _shares(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -119,18 +103,9 @@ class Batches:
 
 
 class DecodedBatches(Batches):
-    """The same batches, decoded again every epoch by worker processes: the usual loop, for data larger than memory.
+    """The same batches of images of a VOC tree, decoded again every epoch: for data larger than memory.
 
-    Parameters
-    ----------
-    folder, names : Path, list of str
-        A VOC tree and its images.
-    device : torch.device
-        Where the batches are needed.
-    workers : int
-        Processes that decode.
-    options
-        Those of `Batches`.
+    `device` is where the batches are needed, `workers` the number of processes that decode; `options` see `Batches`.
     """
 
     def __init__(
@@ -156,9 +131,6 @@ class DecodedBatches(Batches):
 class _Decoded(Dataset):
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder, self.names = folder, names
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         name = self.names[index]

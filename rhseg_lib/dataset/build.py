@@ -7,35 +7,22 @@ build that was killed resumes with what is finished there, image by image (`file
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import yaml
 
-from rhseg_lib.dataset.split import Plan, absence_in_words, of_tiles, plan
+from rhseg_lib.dataset.split import Plan, absence_in_words, plan
 from rhseg_lib.dataset.voc_tree import FORMAT, MARK, image_names, tree_hash, write_lists
 from rhseg_lib.dataset.workers import processes
-from rhseg_lib.dataset.write_images import Source, drop_stale, tiles_of, write_copies, write_originals
+from rhseg_lib.dataset.write_images import Converter, Source, drop_stale, tiles_of, write_copies, write_originals
 from rhseg_lib.errors import StudyError, show
-from rhseg_lib.files import (
-    JOURNAL,
-    LOCK,
-    Unfinished,
-    disk_errors,
-    draft_of,
-    refuse_foreign,
-    repair,
-    sole_writer,
-    write_atomically,
-)
+from rhseg_lib.files import LOCK, Unfinished, sole_builder, sole_writer, write_atomically
 from rhseg_lib.profile import Data, Profile
 from rhseg_lib.scenes.write import write_scenes
 from rhseg_lib.sources import checks
@@ -48,18 +35,6 @@ MARKS = ("dataset.json", MARK)  # either shows that a tree was built here
 REDUCTION = 1.5  # a JPEG may be decoded reduced, to no less than so many times the study's size
 
 
-class Images(NamedTuple):
-    """The images of a build, once it is known which are left out."""
-
-    originals: dict[str, Path]  # name, of a tile if they are cut -> annotation, or image of a VOC tree
-    plan: Plan  # without those left out
-    skipped: dict[str, list[checks.Problem]]  # name -> errors of an original that is left out
-
-    @property
-    def copy_of(self) -> dict[str, str]:
-        return {f"{name}_{operation}": name for name, some in self.plan.operations.items() for operation in some}
-
-
 def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
     """Render the profile's scenes, if it asks for synthetic ones, and build its VOC tree; see `build_voc`."""
     data = profile.data
@@ -68,7 +43,8 @@ def make_dataset(profile: Profile, *, workers: int = 0) -> dict:
     source = open_source(profile)
     listed = profile.tables / "errors.csv"
     try:
-        notes = _of_unannotated(source.unannotated()) if data.source != "synthetic" else []
+        left_out = source.unannotated() if data.source != "synthetic" else []
+        notes = [f"Left out, as they have no annotation of their name: {_listed(left_out)}."] if left_out else []
         dataset = build_voc(source, profile.voc, data, workers=workers, notes=notes)
     except checks.InvalidAnnotations as error:
         checks.write_errors(listed, [asdict(problem) for problem in error.problems])
@@ -121,11 +97,6 @@ def open_source(profile: Profile) -> Source:
     )
 
 
-def _of_unannotated(images: list[str]) -> list[str]:
-    """At most one sentence."""
-    return [f"Left out, as they have no annotation of their name: {_listed(images)}."] if images else []
-
-
 def _of_remarks(remarks: dict[str, str]) -> list[str]:
     """A sentence for each thing that reading does not keep of some images."""
     alike = {remark: [name for name, its in remarks.items() if its == remark] for remark in sorted({*remarks.values()})}
@@ -145,13 +116,12 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
     source : LabelmeFolder or VocTree
     voc : Path
     data : Data
-        Of its settings, those that say what becomes of the images: `image_size` (images keep their aspect, the margin
-        is ignored), `tile` (they are cut into tiles, see `Cutting`, which stay in one subset), `split` ("grouped"
-        splits the originals, augments the training set and tests on originals only; "as_described" augments first and
-        splits all images, so that copies of one original stand on both sides; "given" is "grouped" with the subsets
-        that the lists of a `VocTree` name), `group`, `test_fraction`, `augmented_copies` (copy j of original i is made
-        by operation (i + j) mod 4), `seed`, `holdout_scenes` (the last so many originals are never trained on) and
-        `on_error`. All are kept on record.
+        What becomes of the images; all settings are kept on record. Images keep their aspect, the margin is ignored;
+        the tiles of one image stay in one subset. `split` is "grouped": the originals are split, the training set is
+        augmented, the test set holds originals only; "as_described": all images are split after augmentation, so that
+        copies of one original stand on both sides; or "given": as "grouped", with the subsets that the lists of a
+        `VocTree` name. Copy j of original i is made by operation (i + j) mod 4. The last `holdout_scenes` originals
+        are never trained on.
     workers : int
         Processes; 0 takes one per processor, 1 works in this one.
     notes : iterable of str
@@ -172,91 +142,92 @@ def build_voc(source: Source, voc: Path, data: Data, *, workers: int = 0, notes:
     if voc.is_mount():
         fix = f"mount {voc.parent} instead"
         raise StudyError("a mount point cannot be replaced by the finished data set", where=voc, fix=fix)
-    with sole_writer(draft_of(voc), marks=[JOURNAL]), _errors_explained(source.folder, voc.parent):
-        repair(voc, MARKS)
-        refuse_foreign(voc, MARKS)
+    with sole_builder(voc, marks=MARKS):
         originals = source.names()
-        given_test, of_lists = None, list[str]()
-        if isinstance(source, VocTree) and data.split == "given":
-            given_test, of_lists = source.given_split()
+        given_test, of_lists = source.given_split() if isinstance(source, VocTree) else (None, [])
+        split = "grouped" if data.split == "given" and given_test is None else data.split
         cutting = Cutting(data.image_size, data.tile)
         draft = Unfinished(voc, {"settings": _digest_of_settings(source, cutting, data.seed)})
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
             (draft.tree / folder).mkdir(parents=True, exist_ok=True)
-        with processes(workers) as run:
-            drop_stale(draft, originals, source, run)
-            invalid = write_originals(draft, originals, source, cutting, run)
-            images = _choose(originals, invalid, draft, source, data, given_test)
-            write_copies(draft, images.originals, images.plan.operations, source, cutting, data.seed, run)
-        write_lists(draft.tree, images.plan.parts)
-        split = "grouped" if data.split == "given" and given_test is None else data.split
-        dataset = _record(images, draft, source, data, split=split, notes=[*notes, *of_lists])
+        converter = Converter(source, draft.tree, cutting, data.seed)
+        with processes(workers, source.folder) as run:
+            drop_stale(draft, originals, converter, run)
+            invalid = write_originals(draft, originals, converter, run)
+            digests = {name: draft.finished[first]["digest"] for name, (first, *_) in tiles_of(draft).items()}
+            skipped = checks.sift(originals, invalid, digests, folder=source.folder, on_error=data.on_error)
+            planned = _plan(originals, skipped, draft, source, data, split, given_test)
+            write_copies(draft, originals, planned.operations, converter, run)
+        write_lists(draft.tree, planned.subsets)
+        dataset = _record(planned, skipped, draft, source, data, split, [*notes, *of_lists])
         (draft.tree / MARK).touch()
         (draft.tree / "dataset.json").write_text(json.dumps(dataset, indent=1), encoding="utf-8", newline="\n")
         draft.publish()
     return dataset
 
 
-def _choose(
+def _plan(
     originals: dict[str, Path],
-    invalid: dict[str, list[checks.Problem]],
+    skipped: dict[str, list[checks.Problem]],
     draft: Unfinished,
     source: Source,
     data: Data,
+    split: str,
     given_test: list[str] | None,
-) -> Images:
-    """Which originals are left out, and what becomes of the others; StudyError if there are errors to stop for."""
-    tiles = tiles_of(draft)
-    found = [
-        ("" if name in invalid else draft.finished[tiles[name][0]]["digest"], invalid.get(name, []))
+) -> Plan:
+    """How each original, or each of its tiles, is used; StudyError if a subset would show nothing."""
+    tiles, classes = tiles_of(draft), ("background", *source.classes)
+    shown = {
+        name: {
+            label
+            for tile in (() if name in skipped else tiles[name])
+            for label, count in zip(classes, draft.finished[tile]["pixels"], strict=False)  # the last one: ignored
+            if count
+        }
         for name in originals
-    ]
-    skipped = checks.sift(originals, found, folder=source.folder, on_error=data.on_error)
-    names = ("background", *source.classes)
-    shown = dict.fromkeys(originals, frozenset[str]())
-    for name in originals.keys() - skipped.keys():
-        shown[name] = frozenset().union(*(_shown(draft.finished[tile], names) for tile in tiles[name]))
+    }
     planned = plan(  # with those skipped, so that the others stay in their subset
         shown,
-        split="grouped" if data.split == "given" and given_test is None else data.split,
+        split=split,
         test_fraction=data.test_fraction,
         copies=data.augmented_copies,
         seed=data.seed,
         holdout=data.holdout_scenes,
         group=data.group,
         given_test=given_test,
-    )
-    out = {*skipped, *(f"{name}_{operation}" for name in skipped for operation in planned.operations[name])}
-    parts = {part: [name for name in members if name not in out] for part, members in planned.parts.items()}
-    for part, members in parts.items():
-        if not members:
+    ).without(skipped.keys())
+    for subset, names in planned.subsets.items():
+        if not names:
             fix = "fix some of them"
-            raise StudyError(f"every image of the part '{part}' has errors", where=source.folder, fix=fix)
-        if not any(shown.get(name) for name in members):
+            raise StudyError(f"every image of the subset '{subset}' has errors", where=source.folder, fix=fix)
+        if not any(shown.get(name) for name in names):
             fix = "draw smaller regions to ignore in them, or add images"
-            raise StudyError(f"every pixel of the part '{part}' is ignored", where=source.folder, fix=fix)
-    operations = {name: some for name, some in planned.operations.items() if name not in skipped}
-    planned = planned._replace(operations=operations, parts=parts)
-    if data.tile:
-        planned = of_tiles(planned, tiles)
-    kept = {tile: originals[name] for name in operations for tile in tiles[name]}
-    return Images(kept, planned, skipped)
+            raise StudyError(f"every pixel of the subset '{subset}' is ignored", where=source.folder, fix=fix)
+    return planned.of_tiles(tiles) if data.tile else planned
 
 
-def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, split: str, notes: list[str]) -> dict:
+def _record(
+    planned: Plan,
+    skipped: dict[str, list[checks.Problem]],
+    draft: Unfinished,
+    source: Source,
+    data: Data,
+    split: str,
+    notes: list[str],
+) -> dict:
     """The content of ``dataset.json``."""
-    columns, parts, copy_of = ("background", *source.classes, "ignore"), images.plan.parts, images.copy_of
-    records = {name: draft.finished[name] for name in image_names(parts)}
-    totals = {part: np.sum([records[name]["pixels"] for name in names], axis=0) for part, names in parts.items()}
-    absent = {
-        part: [name for name, count in zip(columns[:-1], totals[part], strict=False) if count == 0] for part in parts
-    }
-    overwritten: Counter = Counter()
-    for name in images.originals:
-        overwritten.update({(lost, taker): count for lost, taker, count in draft.finished[name]["overwritten"]})
-    hits, unions = np.sum([draft.finished[name]["size_limit"] for name in images.originals], axis=0)
-    of_classes = absence_in_words(absent, images.plan.holders, grouped=data.group is not None)
-    of_files = _of_remarks({records[name]["original"]: records[name]["remark"] for name in images.originals})
+    columns, subsets, copy_of = ("background", *source.classes, "ignore"), planned.subsets, planned.copy_of
+    records = {name: draft.finished[name] for name in image_names(subsets)}
+    originals = {name: draft.finished[name] for name in planned.operations}
+    totals = {subset: np.sum([records[name]["pixels"] for name in names], axis=0) for subset, names in subsets.items()}
+    pixels = {subset: dict(zip(columns, total.tolist(), strict=True)) for subset, total in totals.items()}
+    absent = {subset: [name for name in columns[:-1] if not counts[name]] for subset, counts in pixels.items()}
+    overwritten = Counter[tuple[str, str]]()
+    for record in originals.values():
+        overwritten.update({(lost, taker): count for lost, taker, count in record["overwritten"]})
+    hits, unions = np.sum([record["size_limit"] for record in originals.values()], axis=0)
+    of_classes = absence_in_words(absent, planned.holders, grouped=data.group is not None)
+    of_files = _of_remarks({record["original"]: record["remark"] for record in originals.values()})
     return {
         "format": FORMAT,
         "classes": list(columns[:-1]),
@@ -267,54 +238,37 @@ def _record(images: Images, draft: Unfinished, source: Source, data: Data, *, sp
         "copies": data.augmented_copies,
         "seed": data.seed,
         "settings": data.model_dump(mode="json"),
-        "counts": {part: len(names) for part, names in parts.items()},
+        "counts": {subset: len(names) for subset, names in subsets.items()},
         "originals": {
-            part: len({records[name]["original"] for name in set(names) - copy_of.keys()})
-            for part, names in parts.items()
+            subset: len({records[name]["original"] for name in names if name not in copy_of})
+            for subset, names in subsets.items()
         },
         "copy_of": copy_of,
-        "tile_of": {name: records[name]["original"] for name in images.originals} if data.tile else {},
-        "group_of": images.plan.group_of,
-        "skipped": [asdict(problem) for some in images.skipped.values() for problem in some],
-        "class_pixels": {part: dict(zip(columns, totals[part].tolist(), strict=True)) for part in parts},
+        "tile_of": {name: record["original"] for name, record in originals.items()} if data.tile else {},
+        "group_of": planned.group_of,
+        "skipped": [asdict(problem) for problems in skipped.values() for problem in problems],
+        "class_pixels": pixels,
         "absent_classes": absent,
-        "notes": [*notes, *of_files, *images.plan.notes, *of_classes],
+        "notes": [*notes, *of_files, *planned.notes, *of_classes],
         "size_limit": {  # IoU that a perfect model at this size keeps at the images' own size
             name: hit / union for name, hit, union in zip(source.classes, hits, unions, strict=True) if union
         },
         "overwritten_pixels": [
             {"class": lost, "by": taker, "pixels": overwritten[lost, taker]} for lost, taker in sorted(overwritten)
         ],
-        "hash": tree_hash(parts, {name: record["sha256"] for name, record in records.items()}),
+        "hash": tree_hash(subsets, {name: record["sha256"] for name, record in records.items()}),
         "versions": _versions(),
     }
 
 
-@contextmanager
-def _errors_explained(source: Path, disk: Path) -> Iterator[None]:
-    """Turn a worker that died and a full disk into a StudyError."""
-    with disk_errors(disk):
-        try:
-            yield
-        except BrokenProcessPool as error:
-            fix = "run again with one worker: most often memory ran out; what is finished is kept"
-            raise StudyError("a worker process died", where=source, fix=fix) from error
-
-
 def _digest_of_settings(source: Source, cutting: Cutting, seed: int) -> str:
     """All that decides an image besides its input, the code included."""
-    here = Path(__file__).parent
-    code = [
-        path.read_bytes().hex() for folder in (here, here.parent / "sources") for path in sorted(folder.glob("*.py"))
-    ]
+    library = Path(__file__).parents[1]
+    files = [*sorted(library.glob("dataset/*.py")), *sorted(library.glob("sources/*.py"))]
+    code = [path.read_bytes().hex() for path in files]
     made = [repr(source), cutting, seed, code, cv2.__version__, _versions()]
     return sha256(json.dumps(made).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("pillow", "albumentations", "numpy")}
-
-
-def _shown(record: dict, names: tuple[str, ...]) -> frozenset[str]:
-    """Which classes, background among them, an image of the study's size shows."""
-    return frozenset(name for name, count in zip(names, record["pixels"], strict=False) if count)

@@ -7,7 +7,6 @@ mirrored, all are detected; cropped by 3 % at each side, all but one. Finer thum
 """
 
 import io
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +31,7 @@ class Leakage(NamedTuple):
     within: dict[str, int]  # images of each subset that match another one in it; copies do not count
 
 
-@dataclass(frozen=True)
-class _Features:
+class _Features(NamedTuple):
     """Compared features of N images; the second axis holds each as it is and mirrored."""
 
     names: np.ndarray  # (N,) str
@@ -41,9 +39,6 @@ class _Features:
     digests: np.ndarray  # (N,) of the pixels
     hashes: np.ndarray  # (N, 2) uint64
     thumbnails: np.ndarray  # (N, 2, 256) float32, of mean 0 and norm 1; 0 for an image of one colour
-
-    def __getitem__(self, rows: slice) -> "_Features":
-        return _Features(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 def leakage(folder: Path) -> Leakage:
@@ -96,7 +91,8 @@ def in_words(found: Leakage, *, train: int, test: int) -> list[str]:
 
 
 def _blocks(features: _Features) -> list[_Features]:
-    return [features[start : start + BLOCK] for start in range(0, len(features.names), BLOCK)]
+    starts = range(0, len(features.names), BLOCK)
+    return [_Features(*(values[start : start + BLOCK] for values in features)) for start in starts]
 
 
 def _similarity(block: _Features, others: _Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -18,10 +18,36 @@ class Plan(NamedTuple):
     """How each original is used."""
 
     operations: dict[str, list[str]]  # those that copy each original, in the order of the names
-    parts: dict[str, list[str]]  # names of the images in train, test, trainval and, if requested, holdout
+    subsets: dict[str, list[str]]  # names of the images in train, test, trainval and, if requested, holdout
     group_of: dict[str, str]  # the group of each original that is in one
     holders: Counter  # how many groups show each class; without `group` every image is a group
     notes: list[str]  # what the user should know about the split, in sentences
+
+    @property
+    def copy_of(self) -> dict[str, str]:
+        """Name of each augmented copy -> its original."""
+        return {f"{name}_{operation}": name for name, some in self.operations.items() for operation in some}
+
+    def without(self, skipped: Set[str]) -> Self:
+        """The plan for the other originals, each of which stays where it is."""
+        out = {*skipped, *(copy for copy, original in self.copy_of.items() if original in skipped)}
+        return self._replace(
+            operations={name: some for name, some in self.operations.items() if name not in skipped},
+            subsets={subset: [name for name in names if name not in out] for subset, names in self.subsets.items()},
+        )
+
+    def of_tiles(self, tiles: Mapping[str, list[str]]) -> Self:
+        """The plan for the tiles of the images: those of one image are used alike and stay in one group."""
+        renamed = {name: tiles[name] for name in self.operations}
+        for copy, original in self.copy_of.items():
+            renamed[copy] = [tile + copy.removeprefix(original) for tile in tiles[original]]
+        count = sum(len(tiles[name]) for name in self.operations)
+        return self._replace(
+            operations={tile: some for name, some in self.operations.items() for tile in tiles[name]},
+            subsets={key: [tile for name in names for tile in renamed[name]] for key, names in self.subsets.items()},
+            group_of={tile: self.group_of.get(name, GROUP + name) for name in self.operations for tile in tiles[name]},
+            notes=[*self.notes, f"{len(self.operations)} images are cut into {count} tiles."],
+        )
 
 
 def plan(
@@ -68,42 +94,18 @@ def plan(
     if split == "as_described":
         order = _shuffled(everything, seed)
         test = _draw_test(order, dict.fromkeys(order, 1), test_fraction)
-    parts = {"train": sorted(set(everything) - set(test)), "test": sorted(test)}
-    parts["trainval"] = parts["train"]
+    train = sorted(set(everything) - set(test))
+    subsets = {"train": train, "test": sorted(test), "trainval": train} | ({"holdout": held} if held else {})
     group_of = {name: key for key, members in groups.items() if key.startswith(GROUP) for name in members}
     holders = Counter(name for classes in presence.values() for name in classes)
-    return Plan(
-        operations | {name: [] for name in held}, parts | ({"holdout": held} if held else {}), group_of, holders, notes
-    )
-
-
-def of_tiles(planned: Plan, tiles: Mapping[str, list[str]]) -> Plan:
-    """The plan for the tiles of the images: those of one image are used alike, and are one group if it is in none."""
-    some = {name: tiles[name] for name in planned.operations}
-    renamed = some | {
-        f"{name}_{operation}": [f"{tile}_{operation}" for tile in some[name]]
-        for name, operations in planned.operations.items()
-        for operation in operations
-    }
-    return planned._replace(
-        operations={tile: planned.operations[name] for name, its in some.items() for tile in its},
-        parts={part: [tile for name in names for tile in renamed[name]] for part, names in planned.parts.items()},
-        group_of={tile: planned.group_of.get(name, f"{GROUP}{name}") for name, its in some.items() for tile in its},
-        notes=[*planned.notes, f"{len(some)} images are cut into {sum(map(len, some.values()))} tiles."],
-    )
+    return Plan(operations | {name: [] for name in held}, subsets, group_of, holders, notes)
 
 
 def absence_in_words(absent: dict[str, list[str]], holders: Counter, *, grouped: bool) -> list[str]:
     """A sentence for each class that is absent from the train or test set.
 
-    Parameters
-    ----------
-    absent : dict of str to list of str
-        The classes that no image of ``train`` or of ``test`` shows.
-    holders : Counter
-        How many groups show each class, as `plan` counts them.
-    grouped : bool
-        Whether images are split by group or individually.
+    `absent` lists the classes that no image of ``train`` or of ``test`` shows, `holders` counts the groups that show
+    each (see `Plan`); `grouped`: whether images are split by group or individually.
     """
     unit, sentences = "group" if grouped else "image", []
     for name in dict.fromkeys(absent["train"] + absent["test"]):

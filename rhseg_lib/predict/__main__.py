@@ -1,8 +1,10 @@
 """Segment new images or a video with trained weights; see `segment`."""
 
 import argparse
+import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Before torch is imported: a thread of it that waits leaves its core to reading and writing.
@@ -11,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from rhseg_lib.errors import StudyError, exit_code, printable, show
 from rhseg_lib.predict.drafts import REVIEW, write_drafts
 from rhseg_lib.predict.gallery import NO_THRESHOLD
-from rhseg_lib.predict.live import print_lines
+from rhseg_lib.predict.live import segment_live
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 from rhseg_lib.predict.write import MASKS, WRITES
 from rhseg_lib.thickness.options import add_options, read_options
@@ -44,8 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print(options: argparse.Namespace) -> None:
-    thickness = read_options(options)
-    print_lines(options.source, weights=options.weights, threshold=options.threshold, thickness=thickness)
+    """Print a line per frame until the video ends or Ctrl-C, the usual end, is pressed."""
+    found = segment_live(
+        options.source, weights=options.weights, threshold=options.threshold, thickness=read_options(options)
+    )
+    with suppress(KeyboardInterrupt):
+        for line in found:
+            print(json.dumps(line), flush=True)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -74,12 +81,10 @@ def _predict(options: argparse.Namespace) -> int:
         drawn = write_drafts(result, options.output, options.labelme, tolerance=options.tolerance)["drawn"]
         show(f"{drawn.sum()} drawn, {(~drawn).sum()} annotated before and kept: {options.labelme / REVIEW}")
     if len(errors):
-        lines = "".join(
-            f"\n  {printable(error.file)}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples()
-        )
-        more = "\n  and more" if len(errors) > 50 else ""
-        path = options.output / "errors.csv"
-        show(f"\nerror: {len(errors)} could not be read (all in {path}):{lines}{more}\n", error=True)
+        lines = [f"error: {len(errors)} could not be read (all in {options.output / 'errors.csv'}):"]
+        lines += [f"  {printable(error.file)}: {error.what} -> {error.fix}" for error in errors.head(50).itertuples()]
+        lines += ["  and more"] * (len(errors) > 50)
+        show("\n".join(["", *lines, ""]), error=True)
     return int(len(errors) > 0)
 
 

@@ -36,7 +36,8 @@ def write_drafts(result: Prediction, output: Path, folder: Path, *, tolerance: f
     if tolerance is not None and not 0 <= tolerance < np.inf:
         raise StudyError("the tolerance is out of range", where=f"{tolerance} pixels", fix="give 0 or more")
     rows = result.table.set_index("name")
-    targets = {name: folder / _annotation_of(name, row, result) for name, row in rows.iterrows()}
+    sources = rows.index if isinstance(result.inputs, Video) else rows["source"]  # files of the images
+    targets = {name: (folder / file).with_suffix(".json") for name, file in zip(rows.index, sources, strict=True)}
     if len({str(path).casefold() for path in targets.values()}) < len(targets):
         fix = "rename one of each pair, or give them in separate folders"
         raise StudyError("images whose names differ only by suffix share an annotation", where=folder, fix=fix)
@@ -44,7 +45,11 @@ def write_drafts(result: Prediction, output: Path, folder: Path, *, tolerance: f
     with disk_errors(folder):
         for frame in tqdm(result.inputs.read(0), "drawing", total=len(result.inputs), unit="image"):
             path = targets.get(frame.name)
-            if path is None or path.exists() or frame.source.lower().endswith(".json"):  # unread, or annotated
+            if path is None or path.exists():  # unread, or annotated
+                continue
+            if frame.source.lower().endswith(".json"):  # holds the image and what is annotated on it
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, (result.inputs.folder / frame.source).read_bytes())
                 continue
             mask = np.asarray(Image.open(output / f"masks/{frame.name}.png"))
             image = _image_beside(path, frame, result)
@@ -73,15 +78,10 @@ def draw(mask: np.ndarray, classes: tuple[str, ...], tolerance: float | None) ->
 
 def _least_iou(mask: np.ndarray, polygons: list[tuple[str, np.ndarray]], classes: tuple[str, ...]) -> float:
     """IoU of polygons with the mask, of the class that is worst."""
-    shapes = [Shape(label, corners.astype(float), "polygon", None, None) for label, corners in polygons]
+    shapes = [Shape(label, corners.astype(float), "polygon") for label, corners in polygons]
     drawn, _ = rasterize(shapes, *mask.shape, labels=label_ids(classes, ()), class_priority=classes)
     pairs = [(mask == value, drawn == value) for value in np.unique(mask)]
     return min(np.count_nonzero(true & found) / np.count_nonzero(true | found) for true, found in pairs)
-
-
-def _annotation_of(name: str, row: pd.Series, result: Prediction) -> Path:
-    """The annotation of an image, relative to the folder of drafts: Labelme looks for the image's name with .json."""
-    return Path(f"{name}.json" if isinstance(result.inputs, Video) else row["source"]).with_suffix(".json")
 
 
 def _image_beside(annotation: Path, frame: Frame, result: Prediction) -> Path:
@@ -95,7 +95,7 @@ def _image_beside(annotation: Path, frame: Frame, result: Prediction) -> Path:
     if path.exists() and path.read_bytes() != content:
         fix = "choose an empty folder, or the folder of the images"
         raise StudyError("another image of that name is there", where=path, fix=fix)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     return path

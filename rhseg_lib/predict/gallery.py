@@ -1,6 +1,7 @@
 """Tables and HTML page of a prediction run, least confident images first."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -21,21 +22,9 @@ from rhseg_lib.report.thickness_figures import thickness_over_time
 from rhseg_lib.thickness.reading import MM
 
 SHOWN = 500  # images in the gallery
-TUBE_COLUMNS = [
-    "image",
-    "seconds",
-    "tube",
-    "unit",
-    "thickness",
-    "drip_free",
-    "low",
-    "high",
-    "level",
-    "abstain",
-    "reason",
-    "x",
-    "y",
-]
+TUBE_COLUMNS = ["image", "seconds", "tube", "unit", "thickness", "drip_free", "low", "high", "level"]
+TUBE_COLUMNS += ["abstain", "reason", "x", "y"]
+TUBE_NUMBERS = ("seconds", "thickness", "drip_free", "low", "high", "level")
 NO_THRESHOLD = "as these weights, of an earlier version, store no threshold for this confidence: set one"
 
 
@@ -67,25 +56,18 @@ def write_tables(
         for row in rows
         for number, tube in enumerate(row["tubes"], 1)
     ]
-    numbers = dict.fromkeys(
-        ("seconds", "thickness", "drip_free", "low", "high", "level"), float
-    )  # also where all are None
-    thickness = pd.DataFrame(tubes, columns=TUBE_COLUMNS).astype(numbers)
-    columns = ["name", "source", "seconds", "width", "height", "pixels", "confidence", "remark"]
-    table = pd.DataFrame(rows, columns=columns).astype({"seconds": float})
-    pixels = np.array([row["pixels"] for row in rows]).reshape(len(rows), len(card.class_names))
-    del table["pixels"]
-    confidence, remark = table.pop("confidence"), table.pop("remark")  # after the columns of the classes
+    thickness = pd.DataFrame(tubes, columns=TUBE_COLUMNS).astype(dict.fromkeys(TUBE_NUMBERS, float))  # None: NaN
+    table = pd.DataFrame(rows, columns=["name", "source", "seconds", "width", "height"]).astype({"seconds": float})
     for index, name in enumerate(card.class_names):
-        table[f"{name}_pixels"] = pixels[:, index]
-        table[f"{name}_percent"] = (100 * pixels[:, index] / (table["width"] * table["height"])).round(4)
-    table["confidence"] = confidence
+        pixels = np.array([row["pixels"][index] for row in rows], int)
+        table[f"{name}_pixels"] = pixels
+        table[f"{name}_percent"] = (100 * pixels / (table["width"] * table["height"])).round(4)
+    table["confidence"] = [row["confidence"] for row in rows]
     table["abstain"] = table["confidence"] < (threshold or 0)
-    table["remark"] = remark
+    table["remark"] = [row["remark"] for row in rows]
     errors = pd.DataFrame([error for batch in batches for error in batch["errors"]], columns=["file", "what", "fix"])
-    write_atomically(folder / "predictions.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / "errors.csv", errors.to_csv(index=False).encode())
-    write_atomically(folder / "thickness.csv", thickness.to_csv(index=False).encode())
+    for name, content in (("predictions", table), ("errors", errors), ("thickness", thickness)):
+        write_atomically(folder / f"{name}.csv", content.to_csv(index=False).encode())
     result = Prediction(table, errors, card, inputs, thickness)
     title = printable(Path(os.path.realpath(source)).name)
     page = gallery(result, title=title, runtime=runtime.name, threshold=threshold, written=write)
@@ -104,20 +86,25 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         }
         for index, name in enumerate(card.class_names)
     ]
+    texts = defaultdict[str, list[str]](list)  # of the tubes of each image
+    for tube in thickness.itertuples():
+        texts[tube.image].append(tube_text(tube))
     shown = table.sort_values(["confidence", "name"]).head(SHOWN).to_dict("records")
     for row in shown:
         row["overlay"], row["thumbnail"] = quote(overlay_of(row["name"])), quote(thumbnail_of(row["name"]))
         row["shares"] = [{**kind, "percent": row[f"{kind['name']}_percent"]} for kind in classes[1:]]
+        row["tubes"] = texts[row["name"]]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
     )
-    of_image = dict(list(thickness.groupby("image")))
-    for row in shown:
-        row["tubes"] = tube_texts(of_image[row["name"]]) if row["name"] in of_image else []
     is_video = table["seconds"].count() > 1
     unit = thickness["unit"].iloc[0] if len(thickness) else ""
+    thickness_chart = None
+    if is_video and thickness["thickness"].notna().any():
+        span = float(table["seconds"].min()), float(table["seconds"].max())
+        thickness_chart = figures.data_uri(thickness_over_time(thickness, unit, span=span))
     return environment.get_template("gallery/index.html.j2").render(
         title=title,
         runtime=runtime,
@@ -136,33 +123,19 @@ def gallery(result: Prediction, *, title: str, runtime: str, threshold: float | 
         tubes=tubes_summary(thickness),
         unit=unit,
         calibration=card.thickness.against if card.thickness and thickness["high"].notna().any() else "",
-        thickness_chart=_thickness_chart(thickness, unit, table["seconds"]) if is_video and unit else None,
+        thickness_chart=thickness_chart,
     )
 
 
-def _thickness_chart(thickness: pd.DataFrame, unit: str, seconds: pd.Series) -> str | None:
-    """The chart of a video as a data URI; None if no tube was read in any frame."""
-    if thickness["thickness"].isna().all():
-        return None
-    span = float(seconds.min()), float(seconds.max())
-    return figures.data_uri(thickness_over_time(thickness, unit, span=span))
-
-
-def tube_texts(tubes: pd.DataFrame) -> list[str]:
-    """What was read of each tube of an image, in words."""
-    return [
-        f"tube {tube.tube}: not read, {tube.reason}" if tube.abstain else f"tube {tube.tube}: {in_words(tube)}"
-        for tube in tubes.itertuples()
-    ]
-
-
-def in_words(tube) -> str:
-    """A thickness with its interval, if it has one."""
+def tube_text(tube) -> str:
+    """What was read of a tube, a row of thickness.csv: why nothing, or the thickness with its interval, if any."""
+    if tube.abstain:
+        return f"tube {tube.tube}: not read, {tube.reason}"
     digits = 0 if tube.unit == MM else 2
-    value = f"{tube.thickness:.{digits}f} {tube.unit}"
+    text = f"tube {tube.tube}: {tube.thickness:.{digits}f} {tube.unit}"
     if pd.isna(tube.high):
-        return value
-    return f"{value} ({100 * tube.level:g} %: {tube.low:.{digits}f} to {tube.high:.{digits}f})"
+        return text
+    return f"{text} ({100 * tube.level:g} %: {tube.low:.{digits}f} to {tube.high:.{digits}f})"
 
 
 def tubes_summary(thickness: pd.DataFrame) -> list[dict]:

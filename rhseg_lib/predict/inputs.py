@@ -115,12 +115,7 @@ def open_source(
     """Open an image, a folder of images or a video; files below the folder `leave_out` are ignored.
 
     Every other file of a folder is used or, if it is no image by its suffix and no Labelme file that holds one, counted
-    and named.
-
-    Raises
-    ------
-    StudyError
-        The source does not exist, holds no image, or is a video that cannot be opened.
+    and named. StudyError if the source does not exist, holds no image, or is a video that cannot be opened.
     """
     kind = source.suffix.lower()
     if source.is_file() and kind in VIDEOS:
@@ -145,11 +140,9 @@ def open_source(
     files = tuple(path for path in wanted if path.suffix.lower() in PICTURE_SUFFIXES)
     beside = {path.with_suffix("") for path in files}
     files += tuple(path for path in wanted if path.with_suffix("") not in beside and labelme.embeds_image(path))
-    used = {*files}
-    others = [path for path in wanted if path not in used]
-    below = len(present) - len(wanted)
+    others = sorted({*wanted} - {*files})
     left_out = [_listed(others)] if others else []
-    if below:
+    if below := len(present) - len(wanted):
         left_out.append(f"{below} in subfolders, which the setting `subfolders` (--subfolders) includes")
     summary = f"left out: {'; '.join(left_out)}" if left_out else ""
     if not files:

@@ -14,12 +14,11 @@ work on one frame. A video is played at its own speed. Keys of a line:
     milliseconds        from the arrival of the frame to this line
 """
 
-import json
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from threading import Condition, Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +28,7 @@ from rhseg_lib.evaluation.masks import segment_image
 from rhseg_lib.predict.inputs import Video
 from rhseg_lib.predict.runtime import Runtime, open_weights
 from rhseg_lib.settings import Thickness
+from rhseg_lib.sources.images import class_pixels
 from rhseg_lib.thickness.reading import indices, read_mask
 
 
@@ -93,22 +93,12 @@ def segment_live(
 ) -> Iterator[dict]:
     """Yield what the module's docstring lists for each segmented frame, until a video ends.
 
-    Parameters
-    ----------
-    source : str
-        The number of a camera, the address of a stream (rtsp://...), or the path of a video.
-    weights, threshold
-        See `segment.predict_source`.
-    thickness : Thickness or None
-        The scale; None: thickness is not measured. Measuring takes the network twice as long.
-
-    Raises
-    ------
-    StudyError
-        No weights, no such source, or a camera or stream that ends.
+    `source` is the number of a camera, the address of a stream (rtsp://...), or the path of a video; for `weights` and
+    `threshold` see `segment.predict_source`. Without `thickness` settings none is measured: it takes the network twice
+    as long. StudyError if there are no weights or no such source, and when a camera or stream ends.
     """
     runtime = open_weights(weights)
-    threshold = runtime.card.abstain_below if threshold is None else threshold
+    threshold = runtime.threshold(threshold)
     if thickness is not None:
         indices(runtime.card.class_names, thickness)  # StudyError if the weights have no tube and slag
     is_file = not source.isdecimal() and "://" not in source
@@ -139,19 +129,18 @@ def open_capture(source: str, *, is_file: bool) -> cv2.VideoCapture:
 def line(frame: Arrived, runtime: Runtime, threshold: float | None, thickness: Thickness | None = None) -> dict:
     """What is known of one frame, without its place among the others."""
     height, width = frame.image.shape[:2]
-    card = runtime.card
+    names = runtime.card.class_names
     image = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB)
-    mask, score = segment_image(image, runtime.network, card)
+    mask, score = segment_image(image, runtime.network, runtime.card)
     tubes = {} if thickness is None else {"tubes": read_tubes(image, mask, runtime, thickness)}
-    pixels = [int(np.count_nonzero(mask == index)) for index in range(len(card.class_names))]
-    named = dict(zip(card.class_names, pixels, strict=True))
+    pixels = dict(zip(names, class_pixels(mask, len(names)), strict=True))
     return {
         "frame": frame.number,
         "seconds": frame.seconds,
         "width": width,
         "height": height,
-        "pixels": named,
-        "percent": {name: round(100 * count / (width * height), 4) for name, count in named.items()},
+        "pixels": pixels,
+        "percent": {name: round(100 * count / (width * height), 4) for name, count in pixels.items()},
         "confidence": round(score, 4),
         "abstain": round(score, 4) < (threshold or 0),
         **tubes,
@@ -165,12 +154,3 @@ def read_tubes(image: np.ndarray, mask: np.ndarray, runtime: Runtime, thickness:
     other = segment_image(turned, runtime.network, runtime.card).mask[:, ::-1]
     names, calibration = runtime.card.class_names, runtime.card.thickness
     return [one.row for one in read_mask(mask, names, thickness, mirrored=other, calibration=calibration)]
-
-
-def print_lines(source: str, **options: Any) -> None:
-    """Print a line per frame until the video ends or Ctrl-C is pressed; `options` are those of `segment_live`."""
-    try:
-        for found in segment_live(source, **options):
-            print(json.dumps(found), flush=True)
-    except KeyboardInterrupt:  # the usual end
-        return

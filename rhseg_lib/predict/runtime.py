@@ -26,6 +26,12 @@ class Runtime(NamedTuple):
     device: str
     threads: int  # of the network on the CPU
 
+    def threshold(self, given: float | None) -> float | None:
+        """Images with lower confidence are flagged: the given one, else that of the weights, if they store one."""
+        if given is not None and not 0 <= given <= 1:
+            raise StudyError("the threshold is out of range", where=f"threshold={given}", fix="give one from 0 to 1")
+        return self.card.abstain_below if given is None else given
+
 
 class OnnxNetwork:
     """An exported network on the CPU: (B, S, S, 3) uint8 RGB -> (B, K, S, S) float32 logits."""
@@ -57,12 +63,8 @@ def open_weights(path: Path, *, threads: int = 0) -> Runtime:
     """Open weights.safetensors in PyTorch, on a GPU if there is one, or an exported .onnx file in ONNX Runtime.
 
     `threads` is the number of CPU threads of the network; 0: OMP_NUM_THREADS, or all `usable_cores`. PyTorch has one
-    number for the whole process: it is set.
-
-    Raises
-    ------
-    StudyError
-        See `read_weights`; no export of this study, or ONNX Runtime is not installed.
+    number for the whole process: it is set. StudyError as `read_weights` raises it, and for an .onnx file that is no
+    export of this study, or without ONNX Runtime.
     """
     threads = threads or int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0) or usable_cores()
     if path.suffix == ".onnx":

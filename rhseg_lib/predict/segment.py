@@ -51,6 +51,7 @@ from rhseg_lib.predict.inputs import Frame, ImageFiles, Selection, Video, open_s
 from rhseg_lib.predict.runtime import Runtime, open_weights
 from rhseg_lib.predict.write import OVERLAY_SIDE, OVERLAYS, TABLE, THICKNESS, WRITES, files_of, shrink, write_images
 from rhseg_lib.settings import Thickness
+from rhseg_lib.sources.images import class_pixels
 from rhseg_lib.thickness.reading import Reading, indices, read_mask
 
 FORMAT = 3  # of progress.jsonl; raised when the meaning of a row changes
@@ -90,7 +91,7 @@ def predict_source(
         A safetensors file that this study wrote, or its export (.onnx).
     output : Path
         Those of an earlier run there are replaced when the new ones are complete.
-    batch_size : int, images per forward pass
+    batch_size : int
     threshold : float or None
         Images with lower confidence are marked `abstain`; None: the threshold in the weights, if they store one. It
         may change without segmenting again.
@@ -99,18 +100,16 @@ def predict_source(
         network twice as long: it segments the mirror image too.
     thickness : Thickness or None
         The scale, and the classes of tube and slag; None: in tube diameters, if the weights have this study's classes.
-    every, subfolders : see `open_source`
+    selected
+        `every` and `subfolders` of `open_source`.
 
-    Raises
-    ------
-    StudyError
-        No source or weights, foreign files in the output folder, another run that writes it, images that changed
-        meanwhile, a full disk. Images that cannot be read are listed in `errors`.
+    StudyError without source or weights, with foreign files in the output folder, another run that writes it, images
+    that changed meanwhile, a full disk. Images that cannot be read are listed in `errors`.
     """
     every = selected.get("every", 1)
-    _check(batch_size, threshold, write, every)
+    _check(batch_size, write, every)
     runtime = open_weights(weights)
-    threshold = runtime.card.abstain_below if threshold is None else threshold
+    threshold = runtime.threshold(threshold)
     output = Path(os.path.realpath(output))  # a link to another disk stays a link
     inputs = open_source(source, leave_out=output, **selected)
     measured = measured_thickness(thickness, write, runtime.card)
@@ -131,12 +130,11 @@ def predict_source(
     return result
 
 
-def _check(batch_size: int, threshold: float | None, write: tuple[str, ...], every: int) -> None:
+def _check(batch_size: int, write: tuple[str, ...], every: int) -> None:
     """Raise StudyError for a setting out of range."""
-    if not (1 <= batch_size <= MOST and 1 <= every <= MOST) or not 0 <= (threshold or 0) <= 1:
-        fix = f"batch_size and every: from 1 to {MOST:,}; threshold: from 0 to 1"
-        where = f"batch_size={batch_size}, every={every}, threshold={threshold}"
-        raise StudyError("a setting is out of range", where=where, fix=fix)
+    if not (1 <= batch_size <= MOST and 1 <= every <= MOST):
+        where = f"batch_size={batch_size}, every={every}"
+        raise StudyError("a setting is out of range", where=where, fix=f"give both from 1 to {MOST:,}")
     if unknown := {*write} - {*WRITES}:
         fix = f"give some of {','.join(WRITES)}"
         raise StudyError(f"unknown kind of file: {', '.join(sorted(unknown))}", where="write", fix=fix)
@@ -267,8 +265,8 @@ def read_batch(
             errors.append({"file": where, "what": frame.image.what, "fix": frame.image.fix})
             continue
         height, width = frame.image.shape[:2]
-        row = {**frame._asdict(), "width": width, "height": height}
-        del row["image"]
+        row = {"name": frame.name, "source": frame.source, "seconds": frame.seconds}
+        row |= {"remark": frame.remark, "width": width, "height": height}
         shown = shrink(frame.image, OVERLAY_SIDE) if OVERLAYS in write else None
         waiting.append(Waiting(row, fit(frame.image, card), shown))
     return waiting, errors
@@ -283,10 +281,9 @@ def finish_frame(
     if measured:
         other = mirrored(again, waiting.fitted)
         readings = read_mask(mask, card.class_names, measured, mirrored=other, calibration=card.thickness)
-    write_images(waiting.row["name"], waiting.shown, mask, readings, folder=folder, write=write)
-    pixels = [int(np.count_nonzero(mask == index)) for index in range(len(card.class_names))]
-    tubes = [one.row for one in readings]
-    return {**waiting.row, "pixels": pixels, "confidence": round(score, 4), "tubes": tubes}
+    write_images(waiting.row["name"], waiting.shown, mask, readings, folder, write)
+    pixels = class_pixels(mask, len(card.class_names))
+    return {**waiting.row, "pixels": pixels, "confidence": round(score, 4), "tubes": [one.row for one in readings]}
 
 
 def _move(draft: Path, output: Path) -> None:

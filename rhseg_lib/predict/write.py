@@ -32,13 +32,7 @@ def thumbnail_of(name: str) -> str:
 
 
 def write_images(
-    name: str,
-    image: np.ndarray | None,
-    mask: np.ndarray,
-    readings: list[Reading],
-    *,
-    folder: Path,
-    write: tuple[str, ...],
+    name: str, image: np.ndarray | None, mask: np.ndarray, readings: list[Reading], folder: Path, write: tuple[str, ...]
 ) -> None:
     """Write the mask at the image's own size; the overlay, and a thumbnail with image and overlay side by side.
 
@@ -59,11 +53,9 @@ def write_images(
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
     """Scale down so that no side is longer than `side`."""
-    scale = side / max(image.shape[:2])
-    if scale >= 1:
+    if max(image.shape[:2]) <= side:
         return np.ascontiguousarray(image)
-    target = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
-    return cv2.resize(image, target, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, images.fitted_size(image.shape, side), interpolation=cv2.INTER_AREA)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -44,28 +44,30 @@ def collected(problems: list[Problem], file: str, shape: int | None = None) -> I
 
 def sift(
     annotations: dict[str, Path],
-    checked: list[tuple[str, list[Problem]]],
+    invalid: dict[str, list[Problem]],
+    digests: dict[str, str],
     *,
     folder: Path,
     on_error: Literal["stop", "skip"],
 ) -> dict[str, list[Problem]]:
-    """The images to leave out, and their errors; an image that repeats an earlier one byte for byte is also an error.
+    """The images to leave out, and their errors: the `invalid` ones, and those that repeat an earlier one.
 
-    `annotations` maps names to files in `folder`; `checked` holds, for each, the digest of its image, or "", and its
-    errors. Raises InvalidAnnotations if there are errors, and `on_error` is "stop" or no image is left.
+    `annotations` maps names to files in `folder`, `digests` the names of valid images to that of their bytes, if known.
+    Raises InvalidAnnotations if there are errors, and `on_error` is "stop" or no image is left.
     """
-    first, invalid = dict[str, Path](), {}
-    for (name, path), (digest, problems) in zip(annotations.items(), checked, strict=True):
-        if problems:
-            invalid[name] = problems
+    first, skipped = dict[str, Path](), {}
+    for name, path in annotations.items():
+        digest = digests.get(name)
+        if name in invalid:
+            skipped[name] = invalid[name]
         elif digest and first.setdefault(digest, path) != path:
             what = f"annotates the same image as {display_path(first[digest], folder)}"
             fix = "keep one of the two; move the other out of the folder"
-            invalid[name] = [Problem(display_path(path, folder), None, what, fix)]
-    if on_error == "stop" or len(invalid) == len(annotations):
-        can_skip = on_error == "stop" and len(invalid) < len(annotations)
-        refuse([problem for problems in invalid.values() for problem in problems], folder, can_skip=can_skip)
-    return invalid
+            skipped[name] = [Problem(display_path(path, folder), None, what, fix)]
+    if on_error == "stop" or len(skipped) == len(annotations):
+        can_skip = on_error == "stop" and len(skipped) < len(annotations)
+        refuse([problem for problems in skipped.values() for problem in problems], folder, can_skip=can_skip)
+    return skipped
 
 
 def refuse(problems: list[Problem], where: Path, *, can_skip: bool = False) -> None:

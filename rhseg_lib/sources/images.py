@@ -198,6 +198,11 @@ def _covered(places: np.ndarray, ratio: float, length: int, reach: int) -> tuple
     return np.minimum(index, length - 1), np.maximum(overlap, 0) / ratio
 
 
+def class_pixels(mask: np.ndarray, num_classes: int) -> list[int]:
+    """Pixels of each class in a mask."""
+    return [int(np.count_nonzero(mask == value)) for value in range(num_classes)]
+
+
 def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
     """Centre (h, w, ...) in a square of `size`, filled with `value`."""
     square = np.full((size, size, *array.shape[2:]), value, np.uint8)

@@ -27,8 +27,8 @@ from rhseg_lib.sources.labelme_shapes import BACKGROUND_LABELS, Shape
 
 MAX_POINTS, MAX_SHAPES = 10_000, 10_000  # per shape, per file; PIL needs seconds for that many points
 MAX_JSON, MAX_LISTS = 200_000_000, 3_000_000  # bytes of a file, most of them of an embedded image; lists in it
-# Minimum and maximum number of points of a shape.
 EMBEDDED = re.compile(rb'"imageData"\s*:\s*"')
+# Minimum and maximum number of points of a shape.
 POINT_COUNTS = {"polygon": (3, MAX_POINTS), "linestrip": (2, MAX_POINTS), "oriented_rectangle": (4, 4), "point": (1, 1)}
 POINT_COUNTS |= dict.fromkeys(("rectangle", "circle", "line", "mask"), (2, 2))
 WRITTEN_SHAPE: dict = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}, "mask": None}
@@ -76,14 +76,14 @@ def read_annotation(path: Path, *, root: Path, labels: dict[str, int]) -> Annota
 
     An image outside `root`, the folder the user gave, is rejected; `labels` are the known ones, see `label_ids`.
     """
-    annotation, problems = examine(path, root=root, labels=labels)
+    annotation, problems = examine(path, root, labels)
     refuse(problems, path)
     assert annotation is not None
     return annotation
 
 
 def examine(
-    path: Path, *, root: Path, labels: dict[str, int], least_side: int = 0, may_be_empty: bool = True
+    path: Path, root: Path, labels: dict[str, int], least_side: int = 0, may_be_empty: bool = True
 ) -> tuple[Annotation | None, list[Problem]]:
     """Like `read_annotation`, but return the errors; the annotation is None if there are any.
 
@@ -96,7 +96,7 @@ def examine(
     document: dict = {"shapes": []}
     image, size, digest, remark = None, None, "", ""
     with collected(problems, file):
-        document = parse(read_json(path))
+        document = parse(read_file(path))
         image, size, digest, remark = _read_image(document, path, root, least_side)
     if not document["shapes"] and not problems:
         remark = "; ".join(filter(None, (remark, "has no shape: all of it is background")))
@@ -120,7 +120,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def read_json(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     if path.is_dir():
         raise unplaced("a link to another folder, which is not followed", "put the folder itself there")
     if not path.is_file():
@@ -179,7 +179,7 @@ def embeds_image(path: Path) -> bool:
 def read_embedded(path: Path) -> tuple[np.ndarray, str]:
     """The image that a Labelme file holds, (H, W, 3) uint8 RGB, and how it is simplified; see `images.read_picture`."""
     try:
-        image, _, _, remark = _read_image(parse(read_json(path)), path, path.parent, 0)
+        image, _, _, remark = _read_image(parse(read_file(path)), path, path.parent, 0)
     except StudyError as error:
         raise StudyError(error.what, where=path, fix=error.fix) from error
     return image, remark
@@ -245,7 +245,7 @@ def _read_shape(item: object, labels: dict[str, int], size: tuple[int, int] | No
     if kind == "mask":
         points = points if version >= 7 else np.trunc(points)
         mask = _read_patch(item.get("mask"), points)
-    return Shape(label, points, kind, item.get("group_id"), mask, round_joints=version >= 7)
+    return Shape(label, points, kind, mask, round_joints=version >= 7)
 
 
 def _read_points(points: object, kind: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rhseg_lib.errors import StudyError
 from rhseg_lib.sources.checks import Problem, display_path
 from rhseg_lib.sources.images import PICTURE_SUFFIXES, Picture
-from rhseg_lib.sources.labelme import examine, find_image, parse, read_json
+from rhseg_lib.sources.labelme import examine, find_image, parse, read_file
 from rhseg_lib.sources.labelme_shapes import label_ids, rasterize
 
 UNSAFE = re.compile(r'[<>:"/\\|?*$]|^ | $')  # in Windows file names, lists of names or figure titles
@@ -66,26 +66,19 @@ class LabelmeFolder:
 
     def examine(self, path: Path) -> tuple[Picture | None, list[Problem]]:
         """The image and mask of one annotation, or all its errors."""
-        annotation, problems = examine(
-            path,
-            root=self.folder,
-            labels=self.labels,
-            least_side=self.least_side,
-            may_be_empty=self.may_be_empty,
-        )
+        labels = self.labels
+        annotation, problems = examine(path, self.folder, labels, self.least_side, self.may_be_empty)
         if annotation is None:
             return None, problems
         width, height = annotation.size
-        mask, overwritten = rasterize(
-            annotation.shapes, height, width, labels=self.labels, class_priority=self.class_priority
-        )
-        return Picture(annotation.image, mask, overwritten, annotation.digest, annotation.remark), []
+        painted = rasterize(annotation.shapes, height, width, labels=labels, class_priority=self.class_priority)
+        return Picture(annotation.image, *painted, annotation.digest, annotation.remark), []
 
     def fingerprint(self, path: Path) -> str:
         """Changes with the JSON, and with the size or time of the image file that it names."""
         digest = sha256()
         with suppress(StudyError):  # `examine` reports the error
-            content = read_json(path)
+            content = read_file(path)
             digest.update(content)
             document = parse(content)
             if document.get("imageData") is None:

@@ -22,13 +22,12 @@ LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels, as in Labelme
 
 @dataclass(frozen=True)
 class Shape:
-    """One drawn shape; a group id joins shapes into one object and does not affect a semantic mask."""
+    """One drawn shape; which shapes form one object (Labelme's group ids) does not affect a semantic mask."""
 
     label: str
     points: np.ndarray  # (N, 2) float64, x and y in pixels
     shape_type: str
-    group_id: int | None
-    mask: np.ndarray | None  # (h, w) bool, the patch of a mask shape
+    mask: np.ndarray | None = None  # (h, w) bool, the patch of a mask shape
     round_joints: bool = False  # of a line strip
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.files import LEFT_BEHIND
+from rhseg_lib.files import LEFT_BEHIND, read_text
 from rhseg_lib.sources.checks import MAX_ROWS, Problem, collected, display_path, refuse, unplaced
 from rhseg_lib.sources.images import IGNORE_INDEX, VOC_PALETTE, Picture, decode, read_bytes, simplified, to_rgb
 from rhseg_lib.sources.labelme_shapes import label_ids
@@ -88,7 +88,7 @@ class VocTree:
         if not path.is_file():
             return colours
         values = label_ids(self.classes, self.ignore_labels, self.background_labels) | {"background": 0}
-        for line in _read_text(path).splitlines():
+        for line in read_text(path).splitlines():
             label, _, rest = line.partition(":")
             if not line.strip() or line.startswith("#"):
                 continue
@@ -110,7 +110,7 @@ class VocTree:
         path = self.folder / CLASS_NAMES
         if not path.is_file() or (self.folder / LABELMAP).is_file():
             return
-        lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         named = [name for name in lines if name not in ("__ignore__", "_background_", "background")]
         if named != list(self.classes):
             what = f"the classes or their order differ from the profile's: {', '.join(named)}"
@@ -139,10 +139,10 @@ class VocTree:
         for name in sorted(wanted):
             if name not in masks and name in images:
                 fix = f"add {MASKS}/{name}.png, or remove the image"
-                problems.append(Problem(display_path(images[name], self.folder), None, "no mask for this image", fix))
+                problems.append(self._problem(images[name], "no mask for this image", fix))
             elif name not in images and test is None:
                 fix = f"add it to {IMAGES} as one of {', '.join(IMAGE_SUFFIXES)}, or remove the mask"
-                problems.append(Problem(display_path(masks[name], self.folder), None, "no image for this mask", fix))
+                problems.append(self._problem(masks[name], "no image for this mask", fix))
             if name != name.strip() or not name.isprintable():
                 fix = "rename image and mask: no outer spaces or control characters"
                 problems.append(Problem(repr(name), None, "a name that no list can hold", fix))
@@ -163,19 +163,18 @@ class VocTree:
             if path.name.lower() in LEFT_BEHIND or (suffixes and path.suffix.lower() not in suffixes):
                 continue
             if path.suffix == ".npy":
-                other = f"{MASKS}PNG"
-                fix = (
-                    f"move this folder away and rename {other} to {MASKS}" if (self.folder / other).is_dir() else AS_IDS
-                )
+                has_masks = (self.folder / f"{MASKS}PNG").is_dir()
+                fix = f"move this folder away and rename {MASKS}PNG to {MASKS}" if has_masks else AS_IDS
                 raise StudyError("the masks are NumPy arrays (.npy), not images", where=folder, fix=fix)
             name = _name(path)
             if name in found:
                 what = f"{display_path(found[name], folder)} has the same name"
-                problems.append(
-                    Problem(display_path(path, self.folder), None, what, "rename one of them, or remove it")
-                )
+                problems.append(self._problem(path, what, "rename one of them, or remove it"))
             found[name] = path
         return found
+
+    def _problem(self, path: Path, what: str, fix: str) -> Problem:
+        return Problem(display_path(path, self.folder), None, what, fix)
 
     def _read_lists(
         self, images: dict[str, Path], problems: list[Problem], notes: list[str]
@@ -215,21 +214,12 @@ class VocTree:
 
     def _read_list(self, name: str, problems: list[Problem]) -> list[str]:
         """The names in a list, each once, without blank lines and outer spaces; empty if there is no list."""
-        path = self.folder / LISTS / f"{name}.txt"
-        try:
-            content = path.read_bytes().decode("utf-8-sig") if path.is_file() else ""
-        except UnicodeDecodeError:
-            problems.append(Problem(f"{LISTS}/{name}.txt", None, "not text in UTF-8", "save it as UTF-8"))
-            return []
+        path, content = self.folder / LISTS / f"{name}.txt", ""
+        if path.is_file():
+            with collected(problems, f"{LISTS}/{name}.txt"):
+                content = read_text(path)
         lines = unicodedata.normalize("NFC", content).splitlines()
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StudyError("not text in UTF-8", where=path, fix="save it as UTF-8") from error
 
 
 def _name(path: Path) -> str:

@@ -12,22 +12,12 @@ from rhseg_lib.dataset.batches import Batches, epoch_seed, load_tensors, normali
 from rhseg_lib.errors import StudyError
 
 
-def numbered(
-    count: int, *, batch_size: int, seed: int = 0, epoch_images: int | None = None, rank: int = 0, world_size: int = 1
-) -> Batches:
+def numbered(count: int, **options) -> Batches:
     """Images and masks of a single pixel that hold their own number."""
     numbers = torch.arange(count, dtype=torch.uint8)
     images = numbers.view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
     masks = numbers.view(-1, 1, 1)
-    return Batches(
-        images,
-        masks,
-        batch_size=batch_size,
-        seed=seed,
-        epoch_images=epoch_images,
-        rank=rank,
-        world_size=world_size,
-    )
+    return Batches(images, masks, **{"seed": 0, **options})
 
 
 def epoch_of(batches: Batches, epoch: int) -> list[list[int]]:

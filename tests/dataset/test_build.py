@@ -1,7 +1,6 @@
 """VOC tree: content, split, verification; only whole trees are written, and finished images are kept."""
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -17,14 +16,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import data_settings
+from conftest import data_settings, files_in
 from PIL import Image
 
-from rhseg_lib.dataset import voc_tree, write_images
+from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.build import MARKS, build_voc
 from rhseg_lib.dataset.leakage import leakage
 from rhseg_lib.dataset.split import OPERATIONS
-from rhseg_lib.dataset.write_images import _write_image
+from rhseg_lib.dataset.write_images import Converter
 from rhseg_lib.errors import StudyError
 from rhseg_lib.files import Unfinished, repair
 from rhseg_lib.report import findings
@@ -35,13 +34,7 @@ TUBE = np.array([[20, 0], [39, 0], [39, 79], [20, 79]])
 SLAG = np.array([[20, 60], [39, 60], [39, 69], [20, 69]])
 CLASSES = ("immersion_tube", "slag_layer")
 DRAWN = {"classes": CLASSES, "ignore_labels": ("__ignore__",), "class_priority": CLASSES}
-SETTINGS = {
-    "image_size": 32,
-    "split": "grouped",
-    "test_fraction": 0.1,
-    "augmented_copies": 1,
-    "seed": 3,
-}
+SETTINGS = {"image_size": 32, "split": "grouped", "test_fraction": 0.1, "augmented_copies": 1, "seed": 3}
 
 
 def write_scenes(folder: Path, count: int, width: int = 64, height: int = 80) -> Path:
@@ -81,14 +74,6 @@ def own(grouped, tmp_path):
     """A copy of the tree that a test may damage."""
     shutil.copytree(grouped[0], tmp_path / "voc")
     return tmp_path / "voc"
-
-
-def files(tree: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(tree.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_palette_is_that_of_voc():
@@ -181,7 +166,7 @@ def test_same_bytes_with_two_workers(grouped, raw, tmp_path):
     tree, dataset = grouped
     again = build(raw, tmp_path / "voc", workers=2)
     assert again["hash"] == dataset["hash"]
-    assert files(tmp_path / "voc") == files(tree)
+    assert files_in(tmp_path / "voc") == files_in(tree)
 
 
 def test_hash_follows_the_seed_and_the_content(grouped, raw, tmp_path):
@@ -216,7 +201,7 @@ def test_skipped_images_leave_the_others_in_their_subset(raw, grouped, tmp_path)
     build(raw, tmp_path / "voc", split="as_described", augmented_copies=0)
     for name in voc_tree.read_split(tmp_path / "voc", "test"):
         (own_raw / f"{name}.json").write_text("{}")
-    with pytest.raises(StudyError, match="every image of the part 'test' has errors"):
+    with pytest.raises(StudyError, match="every image of the subset 'test' has errors"):
         build(own_raw, tmp_path / "voc", on_error="skip", split="as_described", augmented_copies=0)
     for path in own_raw.glob("*.json"):
         path.write_text("{}")
@@ -262,7 +247,7 @@ def test_a_subset_of_which_every_pixel_is_ignored_is_one_error(tmp_path):
         labelme.write_annotation(
             path, image_path=f"{path.stem}.png", shapes=[("__ignore__", everything)], height=80, width=64
         )
-    with pytest.raises(StudyError, match=r"every pixel of the part '.*' is ignored"):
+    with pytest.raises(StudyError, match=r"every pixel of the subset '.*' is ignored"):
         build(raw, tmp_path / "voc", ignore_labels=("__ignore__",))
 
 
@@ -415,92 +400,43 @@ def test_enlarged_image(raw, tmp_path):
     voc_tree.verify_voc(tmp_path / "voc")
 
 
-def spoil_value(tree):
-    path = next((tree / "SegmentationClass").glob("*.png"))
-    images.write_palette_png(path, np.full((32, 32), 7, np.uint8))
+def a_mask(tree: Path) -> Path:
+    return next((tree / "SegmentationClass").glob("*.png"))
 
 
-def spoil_size(tree):
-    path = next((tree / "SegmentationClass").glob("*.png"))
-    images.write_palette_png(path, np.zeros((32, 31), np.uint8))
+def paint(tree: Path, mask: np.ndarray) -> None:
+    images.write_palette_png(a_mask(tree), mask.astype(np.uint8))
 
 
-def spoil_mode(tree):
-    path = next((tree / "SegmentationClass").glob("*.png"))
-    Image.fromarray(np.zeros((32, 32), np.uint8)).save(path)
-
-
-def spoil_pair(tree):
-    next((tree / "SegmentationClass").glob("*.png")).unlink()
-
-
-def spoil_extra(tree):
-    (tree / "SegmentationClass" / "mask.jpg").write_bytes(b"")
-
-
-def spoil_binary(tree):
+def make_binary(tree: Path) -> None:
     for path in (tree / "SegmentationClass").glob("*.png"):
         images.write_palette_png(path, np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
 
 
-def spoil_content(tree):
-    path = next((tree / "SegmentationClass").glob("*.png"))
-    images.write_palette_png(path, np.ones((32, 32), np.uint8))
-
-
-def spoil_list(tree):
-    path = tree / "ImageSets" / "Segmentation" / "test.txt"
-    path.write_text(path.read_text().splitlines()[0] + "\n")
-
-
-def spoil_both(tree):
-    lists = tree / "ImageSets" / "Segmentation"
-    (lists / "test.txt").write_text("\n".join((lists / "train.txt").read_text().splitlines()[:2]))
-
-
-def spoil_missing_list(tree):
-    (tree / "ImageSets" / "Segmentation" / "test.txt").unlink()
-
-
-def spoil_record(tree):
-    (tree / "dataset.json").unlink()
-
-
-def spoil_json(tree):
-    (tree / "dataset.json").write_text("{")
-
-
-def spoil_image_folder(tree):
-    shutil.rmtree(tree / "JPEGImages")
-
-
-def spoil_png(tree):
-    path = next((tree / "SegmentationClass").glob("*.png"))
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def spoil_format(tree):
-    (tree / "dataset.json").write_text('{"format": 0}')
+def list_in_test(tree: Path, subset: str, count: int) -> None:
+    """Let the test list name the first images of a subset."""
+    names = voc_tree.read_split(tree, subset)[:count]
+    voc_tree.split_file(tree, "test").write_text("\n".join(names))
 
 
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
-        (spoil_value, r"mask values \[7\] belong to no class"),
-        (spoil_size, r"\(31, 32\) pixels instead of \(32, 32\)"),
-        (spoil_mode, r"a mask of kind \('PNG', 'L'\)"),
-        (spoil_pair, r"files missing or not listed: scene_\d+"),
-        (spoil_extra, r"files missing or not listed: mask.jpg"),
-        (spoil_binary, r"the masks hold no class, only \[0, 255\]"),
-        (spoil_content, "files changed since the build"),
-        (spoil_list, "images instead of"),
-        (spoil_both, "an image is listed twice"),
-        (spoil_missing_list, "no list of the subset 'test'"),
-        (spoil_record, "no finished data set"),
-        (spoil_format, "another format"),
-        (spoil_json, "not JSON"),
-        (spoil_image_folder, "files missing"),
-        (spoil_png, "cannot be read"),
+        (lambda tree: paint(tree, np.full((32, 32), 7)), r"mask values \[7\] belong to no class"),
+        (lambda tree: paint(tree, np.zeros((32, 31))), r"\(31, 32\) pixels instead of \(32, 32\)"),
+        (lambda tree: Image.new("L", (32, 32)).save(a_mask(tree)), r"a mask of kind \('PNG', 'L'\)"),
+        (lambda tree: a_mask(tree).unlink(), r"files missing or not listed: scene_\d+"),
+        (lambda tree: (tree / "SegmentationClass/mask.jpg").touch(), r"files missing or not listed: mask.jpg"),
+        (make_binary, r"the masks hold no class, only \[0, 255\]"),
+        (lambda tree: paint(tree, np.ones((32, 32))), "files changed since the build"),
+        (lambda tree: list_in_test(tree, "test", 1), "images instead of"),
+        (lambda tree: list_in_test(tree, "train", 2), "an image is listed twice"),
+        (lambda tree: voc_tree.split_file(tree, "test").unlink(), "no list of the subset 'test'"),
+        (lambda tree: (tree / "dataset.json").unlink(), "no finished data set"),
+        (lambda tree: (tree / "dataset.json").write_text('{"format": 0}'), "another format"),
+        (lambda tree: (tree / "dataset.json").write_text("{"), "not JSON"),
+        (lambda tree: shutil.rmtree(tree / "JPEGImages"), "files missing"),
+        (lambda tree: a_mask(tree).write_bytes(a_mask(tree).read_bytes()[:-40]), "cannot be read"),
     ],
 )
 def test_verification_finds(own, spoil, what):
@@ -550,11 +486,11 @@ class FullDisk:
     ],
 )
 def test_failed_build_leaves_the_old_tree_alone(own, raw, monkeypatch, error, expected, what):
-    before = files(own)
+    before = files_in(own)
     with monkeypatch.context() as patch, pytest.raises(expected, match=what):
         patch.setattr(Path, "write_bytes", FullDisk(error))
         build(raw, own, seed=5)
-    assert files(own) == before
+    assert files_in(own) == before
     assert list(finished(own)) == ["scene_0000"]  # the journal and three files fitted on the disk
     assert not (own.with_name("voc.unfinished") / "dataset.json").exists()
     build(raw, own, seed=5)
@@ -594,13 +530,13 @@ def finished(tree: Path) -> dict[str, str]:
 @pytest.fixture
 def written(monkeypatch):
     """Names of the images that are written from here on."""
-    names, write = [], _write_image
+    names, write = [], Converter.write_image
 
-    def noted(tree, name, *others):
+    def noted(self, name, *others):
         names.append(name)
-        return write(tree, name, *others)
+        return write(self, name, *others)
 
-    monkeypatch.setattr(write_images, "_write_image", noted)
+    monkeypatch.setattr(Converter, "write_image", noted)
     return names
 
 
@@ -641,7 +577,7 @@ def test_killed_build_resumes_and_ends_as_an_uninterrupted_one(grouped, raw, tmp
     build(raw, tree)
     assert f"{count} images are finished already" in capsys.readouterr().out
     assert len(written) == 38 - count
-    assert files(tree) == files(grouped[0])
+    assert files_in(tree) == files_in(grouped[0])
     assert [path.name for path in tmp_path.iterdir() if path != script] == ["voc"]
 
 
@@ -681,7 +617,7 @@ def test_stale_images_are_rebuilt(raw, tmp_path, monkeypatch, written, change, a
     assert len(written) == 14 + again
     assert ("scene_0001" in written) == bool(again)
     build(own_raw, tmp_path / "unbroken", augmented_copies=0)
-    assert files(tree) == files(tmp_path / "unbroken")
+    assert files_in(tree) == files_in(tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize(
@@ -703,7 +639,7 @@ def test_other_settings(raw, tmp_path, monkeypatch, written, changes, kept):
     if kept is not None:
         assert len(written) == 20 + len(dataset["copy_of"]) - kept
     build(raw, tmp_path / "unbroken", **changes)
-    assert files(tree) == files(tmp_path / "unbroken")
+    assert files_in(tree) == files_in(tmp_path / "unbroken")
 
 
 def test_a_fixed_error_costs_one_image(raw, tmp_path, written):
@@ -765,16 +701,15 @@ def stop_in_publish(patch, moment: str) -> None:
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
 def test_killed_while_the_tree_takes_its_place(own, raw, monkeypatch, tmp_path, written, moment):
     """Before the first rename, between the two, and after the second: always one whole tree, old or new."""
-    old = files(own)
+    old = files_in(own)
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_in_publish(patch, moment)
         build(raw, own, seed=5)
     present = voc_tree.read_dataset(own)["seed"] if own.exists() else None
     assert present == {"before": 3, "between": None, "after": 5}[moment]
-    repair(own, MARKS)
+    repair(own)
     voc_tree.verify_voc(own)
-    assert (files(own) == old) == (moment != "after")
-    assert not own.with_name("voc.replaced").exists()
+    assert (files_in(own) == old) == (moment != "after")
     written.clear()
     build(raw, own, seed=5)
     assert len(written) == (38 if moment == "after" else 0)
@@ -816,10 +751,9 @@ def test_killed_while_the_old_tree_is_deleted(own, raw, monkeypatch):
     assert [path.name for path in own.parent.iterdir()] == ["voc"]
 
 
-@pytest.mark.parametrize("suffix", [".unfinished", ".replaced"])
-def test_no_folder_of_the_user_is_removed(raw, tmp_path, suffix):
+def test_no_folder_of_the_user_is_removed(raw, tmp_path):
     """Only folders that hold a file of ours are replaced or emptied, whatever their names."""
-    own = tmp_path / f"voc{suffix}"
+    own = tmp_path / "voc.unfinished"
     own.mkdir()
     (own / "thesis.tex").write_text("years")
     with pytest.raises(StudyError, match="not made here"):
@@ -846,9 +780,9 @@ def test_one_build_at_a_time(raw, tmp_path):
 HELD = """
 import sys, time
 from pathlib import Path
-from rhseg_lib.files import JOURNAL, draft_of, sole_writer
+from rhseg_lib.files import sole_builder
 
-with sole_writer(draft_of(Path(sys.argv[1])), marks=[JOURNAL]):
+with sole_builder(Path(sys.argv[1]), marks=[]):
     print("writing", flush=True)
     time.sleep(600)
 """

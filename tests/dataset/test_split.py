@@ -20,14 +20,14 @@ def plan(shown, **changes):
 
 
 def parts_of(shown, **changes):
-    parts = plan(shown, copies=0, **changes).parts
-    return parts["train"], parts["test"]
+    subsets = plan(shown, copies=0, **changes).subsets
+    return subsets["train"], subsets["test"]
 
 
 def test_the_split_of_scenes_is_pinned():
     """By the smallest SHA-256 of "seed/name": a change would alter the results of every committed profile."""
     scenes = [f"scene_{index:04}" for index in range(20)]  # those of the profile `ci`
-    assert plan(scenes).parts["test"] == ["scene_0012", "scene_0014", "scene_0017", "scene_0018"]
+    assert plan(scenes).subsets["test"] == ["scene_0012", "scene_0014", "scene_0017", "scene_0018"]
     assert parts_of(scenes, seed=3, test_fraction=0.1)[1] == ["scene_0006", "scene_0007"]
 
 

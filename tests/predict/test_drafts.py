@@ -1,5 +1,6 @@
 """Predictions as Labelme annotations: the mask comes back, holes included; what a person drew is never replaced."""
 
+import base64
 import json
 import shutil
 
@@ -25,7 +26,7 @@ RANDOM = np.random.default_rng(0)
 
 def back(polygons, shape, priority=CLASSES) -> np.ndarray:
     """The mask that Labelme makes of polygons; without a priority, in their order."""
-    shapes = [Shape(label, corners.astype(float), "polygon", None, None) for label, corners in polygons]
+    shapes = [Shape(label, corners.astype(float), "polygon") for label, corners in polygons]
     return rasterize(shapes, *shape, labels=label_ids(CLASSES, ()), class_priority=priority)[0]
 
 
@@ -172,6 +173,16 @@ class TestDrafts:
             assert sorted(write_drafts(result, tmp_path / "out", folder)["annotation"]) == expected
             found = LabelmeFolder(folder, CLASSES, (), CLASSES)
             assert [found.examine(path)[1] for path in found.names().values()] == [[]] * len(expected)
+
+    def test_an_image_inside_a_labelme_file_is_copied_with_its_annotation(self, tmp_path):
+        embedded = base64.b64encode(sorted(SAMPLE.glob("*.jpg"))[0].read_bytes()).decode()
+        (tmp_path / "in").mkdir()
+        path = tmp_path / "in/a.json"
+        path.write_text(json.dumps({"shapes": [], "imagePath": "a.jpg", "imageData": embedded}))
+        result = predict_source(tmp_path / "in", weights=WEIGHTS, output=tmp_path / "out")
+        review = write_drafts(result, tmp_path / "out", tmp_path / "drawn")
+        assert review["annotation"].tolist() == ["a.json"] and not review["drawn"].any()
+        assert (tmp_path / "drawn/a.json").read_bytes() == path.read_bytes()
 
     def test_from_the_command_line(self, predicted, tmp_path, capsys):
         (tmp_path / "in/broken.jpg").write_bytes(b"no image")

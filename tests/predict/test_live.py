@@ -96,6 +96,11 @@ def test_a_source_that_is_not_there(source, expected):
         live.open_capture(source, is_file=source.endswith("mp4"))
 
 
+def test_a_threshold_out_of_range_is_refused(film, capsys):
+    assert __main__.main([str(film), "--live", "--weights", str(WEIGHTS), "--threshold", "60"]) == 1
+    assert "the threshold is out of range" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--output", "--labelme"])
 def test_it_writes_no_files(option, tmp_path, capsys):
     with pytest.raises(SystemExit):

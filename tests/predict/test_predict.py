@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MODEL, Trap
+from conftest import MODEL, Trap, files_in
 from PIL import Image
 
 from rhseg_lib import files
@@ -76,10 +76,6 @@ def video(path: Path, frames: int, code: str = "MJPG") -> Path:
         writer.write(RANDOM.integers(0, 256, (64, 96, 3), dtype=np.uint8))
     writer.release()
     return path
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def kill_after(monkeypatch, batches: int) -> None:
@@ -240,10 +236,10 @@ class TestWrite:
         out = tmp_path / "out"
         given = [str(source), "--weights", str(weights), "--output", str(out)]
         assert __main__.main([*given, "--write", "masks,overlays,table"]) == 0
-        everything = content(out)
+        everything = files_in(out)
         assert __main__.main([*given, "--write", kinds]) == 0  # the other images of the earlier run are gone
         assert {path.name for path in out.iterdir() if path.is_dir()} == folders
-        for name, expected in content(out).items():
+        for name, expected in files_in(out).items():
             assert name in ("progress.jsonl", "index.html") or expected == everything[name]
         page = (out / "index.html").read_text()
         assert ("thumbnails/" in page) == ("thumbnails" in folders) and ("masks/" in page) == ("masks" in folders)
@@ -474,10 +470,10 @@ class TestErrors:
     def test_other_files_are_not_replaced(self, weights, source, tmp_path):
         out = tmp_path / "out"
         save(out / "masks/mine.png", 4, 4)
-        before = content(out)
+        before = files_in(out)
         with pytest.raises(StudyError, match="holds other files"):
             predict_source(source, weights=weights, output=out)
-        assert content(out) == before
+        assert files_in(out) == before
 
     def test_a_folder_named_like_the_draft_is_not_removed(self, weights, source, tmp_path):
         own = tmp_path / "out/unfinished"
@@ -485,7 +481,7 @@ class TestErrors:
         (own / "thesis.tex").write_text("years")
         with pytest.raises(StudyError, match="not made here"):
             predict_source(source, weights=weights, output=tmp_path / "out")
-        assert content(tmp_path / "out") == {"unfinished/thesis.tex": b"years"}
+        assert files_in(tmp_path / "out") == {"unfinished/thesis.tex": b"years"}
 
     def test_every_file_of_a_folder_is_used_or_named(self, weights, tmp_path, capsys):
         picture = Image.fromarray(RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8))
@@ -513,28 +509,20 @@ class TestErrors:
         if "unshare" in ran.stderr or "mount:" in ran.stderr:
             pytest.skip("no mount can be made here")
         assert ran.returncode == 0, ran.stderr
-        assert content(tmp_path / "copied") == content(tmp_path / "plain")
+        assert files_in(tmp_path / "copied") == files_in(tmp_path / "plain")
 
     def test_the_same_command_twice_at_once_loses_nothing(self, weights, source, tmp_path):
         for index in range(30):
             save(source / f"more_{index:02}.png", 64, 64)
         predict_source(source, weights=weights, output=tmp_path / "alone")
-        command = [
-            sys.executable,
-            "-m",
-            "rhseg_lib.predict",
-            source,
-            "--weights",
-            weights,
-            "--output",
-            tmp_path / "out",
-        ]
+        command = [sys.executable, "-m", "rhseg_lib.predict", source, "--weights", weights]
+        command += ["--output", tmp_path / "out"]
         runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
         errors = [run.communicate()[1] for run in runs]
         codes = sorted(run.returncode for run in runs)
         assert codes == [0, 1] or codes == [0, 0]  # the second may start after the first has ended
         assert codes == [0, 0] or any("another run is writing here" in error for error in errors)
-        assert content(tmp_path / "out") == content(tmp_path / "alone")
+        assert files_in(tmp_path / "out") == files_in(tmp_path / "alone")
         assert not (tmp_path / "out/unfinished").exists()
 
     def test_notes_beside_the_results_are_kept(self, weights, source, tmp_path):
@@ -548,7 +536,7 @@ class TestErrors:
     def test_a_full_disk_keeps_the_earlier_results_and_the_run_resumes(self, weights, source, tmp_path, monkeypatch):
         out = tmp_path / "out"
         predict_source(source, weights=weights, output=out)
-        before = content(out)
+        before = files_in(out)
         save(source / "new.png", 20, 20)
         write = Path.write_bytes
 
@@ -561,7 +549,7 @@ class TestErrors:
             patched.setattr(files.Path, "write_bytes", full)
             with pytest.raises(StudyError, match="no space left"):
                 predict_source(source, weights=weights, output=out, batch_size=2)
-        assert {name: bytes_ for name, bytes_ in content(out).items() if "unfinished" not in name} == before
+        assert {name: bytes_ for name, bytes_ in files_in(out).items() if "unfinished" not in name} == before
         assert len(predict_source(source, weights=weights, output=out, batch_size=2).table) == 7
         assert not (out / "unfinished").exists()
 
@@ -583,7 +571,7 @@ class TestResume:
         again = note_batches(monkeypatch)
         predict_source(film, output=out, **settings)
         assert len(again) == 5 - batches
-        assert content(out) == content(tmp_path / "uninterrupted")
+        assert files_in(out) == files_in(tmp_path / "uninterrupted")
         assert not draft.exists()
 
     @pytest.mark.parametrize("name", ["masks", "index.html", "progress.jsonl"])
@@ -596,7 +584,7 @@ class TestResume:
             with pytest.raises((OSError, StudyError)):
                 predict_source(source, weights=weights, output=out, batch_size=3)
         predict_source(source, weights=weights, output=out, batch_size=3)
-        assert content(out) == content(tmp_path / "uninterrupted")
+        assert files_in(out) == files_in(tmp_path / "uninterrupted")
 
     @pytest.mark.parametrize("changed", ["weights", "source", "batch size"])
     def test_a_changed_setting_starts_again(self, weights, source, tmp_path, monkeypatch, capsys, changed):
@@ -617,7 +605,7 @@ class TestResume:
         predict_source(source, weights=own, output=tmp_path / "out", batch_size=size)
         assert f"{changed} changed" in capsys.readouterr().out
         predict_source(source, weights=own, output=tmp_path / "fresh", batch_size=size)
-        assert content(tmp_path / "out") == content(tmp_path / "fresh")
+        assert files_in(tmp_path / "out") == files_in(tmp_path / "fresh")
 
     @pytest.mark.parametrize("change", [lambda path: save(path, 32, 48), Path.unlink])
     def test_images_that_change_meanwhile_are_not_vouched_for(self, weights, source, tmp_path, monkeypatch, change):
@@ -652,21 +640,21 @@ class TestResume:
     def test_lost_files_are_written_again(self, weights, source, tmp_path, spoil):
         out = tmp_path / "out"
         predict_source(source, weights=weights, output=out)
-        before = content(out)
+        before = files_in(out)
         spoil(out)
         predict_source(source, weights=weights, output=out)
-        assert content(out) == before
+        assert files_in(out) == before
 
     def test_only_the_batch_of_a_lost_file_is_segmented_again(self, weights, source, tmp_path, monkeypatch):
         out = tmp_path / "out"
         predict_source(source, weights=weights, output=out, batch_size=2)
-        before = content(out)
+        before = files_in(out)
         names = sorted(path.stem for path in source.iterdir())
         (out / f"overlays/{names[2]}.jpg").unlink()
         again = note_batches(monkeypatch)
         predict_source(source, weights=weights, output=out, batch_size=2)
         assert [[row["name"] for row in batch["rows"]] for batch in again] == [names[2:4]]
-        assert content(out) == before
+        assert files_in(out) == before
 
     def test_a_file_emptied_before_the_run_resumes_is_written_again(self, weights, source, tmp_path, monkeypatch):
         out = tmp_path / "out"
@@ -677,7 +665,7 @@ class TestResume:
         next((out / "unfinished/masks").iterdir()).write_bytes(b"")
         predict_source(source, weights=weights, output=out, batch_size=2)
         predict_source(source, weights=weights, output=tmp_path / "fresh", batch_size=2)
-        assert content(out) == content(tmp_path / "fresh")
+        assert files_in(out) == files_in(tmp_path / "fresh")
 
 
 class TestVideo:

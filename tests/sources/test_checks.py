@@ -63,23 +63,18 @@ def test_no_errors_no_exception(tmp_path):
     checks.refuse([], tmp_path)
 
 
-def sift(tmp_path, checked: dict[str, tuple[str, list[Problem]]], on_error="skip") -> dict[str, list[Problem]]:
-    annotations = {name: tmp_path / f"{name}.json" for name in checked}
-    return checks.sift(annotations, list(checked.values()), folder=tmp_path, on_error=on_error)
-
-
 def test_an_image_annotated_twice_is_kept_once(tmp_path):
-    problem = Problem("a.json", None, "no shapes", "draw some")
-    checked = {"a": ("", [problem]), "b": ("1f", []), "c": ("2e", []), "d": ("1f", []), "e": ("", []), "f": ("", [])}
-    invalid = sift(tmp_path, checked)
-    assert invalid["a"] == [problem]
-    (twice,) = invalid.pop("d")
+    invalid = {"a": [Problem("a.json", None, "no shapes", "draw some")]}
+    annotations = {name: tmp_path / f"{name}.json" for name in "abcdef"}
+    digests = {"b": "1f", "c": "2e", "d": "1f", "e": "", "f": ""}
+    skipped = checks.sift(annotations, invalid, digests, folder=tmp_path, on_error="skip")
+    (twice,) = skipped.pop("d")
     assert (twice.file, twice.what) == ("d.json", "annotates the same image as b.json")
-    assert invalid.keys() == {"a"}
+    assert skipped == invalid
     with pytest.raises(checks.InvalidAnnotations, match=r"2 annotation error\(s\)"):
-        sift(tmp_path, checked, "stop")
-    with pytest.raises(checks.InvalidAnnotations, match=r"1 annotation error\(s\)"):
-        sift(tmp_path, {"a": ("", [problem])})
+        checks.sift(annotations, invalid, digests, folder=tmp_path, on_error="stop")
+    with pytest.raises(checks.InvalidAnnotations, match=r"1 annotation error\(s\)"):  # no image would be left
+        checks.sift({"a": tmp_path / "a.json"}, invalid, {}, folder=tmp_path, on_error="skip")
 
 
 @pytest.fixture

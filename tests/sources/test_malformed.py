@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import data_settings
+from conftest import data_settings, files_in
 from labelme_files import as_png
 from PIL import Image
 
@@ -18,6 +18,7 @@ from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.build import build_voc
 from rhseg_lib.errors import StudyError
 from rhseg_lib.sources import checks, labelme_folder
+from rhseg_lib.sources.labelme import REDRAW, SAVE_AGAIN
 
 CLASSES = ("immersion_tube", "slag_layer")
 TRIANGLE = [[0, 0], [9, 0], [0, 9]]
@@ -159,14 +160,14 @@ CASES = {
     "a pipe": (pipe, "not a file"),
     "in a subfolder": (in_a_subfolder, "may/x.json/odd.json  "),
     # its image
-    "no image named": (document(imagePath=None), "neither 'imageData' nor 'imagePath'"),
+    "no image named": (document(imagePath=None), f"nor 'imagePath'  {SAVE_AGAIN}"),
     "path a number": (document(imagePath=7), "neither 'imageData' nor 'imagePath'"),
     "path empty": (document(imagePath=""), "neither 'imageData' nor 'imagePath'"),
-    "absolute": (document(imagePath="/etc/hostname"), "'imagePath' is absolute: '/etc/hostname'"),
+    "absolute": (document(imagePath="/etc/hostname"), "is absolute: '/etc/hostname'  put the image beside the JSON"),
     "absolute on Windows": (document(imagePath="C:\\data\\odd.png"), "'imagePath' is absolute"),
     "of a drive": (document(imagePath="C:odd.png"), "'imagePath' is absolute"),
     "network share": (document(imagePath="\\\\host\\share\\odd.png"), "'imagePath' is absolute"),
-    "out of the folder": (document(imagePath="../../etc/hostname"), "points outside the folder"),
+    "out of the folder": (document(imagePath="../../etc/hostname"), "../etc/hostname'  put the image beside the JSON"),
     "out, in Windows' way": (document(imagePath="x\\..\\..\\odd.png"), "points outside the folder"),
     "out by a link": (image_link_out, "a link out of the folder"),
     "out by a folder's link": (image_behind_folder_link, "a link out of the folder"),
@@ -184,24 +185,24 @@ CASES = {
     "same image twice": (second_annotation, "annotates the same image as a.json"),
     "same image embedded": (second_annotation_embedded, "keep one of the two"),
     "embedded a number": (document(imageData=7), "embedded data that is not text"),
-    "embedded a list": (document(imageData=[]), "embedded data that is not text"),
+    "embedded a list": (document(imageData=[]), f"data that is not text  {SAVE_AGAIN}"),
     "embedded nothing": (document(imageData=""), "no picture"),
     "base64 broken": (document(imageData="a"), "broken base64"),
-    "base64 of Chinese": (document(imageData="渣层"), "broken base64"),
+    "base64 of Chinese": (document(imageData="渣层"), SAVE_AGAIN),
     "embedded text": (document(imageData="dGV4dA=="), "save it as PNG or JPEG"),
     "embedded, cut": (document(imageData=NOISE[:400]), "the image cannot be read"),
     "embedded, without a head": (document(imageData=png(kind=b"tEXt")), "read"),
     "embedded, without pixels": (document(imageData=png()), "the image cannot be read"),
-    "decompression bomb": (document(imageData=png(size=(60_000, 60_000))), "more than 89 million pixels"),
+    "decompression bomb": (document(imageData=png(size=(60_000, 60_000))), "89 million pixels  make the image smaller"),
     "no width": (document(imageData=png(size=(0, 10))), "read"),
-    "other size": (document(imageHeight=20, imageWidth=10), "the JSON says 10x20 pixels, the image has 20x10"),
+    "other size": (document(imageHeight=20, imageWidth=10), "10x20 pixels, the image has 20x10  restore the image"),
     "other width alone": (document(imageHeight=None, imageWidth=21), "the JSON says 21x? pixels"),
     "size of 300 digits": (document(imageWidth=10**300), "the JSON says 1000"),
     "size a list": (document(imageWidth=[20]), "the JSON says of type listx10"),
     "size a text": (document(imageHeight="\x1b[0m"), r"the JSON says 20x'\x1b[0m' pixels"),
     # its shapes
     "shape a number": (document(7), "no 'label' or no 'points'"),
-    "shape null": (document(None), "no 'label' or no 'points'"),
+    "shape null": (document(None), f"no 'label' or no 'points'  {REDRAW}"),
     "no label": (document({"points": TRIANGLE}), "no 'label' or no 'points'"),
     "no points": (document({"label": "slag_layer"}), "no 'label' or no 'points'"),
     "unknown label": (document(shape("Slag layer")), "did you mean 'slag_layer'? rename it"),
@@ -214,31 +215,33 @@ CASES = {
     "label of a million characters": (document(shape("slag" * 250_000)), "unknown label 'slagslag"),
     "label of a lone surrogate": (document(shape("\udfff")), r"unknown label '\udfff'"),
     "label with a terminal's control sequence": (document(shape("\x1b[31m")), r"unknown label '\x1b[31m'"),
-    "type unknown": (document(shape(shape_type="spline")), "unknown shape type 'spline'"),
+    "type unknown": (document(shape(shape_type="spline")), "unknown shape type 'spline'  draw it as a polygon"),
     "type a list": (document(shape(shape_type=["polygon"])), "unknown shape type of type list"),
     "type of prompts": (document(shape(shape_type="points")), "unknown shape type 'points'"),
     "points an object": (document(shape(points={})), "'points' is not a list of x, y pairs"),
     "points text": (document(shape(points="0,0 9,0 0,9")), "'points' is not a list of x, y pairs"),
     "points null": (document(shape(points=None)), "'points' is not a list of x, y pairs"),
     "points flat": (document(shape(points=[0, 0, 9, 0, 0, 9])), "'points' is not a list of x, y pairs"),
-    "points of three": (document(shape(points=[[0, 0, 0]] * 3)), "'points' is not a list of x, y pairs"),
+    "points of three": (document(shape(points=[[0, 0, 0]] * 3)), f"'points' is not a list of x, y pairs  {REDRAW}"),
+    "points ragged": (document(shape(points=[[0, 0], [1], [2, 2]])), "'points' is not a list of x, y pairs"),
     "points of text": (document(shape(points=[["0", "0"], ["9", "0"], ["0", "9"]])), "not a list of x, y pairs"),
     "points of booleans": (document(shape(points=[[True, False]] * 3)), "not a list of x, y pairs"),
     "points of null": (document(shape(points=[[None, 0]] * 3)), "not a list of x, y pairs"),
     "points nested deeply": (with_points(f"[[{DEEP}, 0], [0, 0], [1, 1]]"), "not a list of x, y pairs"),
     "a million points": (document(shape(points=[[1, 1]] * 1_000_000)), "a polygon of 1000000 point(s) instead of 3"),
     "no point": (document(shape(points=[])), "a polygon of 0 point(s)"),
-    "two points": (document(shape(points=TRIANGLE[:2])), "a polygon of 2 point(s) instead of 3"),
+    "two points": (document(shape(points=TRIANGLE[:2])), f"of 2 point(s) instead of 3 to 10000  {REDRAW}"),
     "rectangle of three": (document(shape(shape_type="rectangle")), "a rectangle of 3 point(s) instead of 2"),
     "circle of three": (document(shape(shape_type="circle")), "a circle of 3 point(s) instead of 2"),
     "rotated rectangle of three": (document(shape(shape_type="oriented_rectangle")), "of 3 point(s) instead of 4"),
     "line of one": (document(shape(points=[[1, 1]], shape_type="linestrip")), "a linestrip of 1 point(s)"),
     "NaN": (with_points("[[NaN, 0], [9, 0], [0, 9]]"), "a coordinate that is not a finite number"),
-    "infinite": (with_points("[[-Infinity, 0], [9, 0], [0, 9]]"), "a coordinate that is not a finite number"),
+    "infinite": (with_points("[[-Infinity, 0], [9, 0], [0, 9]]"), f"not a finite number  {REDRAW}"),
     "1e400": (with_points("[[1e400, 0], [9, 0], [0, 9]]"), "a coordinate that is not a finite number"),
     "integer of 400 digits": (with_points(f"[[{'9' * 400}, 0], [9, 0], [0, 9]]"), "not a finite number"),
+    "far by a pixel": (document(shape(points=[[0, 0], [31, 0], [5, 5]])), "points far outside the image of 20x10"),
     "1e9": (document(shape(points=[[0, 0], [1e9, 0], [0, 9]])), "points far outside the image of 20x10 pixels"),
-    "-1e9": (document(shape(points=[[0, 0], [-1e9, 0]], shape_type="circle")), "points far outside the image"),
+    "-1e9": (document(shape(points=[[0, 0], [-1e9, 0]], shape_type="circle")), "20x10 pixels  check that the JSON"),
     "1e308": (document(shape(points=[[0, 0], [1e308, -1e308]], shape_type="line")), "points far outside the image"),
     "no mask": (document(shape(points=TRIANGLE[:2], shape_type="mask")), "embedded data that is not text"),
     "mask not an image": (document(shape(points=TRIANGLE[:2], shape_type="mask", mask="dGV4dA==")), "no picture"),
@@ -247,7 +250,7 @@ CASES = {
     ),
     "mask of other size": (
         document(shape(points=[[0, 0], [9, 3]], shape_type="mask", mask=as_png(np.ones((4, 4), np.uint8)))),
-        "a mask of (4, 4) pixels in a box of (10, 4)",
+        f"a mask of (4, 4) pixels in a box of (10, 4)  {REDRAW}",
     ),
     "mask in colour": (document(shape(points=[[0, 0], [19, 9]], shape_type="mask", mask=NOISE)), "a mask of"),
 }  # fmt: skip
@@ -266,10 +269,6 @@ def write(raw: Path, content: bytes | dict, name: str = "odd") -> None:
 def build(raw: Path, tree: Path, **changes) -> dict:
     source = labelme_folder.LabelmeFolder(raw, CLASSES, ("__ignore__",), None)
     return build_voc(source, tree, data_settings(**{**SETTINGS, **changes}), workers=1)
-
-
-def snapshot(folder: Path) -> dict[str, bytes | None]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 @pytest.fixture(scope="module")
@@ -293,22 +292,22 @@ def tree(good, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", [*CASES, *LOCKED])
 def test_malformed_input_is_reported_and_changes_nothing(good, tree, tmp_path, name):
-    content, message = (CASES | LOCKED)[name]
+    made, message = (CASES | LOCKED)[name]
     if name in LOCKED and os.geteuid() == 0:
         pytest.skip("root may read everything")
     raw = tmp_path / "raw"
     shutil.copytree(good, raw)
-    if callable(content):
-        content(raw)
+    if callable(made):
+        made(raw)
     else:
-        write(raw, content)
-    before = snapshot(tree)
+        write(raw, made)
+    before = files_in(tree)
     with pytest.raises(StudyError) as raised:
         build(raw, tree)
     assert message in str(raised.value)
     assert str(raised.value).replace("\n", "").isprintable()
     assert len(str(raised.value)) < 1500
-    assert snapshot(tree) == before
+    assert files_in(tree) == before
     assert {path.name for path in tree.parent.iterdir()} <= {"voc", "voc.unfinished"}  # what is valid is kept
 
 

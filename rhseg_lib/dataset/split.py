@@ -1,4 +1,4 @@
-"""Which originals are augmented and which images are for train, test or holdout; by name, group and classes alone."""
+"""Assign images to train, test or holdout and choose their augmentations, from names, groups and classes alone."""
 
 import re
 from collections import Counter
@@ -17,9 +17,9 @@ OPERATIONS = ("flip", "contrast", "brightness", "blur")
 class Plan(NamedTuple):
     """How each original is used."""
 
-    operations: dict[str, list[str]]  # those that copy each original, in the order of the names
+    operations: dict[str, list[str]]  # augmentations of each original
     subsets: dict[str, list[str]]  # names of the images in train, test, trainval and, if requested, holdout
-    group_of: dict[str, str]  # the group of each original that is in one
+    group_of: dict[str, str]  # group of each original, if it is in one
     holders: Counter  # how many groups show each class; without `group` every image is a group
     notes: list[str]  # what the user should know about the split, in sentences
 
@@ -65,11 +65,12 @@ def plan(
 
     `shown` maps each original, sorted by name, to the classes in it. `split` is "given", "grouped" or "as_described",
     see `build.build_voc`; for "given", `given_test` names the test originals and all others are for training.
-    `copies` of each original may be trained on. The last `holdout` originals are set aside: never copied, in neither
-    train nor test. `group` is a regular expression: originals in whose names its first group, or else the whole
-    match, is the same form one group, which only "as_described" separates; any other original is a group of its own.
+    Each training original gets `copies` augmented copies. The last `holdout` originals are set aside: never copied, in
+    neither train nor test. `group` is a regular expression, searched in each name: its first capture group, or else
+    the whole match, names the group; an original that does not match is its own group. Only "as_described" can put
+    images of one group into both train and test.
 
-    StudyError for names that collide, fewer than two groups, or a given split that separates a group.
+    StudyError for names that collide, fewer than two groups, or a given split with a group in both train and test.
     """
     names = list(shown)
     used, held = names[: len(names) - holdout], names[len(names) - holdout :]
@@ -89,7 +90,7 @@ def plan(
     everything = sorted([*used, *(f"{name}_{operation}" for name in used for operation in operations[name])])
     repeated = [name for name, count in Counter(map(str.casefold, [*everything, *held])).items() if count > 1]
     if repeated:
-        fix = "rename the original that is named like a copy, or take no augmented copies"
+        fix = "rename the original that has the name of a copy, or set 'augmented_copies: 0'"
         raise StudyError(f"two images would be named {repeated[0]}", where="names of the images", fix=fix)
     if split == "as_described":
         order = _shuffled(everything, seed)
@@ -132,14 +133,14 @@ def _groups(names: list[str], pattern: str | None) -> tuple[dict[str, list[str]]
         groups.setdefault(f"{GROUP}{key}" if key else name, []).append(name)  # no name of a file holds a slash
     notes = [f"{len(names) - single} images are in {len(groups) - single} groups that the split keeps together."]
     if single:
-        notes.append(f"The pattern of 'group' finds nothing in {single} names: each is a group of its own.")
+        notes.append(f"'group' does not match {single} image names: each of these images is its own group.")
     return groups, notes
 
 
 def _refuse_separated(groups: dict[str, list[str]], test: set[str]) -> None:
     separated = [members[0] for members in groups.values() if 0 < len(test.intersection(members)) < len(members)]
     if separated:
-        what = f"the given split separates {len(separated)} group(s), such as that of {separated[0]}"
+        what = f"the given split has {len(separated)} group(s) in both train and test, such as that of {separated[0]}"
         raise StudyError(what, where="data.group", fix="set 'split: grouped', or correct the lists or 'group'")
 
 

@@ -7,23 +7,24 @@ Files in the output folder:
     masks/<name>.png       palette PNG in VOC's colours at the image's own size; values are the weights' class indices
     overlays/<name>.jpg    the classes over the image, at most 1280 pixels wide and high
     predictions.csv        a row per image or frame: size, pixels and percentage of every class, confidence, abstain,
-                           and what of the image was not read, such as its transparency or further pages
+                           and which parts of the file were ignored, such as transparency or further pages
     thickness.csv          a row per tube: its slag thickness with an interval, or why there is none (`thickness`);
                            without rows if it was not measured
     errors.csv             images that could not be read, and how to fix them
     index.html             the gallery, least confident first, with thumbnails/
     progress.jsonl         settings, then a line per finished batch
 
-`write` leaves out masks, or overlays and thumbnails. Reading, the network and writing overlap, in threads: one reads,
-and as many write as the network has on the CPU, see `runtime.open_weights`.
+`write` leaves out masks, or overlays and thumbnails. Reading, inference and writing run in parallel threads: one reads,
+and as many write as the network has threads on the CPU, see `runtime.open_weights`.
 
 All files are written to its folder `unfinished` and moved when complete. An interrupted run resumes there after its
 last complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their
-size, since sums differ in their last digits between batch sizes. Weights of tiles segment tile by tile (`tiles`).
+size, since sums differ in their last digits between batch sizes. Weights trained on tiles are applied tile by tile
+(`evaluation.tiles`).
 
 Confidence (`evaluation.inference.confidence`) sorts images; it is not a calibrated probability. Images whose confidence
 is below the 1st percentile of the model's own test images are marked `abstain`; the weights store that threshold. A
-wrong mask may be confident, and a black image is: background alone, an empty mask, is an answer too.
+wrong mask can have high confidence; a black image, for example, gets an empty mask with high confidence.
 """
 
 import json
@@ -59,11 +60,11 @@ DEFAULT_WEIGHTS = "reports/reduced/runs/deeplabv3plus_mobilenetv2_ds_ema/seed0/w
 PROGRESS, DRAFT = "progress.jsonl", "unfinished"
 FOLDERS = ("masks", "overlays", "thumbnails")
 OUTPUTS = (*FOLDERS, "predictions.csv", "thickness.csv", "errors.csv", "index.html", PROGRESS)  # the last: done
-MOST = 1_000_000  # images per batch, and frames from one to the next
+MOST = 1_000_000  # upper limit of `batch_size` and of `every`
 
 
 class Waiting(NamedTuple):
-    """An image that waits for its logits, without the original: eight large ones would fill the memory."""
+    """An image waiting for its logits. The original is not kept: eight large images would fill the memory."""
 
     row: dict  # of the table, as far as it is known
     fitted: Fitted
@@ -90,7 +91,7 @@ def predict_source(
     weights : Path
         A safetensors file that this study wrote, or its export (.onnx).
     output : Path
-        Those of an earlier run there are replaced when the new ones are complete.
+        Files of an earlier run there are replaced once the new ones are complete.
     batch_size : int
     threshold : float or None
         Images with lower confidence are marked `abstain`; None: the threshold in the weights, if they store one. It
@@ -145,7 +146,9 @@ def _refuse_other_files(output: Path) -> None:
     is_other = any((output / name).exists() for name in OUTPUTS) and not (output / PROGRESS).exists()
     if is_other or (output.exists() and not output.is_dir()):
         fix = "move them, or choose another folder"
-        raise StudyError("the output folder holds other files", where=output, fix=fix)
+        raise StudyError(
+            "the output path is a file, or a folder with files that `predict` did not write", where=output, fix=fix
+        )
 
 
 def measured_thickness(given: Thickness | None, write: tuple[str, ...], card: Card) -> Thickness | None:
@@ -209,7 +212,7 @@ def _segment(inputs: ImageFiles | Video, runtime: Runtime, draft: Path, settings
             batches.append(batch)
             bar.update(len(batch["rows"]) + len(batch["errors"]))
     if _files_digest(inputs) != settings["source"]:
-        fix = "run again when nothing writes there; all images are then segmented again"
+        fix = "run again when no other program changes that folder; all images are segmented again"
         raise StudyError("files were changed while they were segmented", where=inputs.folder, fix=fix)
     return batches
 
@@ -232,7 +235,7 @@ def segment_batches(
 
     While the network works on one batch, the next is read and the one before is written.
     """
-    cv2.setNumThreads(1)  # the threads below are all there are
+    cv2.setNumThreads(1)  # parallelism comes from the threads below
     network, card, write = runtime.network, runtime.card, settings["write"]
     read = partial(read_batch, frames, settings["batch size"], card, write)
     measured = settings["thickness"] and Thickness.model_validate(settings["thickness"])

@@ -161,7 +161,7 @@ def test_groups(pattern, groups, notes):
 def test_unmatched_names_are_counted():
     assert plan(["h1_a", "h1_b", "h2_a", "x", "y"], group=r"h\d").notes == [
         "3 images are in 2 groups that the split keeps together.",
-        "The pattern of 'group' finds nothing in 2 names: each is a group of its own.",
+        "'group' does not match 2 image names: each of these images is its own group.",
     ]
 
 
@@ -177,7 +177,7 @@ def test_a_given_split_is_kept():
     _, parts, *_ = plan(names, split="given", given_test=["h3_a", "h2_a"], group=r"h\d")
     assert parts["test"] == ["h2_a", "h3_a"]
     assert parts["train"] == ["h1_a", "h1_a_flip", "h1_b", "h1_b_contrast"]
-    with pytest.raises(StudyError, match=r"separates 1 group\(s\), such as that of h1_a") as raised:
+    with pytest.raises(StudyError, match=r"has 1 group\(s\) in both train and test, such as that of h1_a") as raised:
         plan(names, split="given", given_test=["h1_b"], group=r"h\d")
     assert raised.value.where == "data.group"
 

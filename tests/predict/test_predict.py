@@ -445,7 +445,7 @@ class TestErrors:
             (lambda folder: [folder.rmdir(), os.mkfifo(folder)], [], "neither an image nor a video"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--weights", "w" * 300], "File name too long"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--output", "o" * 300], "File name too long"),
-            (lambda folder: save(folder / "a.png", 4, 4), ["--output", "/dev/null"], "holds other files"),
+            (lambda folder: save(folder / "a.png", 4, 4), ["--output", "/dev/null"], "that `predict` did not write"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--threshold", "1.5"], "out of range"),
             (lambda folder: save(folder / "a.png", 4, 4), ["--weights", "nowhere"], "the weights are not there"),
         ],
@@ -471,7 +471,7 @@ class TestErrors:
         out = tmp_path / "out"
         save(out / "masks/mine.png", 4, 4)
         before = files_in(out)
-        with pytest.raises(StudyError, match="holds other files"):
+        with pytest.raises(StudyError, match="that `predict` did not write"):
             predict_source(source, weights=weights, output=out)
         assert files_in(out) == before
 

@@ -435,7 +435,7 @@ def test_a_study_on_a_tree_without_lists(tree, tmp_path):
     assert dataset["notes"] == [
         "The tree has no train and test lists: the study split it.",
         "2 images are in 2 groups that the split keeps together.",
-        "The pattern of 'group' finds nothing in 4 names: each is a group of its own.",
+        "'group' does not match 4 image names: each of these images is its own group.",
     ]
     assert dataset["absent_classes"] == {"train": [], "test": [], "trainval": []}
 

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,25 +68,18 @@ def data_uri(figure: Figure) -> str:
 
 def _webp(figure: Figure, *, crop: bool) -> bytes:
     """The figure as a file; if it holds boxes instead of characters, it says so itself."""
-    content, boxes = _rendered(figure, crop)
-    if boxes:
-        figure.text(0.5, -0.01, BOXES, ha="center", va="top", fontsize=8, color=ACCENT)
-        content, _ = _rendered(figure, True)
+    missing, content = "Glyph .* missing from", io.BytesIO()
+    save = partial(figure.savefig, content, format="webp", dpi=130, pil_kwargs={"quality": 88})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=missing)
+        try:
+            save(bbox_inches="tight" if crop else None)
+        except UserWarning:
+            warnings.filterwarnings("ignore", message=missing)
+            figure.text(0.5, -0.01, BOXES, ha="center", va="top", fontsize=8, color=ACCENT)
+            save(bbox_inches="tight")
     plt.close(figure)
-    return content
-
-
-def _rendered(figure: Figure, crop: bool) -> tuple[bytes, bool]:
-    """The figure as WebP, and whether its fonts lack a character."""
-    buffer, box = io.BytesIO(), "tight" if crop else None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", message="Glyph .* missing from")
-        figure.savefig(buffer, format="webp", dpi=130, bbox_inches=box, pil_kwargs={"quality": 88})
-    lacks = ["missing from" in str(warning.message) for warning in caught]
-    for warning, known in zip(caught, lacks, strict=True):
-        if not known:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return buffer.getvalue(), any(lacks)
+    return content.getvalue()
 
 
 def _uri(webp: bytes) -> str:
@@ -180,7 +174,7 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
 def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
     """Differences of mIoU, row minus column, in points; bold where significant; small ones pale.
 
-    `pairs` is a table of `compare.compare_models`.
+    `pairs` is a table of `compare.compare_models`, with at least one pair.
     """
     grid = pd.DataFrame(np.nan, index=models, columns=models)
     bold = set()
@@ -191,7 +185,7 @@ def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
             bold |= {(row.first, row.second), (row.second, row.first)}
     figure, (axis,) = subplots((3 + 0.75 * len(models), 1.4 + 0.5 * len(models)))
     grid = grid.round(1) + 0.0  # no -0.0
-    limit = max(float(grid.abs().max().max(skipna=True)), 5.0) if len(pairs) else 5.0
+    limit = max(grid.abs().max().max(), 5)
     sns.heatmap(
         grid, cmap="RdBu_r", vmin=-limit, vmax=limit, annot=True, fmt="+.1f", ax=axis,
         linewidths=1, cbar_kws={"label": "points of mIoU, row − column"},

@@ -66,6 +66,7 @@ def counted(
     saved = 100 * (1 - complexity.loc[SEPARABLE] / complexity.loc[MOBILENET])
     timed = complexity.loc[[SEPARABLE, MOBILENET], ["lower_quartile", "upper_quartile"]]
     (fast, faster), (slow, slower) = timed.to_numpy()
+    both_timed, described = timed.notna().all(axis=None), latency[DESCRIBED]
     apart = faster < slow or fast > slower  # False where one is NaN
 
     removed = 100 * (1 - parameters / parameters[XCEPTION])
@@ -86,15 +87,11 @@ def counted(
         "layers": len(separable),
         "saved_gmacs": saved["gmacs"],
         "saved_mib": saved["mib"],
-        "saved_time": "not timed",
-        "time_described": "not timed",
+        "saved_time": f"−{saved['latency_ms']:.0f} % of {latency[MOBILENET]:.1f} ms" if both_timed else "not timed",
+        "time_described": "not timed" if np.isnan(described) else f"{described:.0f} ms per image as described",
         "change_1x1": pooling["change"].iloc[0],
         "change_3x3": pooling["change"].iloc[1],
     }
-    if timed.notna().all(axis=None):
-        values["saved_time"] = f"−{saved['latency_ms']:.0f} % of {latency[MOBILENET]:.1f} ms"
-    if not np.isnan(latency[DESCRIBED]):
-        values["time_described"] = f"{latency[DESCRIBED]:.0f} ms per image as described"
     holds = {
         "similar size": mib[FCN] / mib[COUNTED] <= 1.5,
         "equation 1": deviation < 1e-9,
@@ -140,11 +137,11 @@ def nearer(first: str, second: str, thickness: pd.DataFrame | None, scope: str) 
     claim["ours"] = f"{row['difference']:+.1f} mm"
     if not np.isnan(row["low"]):
         claim["ours"] += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
-    told = f"mean error of slag thickness on {row['units']} scenes that both read with every seed"
+    measured = f"mean error of slag thickness on {row['units']} scenes that both read with every seed"
     if not scope:
         return claim | {"why": "Accuracies are not judged in a demonstration."}
     if not is_significant(row):
-        return claim | {"why": f"{scope}, the difference is not significant ({told})."}
+        return claim | {"why": f"{scope}, the difference is not significant ({measured})."}
     smaller = row["difference"] < 0
     claim["verdict"] = REPRODUCED if smaller else NOT_REPRODUCED
-    return claim | {"why": f"{scope}: the error is {'smaller' if smaller else 'larger'} ({told})."}
+    return claim | {"why": f"{scope}: the error is {'smaller' if smaller else 'larger'} ({measured})."}

@@ -98,11 +98,8 @@ def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[
             )  # fmt: skip
         axis.set(title=title, xlabel="value", yticks=[])
     axes[0].set_ylabel("density")
-    if len(class_names) <= 6:
-        axes[-1].legend(fontsize=8)
-    else:
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, fontsize=8, ncols=8, loc="lower center", bbox_to_anchor=(0.5, 1))
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, ncols=8, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -263,7 +260,7 @@ def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, 
 
 def speed_ladder(training: pd.DataFrame) -> Figure:
     """Training speed of every model relative to the plain loop, one bar per option added."""
-    table = training["times_plain"].unstack("step")[training.index.unique("step")].loc[training.index.unique("model")]
+    table = training["times_plain"].unstack("step", sort=False)
     figure, (axis,) = subplots((10, 0.16 * table.size + 1.4))
     table.rename(index=SHORT).plot.barh(ax=axis, width=0.8, color=sns.color_palette("crest", table.shape[1]))
     axis.axvline(1, **DOTTED)

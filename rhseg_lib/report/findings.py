@@ -62,7 +62,7 @@ def size_limit(dataset: dict) -> list[str]:
 def own_results(summary: pd.DataFrame, baselines: pd.DataFrame, runs: list[Run], profile: Profile) -> list[str]:
     """Sentences on how well the classes of one's own images are found."""
     best = summary["miou"].idxmax()
-    row, count = summary.loc[best], len(runs[0].names)
+    row = summary.loc[best]
     classes = {name: row[f"IoU {name}"] for name in profile.data.classes if not np.isnan(row[f"IoU {name}"])}
     each = ", ".join(f"{name} {iou:.1f} %" for name, iou in sorted(classes.items(), key=lambda item: -item[1]))
     baseline = baselines["miou"].filter(like="pixel classifier").max()
@@ -72,11 +72,11 @@ def own_results(summary: pd.DataFrame, baselines: pd.DataFrame, runs: list[Run],
         if low > baseline
         else "the network is not clearly better. More images, more epochs or a larger image_size may help."
     )
-    score = (
-        f"{row['miou']:.1f} % mIoU {interval(row)}{'' if len(summary) == 1 else f', the most of {len(summary)} models'}"
-    )
+    score = f"{row['miou']:.1f} % mIoU {interval(row)}"
+    if len(summary) > 1:
+        score += f", the most of {len(summary)} models"
     return [
-        f"{LABELS[best]} reaches {score}, on {count} {profile.data.unit} that it has not seen.",
+        f"{LABELS[best]} reaches {score}, on {len(runs[0].names)} {profile.data.unit} that it has not seen.",
         f"IoU of each class: {each}. Background counts in the mIoU: {row['IoU background']:.1f} %.",
         f"Classified pixel by pixel, by colour and place, the same images reach {baseline:.1f} %: {verdict}",
     ]
@@ -87,15 +87,10 @@ def effects_summary(effects: pd.DataFrame, runs: list[Run], profile: Profile) ->
     lines = [f"- **{row['change']}**: the effect {difference_in_words(row)}." for row in effects.to_dict("records")]
     if missing := [name for name in EFFECTS if name not in set(effects["change"])]:
         lines.append(f"- Not compared, as a model is missing or has a different training recipe: {'; '.join(missing)}.")
-    return Markdown("\n".join([*lines, "", _limits_text(runs, profile)]))
+    return Markdown("\n".join([*lines, "", limits(runs, profile)]))
 
 
-def limits(runs: list[Run], profile: Profile) -> Markdown:
-    """The limits of the evidence, as a paragraph."""
-    return Markdown(_limits_text(runs, profile))
-
-
-def _limits_text(runs: list[Run], profile: Profile) -> str:
+def limits(runs: list[Run], profile: Profile) -> str:
     """Limits of the evidence: number of seeds and independent images, differences in training."""
     matrices = stacked(runs)
     seeds = sorted({len(of_model) for of_model in matrices.values()})
@@ -188,7 +183,7 @@ def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list
         text += (
             "; the paper ranks models 0.41 points apart, with one run each and no interval." if profile.paper else "."
         )
-    return Markdown(f"{text}\n\n{_limits_text(runs, profile)}")
+    return Markdown(f"{text}\n\n{limits(runs, profile)}")
 
 
 def scope(profile: Profile) -> str:
@@ -273,4 +268,4 @@ def findings(
         pairs = {name: pair(compared, *models) for name, models in {**EFFECTS, **RIVALS}.items()}
         lines += ["", f"**{valid_for}:**", ""]
         lines += [f"- **{name}**: the difference {difference_in_words(row)}." for name, row in pairs.items() if row]
-    return Markdown("\n".join([*lines, "", _limits_text(runs, profile)]))
+    return Markdown("\n".join([*lines, "", limits(runs, profile)]))

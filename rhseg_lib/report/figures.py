@@ -94,7 +94,7 @@ def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[
         for index, name in enumerate(class_names):
             axis.hist(
                 values[masks == index], bins=64, range=(0, 256), density=True, histtype="step", lw=1.8,
-                color=CLASS_COLOURS[index], label=name,
+                color=CLASS_COLOURS[index], label=name.replace("_", " "),
             )  # fmt: skip
         axis.set(title=title, xlabel="value", yticks=[])
     axes[0].set_ylabel("density")
@@ -205,13 +205,13 @@ def verdict_bar(ledger: pd.DataFrame) -> Figure:
         "inconsistent in the paper": "#d4a72c",
         "not testable with this data": "#8c959f",
     }
-    counts = ledger["verdict"].value_counts()
+    counts = ledger["verdict"].value_counts().reindex(colours).dropna()
     figure, (axis,) = subplots((11, 1.3))
     left = 0
-    for verdict in (verdict for verdict in colours if verdict in counts):
-        bar = axis.barh(0, counts[verdict], left=left, color=colours[verdict], edgecolor="white", label=verdict)
+    for verdict, count in counts.items():
+        bar = axis.barh(0, count, left=left, color=colours[verdict], edgecolor="white", label=verdict)
         axis.bar_label(bar, label_type="center", color="white", weight="bold")
-        left += counts[verdict]
+        left += count
     axis.legend(loc="upper center", ncols=4, bbox_to_anchor=(0.5, 0.02))
     axis.set_axis_off()
     figure.set_layout_engine("none")
@@ -282,7 +282,8 @@ def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figur
     everywhere, abstained = axis.get_xaxis_transform(), table["abstain"].repeat(2)
     axis.fill_between(edges, 0, 1, where=abstained, transform=everywhere, color="#d8dee4", lw=0, zorder=0)
     for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):
-        axis.plot(seconds, table[f"{name}_percent"].where(~table["abstain"]), color=colour, lw=1.6, label=name)
+        shares, label = table[f"{name}_percent"].where(~table["abstain"]), name.replace("_", " ")
+        axis.plot(seconds, shares, color=colour, lw=1.6, label=label)
     axis.set(xlabel="seconds", ylabel="% of the frame", ylim=(0, None), xlim=(seconds[0] - half, seconds[-1] + half))
     axis.legend(fontsize=8, ncols=min(len(class_names), 8), loc="lower right", bbox_to_anchor=(1, 1))
     return figure

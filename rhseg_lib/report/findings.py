@@ -66,6 +66,7 @@ def own_results(summary: pd.DataFrame, baselines: pd.DataFrame, runs: list[Run],
     classes = {name: row[f"IoU {name}"] for name in profile.data.classes if not np.isnan(row[f"IoU {name}"])}
     each = ", ".join(f"{name} {iou:.1f} %" for name, iou in sorted(classes.items(), key=lambda item: -item[1]))
     baseline = baselines["miou"].filter(like="pixel classifier").max()
+    same = "the same" if parts(profile)[-1] == "test" else "the test"
     low = row["weights_low"] if np.isnan(row["low"]) else row["low"]
     verdict = (
         "the network sees what single pixels do not show."
@@ -78,7 +79,7 @@ def own_results(summary: pd.DataFrame, baselines: pd.DataFrame, runs: list[Run],
     return [
         f"{LABELS[best]} reaches {score}, on {len(runs[0].names)} {profile.data.unit} that it has not seen.",
         f"IoU of each class: {each}. Background counts in the mIoU: {row['IoU background']:.1f} %.",
-        f"Classified pixel by pixel, by colour and place, the same images reach {baseline:.1f} %: {verdict}",
+        f"Classified pixel by pixel, by colour and place, {same} images reach {baseline:.1f} %: {verdict}",
     ]
 
 

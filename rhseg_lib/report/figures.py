@@ -49,7 +49,7 @@ def subplots(
 def show(figure: Figure, path: Path, *, alt: str, caption: str) -> HTML:
     """Save a figure as WebP at `path` and show it with its caption; `alt` describes it for screen readers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _webp(figure, crop=True))
+    write_atomically(path, _webp(figure))
     return show_file(path, alt=alt, caption=caption)
 
 
@@ -63,21 +63,21 @@ def show_file(path: Path, *, alt: str, caption: str) -> HTML:
 
 def data_uri(figure: Figure) -> str:
     """Encode a figure as a WebP data URI, to embed in a page."""
-    return _uri(_webp(figure, crop=False))
+    return _uri(_webp(figure))
 
 
-def _webp(figure: Figure, *, crop: bool) -> bytes:
+def _webp(figure: Figure) -> bytes:
     """The figure as a file; if it holds boxes instead of characters, it says so itself."""
     missing, content = "Glyph .* missing from", io.BytesIO()
-    save = partial(figure.savefig, content, format="webp", dpi=130, pil_kwargs={"quality": 88})
+    save = partial(figure.savefig, content, format="webp", dpi=130, bbox_inches="tight", pil_kwargs={"quality": 88})
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=missing)
         try:
-            save(bbox_inches="tight" if crop else None)
+            save()
         except UserWarning:
             warnings.filterwarnings("ignore", message=missing)
             figure.text(0.5, -0.01, BOXES, ha="center", va="top", fontsize=8, color=ACCENT)
-            save(bbox_inches="tight")
+            save()
     plt.close(figure)
     return content.getvalue()
 

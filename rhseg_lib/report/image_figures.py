@@ -18,10 +18,9 @@ def contact_sheet(images: list[np.ndarray], *, columns: int, titles: list[str] |
     figure, axes = subplots((12, rows * height), rows=rows, columns=columns)
     for axis in axes:
         axis.set_axis_off()
-    for number, (axis, image) in enumerate(zip(axes, images, strict=False)):
+    for axis, image, title in zip(axes, images, titles or [""] * len(images), strict=False):
         axis.imshow(image)
-        if titles is not None:
-            axis.set_title(titles[number], fontsize=9, pad=3, parse_math=False)  # a file name may contain $
+        axis.set_title(title, fontsize=9, pad=3, parse_math=False)  # a file name may contain $
     figure.set_layout_engine("tight", pad=0.3)
     return figure
 

@@ -8,6 +8,7 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 
+from rhseg_lib.catalogue import CATALOGUE
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.dataset.batches import load_tensors, normalize
 from rhseg_lib.errors import StudyError
@@ -19,8 +20,8 @@ from rhseg_lib.sources.images import IGNORE_INDEX
 from rhseg_lib.thickness.reading import read_mask
 
 SIDE = 512  # screen pixels of the image
-LAYERS = ("annotation", "prediction", "wrong pixels", "probability of a class", "EMA attention")
-THICKNESS = "slag thickness"  # a layer of profiles with tube and slag
+# The last is one of profiles with tube and slag.
+LAYERS = ("annotation", "prediction", "wrong pixels", "probability of a class", "EMA attention", "slag thickness")
 
 
 class Explorer:
@@ -32,12 +33,12 @@ class Explorer:
     Raises
     ------
     StudyError
-        The profile has no finished run, or one of another data set.
+        No finished run of the profile has its predictions here, or a run is of another data set.
     """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        self.runs = {f"{run.model}, seed {run.seed}": run for run in runs.finished_runs(profile, part="test")}
+        self.runs = {f"{run.model}, seed {run.seed}": run for run in runs.runs_with_predictions(profile)}
         # A network takes up to 210 MiB; a scene of 512×512 pixels and three classes 3 MiB.
         self.network, self.outputs = lru_cache(4)(partial(runs.load_model, profile)), lru_cache(128)(self._compute)
         names = [name.replace("_", " ") for name in profile.data.class_names]
@@ -48,7 +49,7 @@ class Explorer:
         scenes, classes = next(iter(self.runs.values())).names, [(name, index) for index, name in enumerate(names)]
         self.scene = widgets.Dropdown(options=scenes, description="scene", **looks)
         self.run = widgets.Dropdown(options=list(self.runs), description="model", **looks)
-        layers = (*LAYERS, THICKNESS) if profile.thickness.fits(profile.data.class_names) else LAYERS
+        layers = LAYERS if profile.thickness.fits(profile.data.class_names) else LAYERS[:-1]
         self.layer = widgets.RadioButtons(options=layers, index=1, description="show", **looks)
         self.opacity = fraction(value=0.45, description="opacity")
         self.target = widgets.Dropdown(options=classes, index=len(names) - 1, description="class", **looks)
@@ -116,23 +117,18 @@ class Explorer:
                 if maps is None:
                     return image, f"{run.model} has no EMA attention: no overlay."
                 weights = maps[self.group.value - 1]
-                low, high = weights.min(), weights.max()
-                painted = overlays.heat(image, (weights - low) / max(high - low, 1e-6), opacity=opacity)
-                return painted, f"weight in this group of channels<br>{colour_bar(f'{low:.3f}', f'{high:.3f}')}"
+                bar = colour_bar(f"{weights.min():.3f}", f"{weights.max():.3f}")
+                painted = overlays.attention_heat(image, weights, opacity=opacity)
+                return painted, f"weight in this group of channels<br>{bar}"
 
     @torch.inference_mode()
     def _compute(self, name: str, scene: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities (K, H, W), and EMA's weights (G, h, w) if the model has it."""
-        from rhseg_lib.models.ema import EMA  # deferred, so that the first image does not wait for it
-
-        run = self.runs[name]
-        if not runs.has_weights(self.profile, run):
-            fix = runs.retrain(self.profile, run.model, run.seed)
-            raise StudyError(f"the weights of {name} are missing", where=self.profile.reports / "runs", fix=fix)
         self.note.value = "computing …"
-        network, image = self.network(run.model, run.seed), normalize(load_tensors(self.profile.voc, [scene])[0])
-        has_ema = isinstance(getattr(network, "attention", None), EMA)
-        return network(image)[0].softmax(0).numpy(), overlays.ema_weights(network, image) if has_ema else None
+        run, image = self.runs[name], normalize(load_tensors(self.profile.voc, [scene])[0])
+        network = self.network(run.model, run.seed)
+        maps = overlays.ema_weights(network, image) if CATALOGUE[run.model].attention else None
+        return network(image)[0].softmax(0).numpy(), maps
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:

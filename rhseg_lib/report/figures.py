@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def subplots(
 def show(figure: Figure, path: Path, *, alt: str, caption: str) -> HTML:
     """Save a figure as WebP at `path` and show it with its caption; `alt` describes it for screen readers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _webp(figure, crop=True))
+    write_atomically(path, _webp(figure))
     return show_file(path, alt=alt, caption=caption)
 
 
@@ -62,30 +63,23 @@ def show_file(path: Path, *, alt: str, caption: str) -> HTML:
 
 def data_uri(figure: Figure) -> str:
     """Encode a figure as a WebP data URI, to embed in a page."""
-    return _uri(_webp(figure, crop=False))
+    return _uri(_webp(figure))
 
 
-def _webp(figure: Figure, *, crop: bool) -> bytes:
+def _webp(figure: Figure) -> bytes:
     """The figure as a file; if it holds boxes instead of characters, it says so itself."""
-    content, boxes = _rendered(figure, crop)
-    if boxes:
-        figure.text(0.5, -0.01, BOXES, ha="center", va="top", fontsize=8, color=ACCENT)
-        content, _ = _rendered(figure, True)
+    missing, content = "Glyph .* missing from", io.BytesIO()
+    save = partial(figure.savefig, content, format="webp", dpi=130, bbox_inches="tight", pil_kwargs={"quality": 88})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=missing)
+        try:
+            save()
+        except UserWarning:
+            warnings.filterwarnings("ignore", message=missing)
+            figure.text(0.5, -0.01, BOXES, ha="center", va="top", fontsize=8, color=ACCENT)
+            save()
     plt.close(figure)
-    return content
-
-
-def _rendered(figure: Figure, crop: bool) -> tuple[bytes, bool]:
-    """The figure as WebP, and whether its fonts lack a character."""
-    buffer, box = io.BytesIO(), "tight" if crop else None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", message="Glyph .* missing from")
-        figure.savefig(buffer, format="webp", dpi=130, bbox_inches=box, pil_kwargs={"quality": 88})
-    lacks = ["missing from" in str(warning.message) for warning in caught]
-    for warning, known in zip(caught, lacks, strict=True):
-        if not known:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return buffer.getvalue(), any(lacks)
+    return content.getvalue()
 
 
 def _uri(webp: bytes) -> str:
@@ -100,15 +94,12 @@ def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[
         for index, name in enumerate(class_names):
             axis.hist(
                 values[masks == index], bins=64, range=(0, 256), density=True, histtype="step", lw=1.8,
-                color=CLASS_COLOURS[index], label=name,
+                color=CLASS_COLOURS[index], label=name.replace("_", " "),
             )  # fmt: skip
         axis.set(title=title, xlabel="value", yticks=[])
     axes[0].set_ylabel("density")
-    if len(class_names) <= 6:
-        axes[-1].legend(fontsize=8)
-    else:
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, fontsize=8, ncols=8, loc="lower center", bbox_to_anchor=(0.5, 1))
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, ncols=8, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -180,7 +171,7 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
 def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
     """Differences of mIoU, row minus column, in points; bold where significant; small ones pale.
 
-    `pairs` is a table of `compare.compare_models`.
+    `pairs` is a table of `compare.compare_models`, with at least one pair.
     """
     grid = pd.DataFrame(np.nan, index=models, columns=models)
     bold = set()
@@ -191,7 +182,7 @@ def pairwise_matrix(pairs: pd.DataFrame, *, models: list[str]) -> Figure:
             bold |= {(row.first, row.second), (row.second, row.first)}
     figure, (axis,) = subplots((3 + 0.75 * len(models), 1.4 + 0.5 * len(models)))
     grid = grid.round(1) + 0.0  # no -0.0
-    limit = max(float(grid.abs().max().max(skipna=True)), 5.0) if len(pairs) else 5.0
+    limit = max(grid.abs().max().max(), 5)
     sns.heatmap(
         grid, cmap="RdBu_r", vmin=-limit, vmax=limit, annot=True, fmt="+.1f", ax=axis,
         linewidths=1, cbar_kws={"label": "points of mIoU, row − column"},
@@ -214,13 +205,13 @@ def verdict_bar(ledger: pd.DataFrame) -> Figure:
         "inconsistent in the paper": "#d4a72c",
         "not testable with this data": "#8c959f",
     }
-    counts = ledger["verdict"].value_counts()
+    counts = ledger["verdict"].value_counts().reindex(colours).dropna()
     figure, (axis,) = subplots((11, 1.3))
     left = 0
-    for verdict in (verdict for verdict in colours if verdict in counts):
-        bar = axis.barh(0, counts[verdict], left=left, color=colours[verdict], edgecolor="white", label=verdict)
+    for verdict, count in counts.items():
+        bar = axis.barh(0, count, left=left, color=colours[verdict], edgecolor="white", label=verdict)
         axis.bar_label(bar, label_type="center", color="white", weight="bold")
-        left += counts[verdict]
+        left += count
     axis.legend(loc="upper center", ncols=4, bbox_to_anchor=(0.5, 0.02))
     axis.set_axis_off()
     figure.set_layout_engine("none")
@@ -269,7 +260,7 @@ def confusion_heatmaps(matrices: dict[str, np.ndarray], class_names: tuple[str, 
 
 def speed_ladder(training: pd.DataFrame) -> Figure:
     """Training speed of every model relative to the plain loop, one bar per option added."""
-    table = training["times_plain"].unstack("step")[training.index.unique("step")].loc[training.index.unique("model")]
+    table = training["times_plain"].unstack("step", sort=False)
     figure, (axis,) = subplots((10, 0.16 * table.size + 1.4))
     table.rename(index=SHORT).plot.barh(ax=axis, width=0.8, color=sns.color_palette("crest", table.shape[1]))
     axis.axvline(1, **DOTTED)
@@ -291,7 +282,8 @@ def shares_over_time(table: pd.DataFrame, class_names: tuple[str, ...]) -> Figur
     everywhere, abstained = axis.get_xaxis_transform(), table["abstain"].repeat(2)
     axis.fill_between(edges, 0, 1, where=abstained, transform=everywhere, color="#d8dee4", lw=0, zorder=0)
     for colour, name in zip(CLASS_COLOURS[1:], class_names[1:], strict=False):
-        axis.plot(seconds, table[f"{name}_percent"].where(~table["abstain"]), color=colour, lw=1.6, label=name)
+        shares, label = table[f"{name}_percent"].where(~table["abstain"]), name.replace("_", " ")
+        axis.plot(seconds, shares, color=colour, lw=1.6, label=label)
     axis.set(xlabel="seconds", ylabel="% of the frame", ylim=(0, None), xlim=(seconds[0] - half, seconds[-1] + half))
     axis.legend(fontsize=8, ncols=min(len(class_names), 8), loc="lower right", bbox_to_anchor=(1, 1))
     return figure

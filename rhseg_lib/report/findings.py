@@ -43,17 +43,16 @@ def difference_in_words(row: dict) -> str:
 
 def size_limit(dataset: dict) -> list[str]:
     """Sentences on what the study's image size takes away: every score of the report is measured at that size."""
-    limits, side, tile = dataset["size_limit"], dataset["image_size"], dataset.get("tile")
+    of_class, side, tile = dataset["size_limit"], dataset["image_size"], dataset.get("tile")
     scored = f"Scores in this report are of {'tiles' if tile else 'images'} of {side}×{side} pixels"
     scored += f", each a part of {tile}×{tile} pixels of an image." if tile else "."
-    if not limits:  # no class in any image
-        return [scored]
-    listed = ", ".join(f"{name} {limit:.2f}" for name, limit in limits.items())
-    lines = [
-        f"{scored} Enlarged to the images' own size, a perfect model's masks have these IoUs with the annotation: "
-        f"{listed}."
-    ]
-    if low := [name for name, limit in limits.items() if limit < LEAST_LIMIT]:
+    lines = [scored]
+    if of_class:  # empty if no image shows a class
+        listed = ", ".join(f"{name} {limit:.2f}" for name, limit in of_class.items())
+        lines[0] += (
+            f" Enlarged to the images' own size, a perfect model's masks have these IoUs with the annotation: {listed}."
+        )
+    if low := [name for name, limit in of_class.items() if limit < LEAST_LIMIT]:
         fix = "a smaller tile" if tile else "a larger image_size, or cut your own images into tiles (`tile`)"
         lines.append(f"Warning: {side} pixels are too few for {', '.join(low)}: take {fix}.")
     return lines
@@ -62,23 +61,24 @@ def size_limit(dataset: dict) -> list[str]:
 def own_results(summary: pd.DataFrame, baselines: pd.DataFrame, runs: list[Run], profile: Profile) -> list[str]:
     """Sentences on how well the classes of one's own images are found."""
     best = summary["miou"].idxmax()
-    row, count = summary.loc[best], len(runs[0].names)
+    row = summary.loc[best]
     classes = {name: row[f"IoU {name}"] for name in profile.data.classes if not np.isnan(row[f"IoU {name}"])}
     each = ", ".join(f"{name} {iou:.1f} %" for name, iou in sorted(classes.items(), key=lambda item: -item[1]))
     baseline = baselines["miou"].filter(like="pixel classifier").max()
+    same = "the same" if parts(profile)[-1] == "test" else "the test"
     low = row["weights_low"] if np.isnan(row["low"]) else row["low"]
     verdict = (
         "the network sees what single pixels do not show."
         if low > baseline
         else "the network is not clearly better. More images, more epochs or a larger image_size may help."
     )
-    score = (
-        f"{row['miou']:.1f} % mIoU {interval(row)}{'' if len(summary) == 1 else f', the most of {len(summary)} models'}"
-    )
+    score = f"{row['miou']:.1f} % mIoU {interval(row)}"
+    if len(summary) > 1:
+        score += f", the most of {len(summary)} models"
     return [
-        f"{LABELS[best]} reaches {score}, on {count} {profile.data.unit} that it has not seen.",
+        f"{LABELS[best]} reaches {score}, on {len(runs[0].names)} {profile.data.unit} that it has not seen.",
         f"IoU of each class: {each}. Background counts in the mIoU: {row['IoU background']:.1f} %.",
-        f"Classified pixel by pixel, by colour and place, the same images reach {baseline:.1f} %: {verdict}",
+        f"Classified pixel by pixel, by colour and place, {same} images reach {baseline:.1f} %: {verdict}",
     ]
 
 
@@ -87,39 +87,35 @@ def effects_summary(effects: pd.DataFrame, runs: list[Run], profile: Profile) ->
     lines = [f"- **{row['change']}**: the effect {difference_in_words(row)}." for row in effects.to_dict("records")]
     if missing := [name for name in EFFECTS if name not in set(effects["change"])]:
         lines.append(f"- Not compared, as a model is missing or has a different training recipe: {'; '.join(missing)}.")
-    return Markdown("\n".join([*lines, "", _limits_text(runs, profile)]))
+    return Markdown("\n".join([*lines, "", limits(runs, profile)]))
 
 
-def limits(runs: list[Run], profile: Profile) -> Markdown:
-    """The limits of the evidence, as a paragraph."""
-    return Markdown(_limits_text(runs, profile))
-
-
-def _limits_text(runs: list[Run], profile: Profile) -> str:
+def limits(runs: list[Run], profile: Profile) -> str:
     """Limits of the evidence: number of seeds and independent images, differences in training."""
     matrices = stacked(runs)
     seeds = sorted({len(of_model) for of_model in matrices.values()})
     units = statistics.units_showing(next(iter(matrices.values())))
+    lines = []
+    if profile.kind == "demonstration":
+        lines.append("Short training on small images: this demonstrates the method, not the result.")
+    if units < statistics.FEW_UNITS:
+        lines.append(f"**Few independent images, {units}: every score and interval here is a rough estimate.**")
     number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    text = f"Seeds of each model: {number}; independent images that show the rarest class: {units}."
+    lines.append(f"Seeds of each model: {number}; independent images that show the rarest class: {units}.")
     if seeds[0] == 1:
-        text += (
-            " **One seed cannot show which model is better**: intervals marked “these weights” cover the images alone, "
+        lines.append(
+            "**One seed cannot show which model is better**: intervals marked “these weights” cover the images alone, "
             "and another seed changes the scores too."
         )
     else:
-        text += " Intervals and tests cover both images and seeds; p is adjusted for all pairs of models (Holm)."
-    if units < statistics.FEW_UNITS:
-        text = f"**Few independent images, {units}: every score and interval here is a rough estimate.** {text}"
-    if profile.kind == "demonstration":
-        text = f"Short training on small images: this demonstrates the method, not the result. {text}"
+        lines.append("Intervals and tests cover both images and seeds; p is adjusted for all pairs of models (Holm).")
     seen = {run.model: run.metrics["images_seen"] for run in runs}
     if fewer := [f"{SHORT[model]} {count:,}" for model, count in seen.items() if count < max(seen.values())]:
-        text += (
-            f" **The models have different training recipes**: {', '.join(fewer)} training images seen, the others "
+        lines.append(
+            f"**The models have different training recipes**: {', '.join(fewer)} training images seen, the others "
             f"{max(seen.values()):,}. Their differences from the others reflect the training as much as the model."
         )
-    return f"{text} {trained_on(runs)}"
+    return " ".join([*lines, trained_on(runs)])
 
 
 def trained_on(runs: list[Run]) -> str:
@@ -170,25 +166,24 @@ def realtime_summary(measured: pd.DataFrame) -> list[str]:
 def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list[Run], profile: Profile) -> Markdown:
     """Best model, significant differences, and the smallest detectable difference."""
     best = summary["miou"].idxmax()
-    text = (
+    lines = [
         f"**{LABELS[best]}** has the highest mIoU, {summary.loc[best, 'miou']:.1f} % "
         f"{interval(summary.loc[best])} on {len(runs[0].names)} {profile.data.unit}."
-    )
+    ]
     tested = compared[compared["p_holm"].notna()]
     if len(tested):
         significant = np.array([is_significant(row) for row in tested.to_dict("records")])
         with_best = (tested[["first", "second"]] == best).any(axis=1)
         if close := (with_best & ~significant).sum():
-            text += f" It does not differ significantly from {close} of the {with_best.sum()} others."
-        text += (
-            f" Of {len(tested)} pairs, {significant.sum()} differ significantly. With these seeds and images, a true "
+            lines.append(f"It does not differ significantly from {close} of the {with_best.sum()} others.")
+        of_paper = "; the paper ranks models 0.41 points apart, with one run each and no interval"
+        lines.append(
+            f"Of {len(tested)} pairs, {significant.sum()} differ significantly. With these seeds and images, a true "
             f"difference of {tested['detectable'].median():.1f} points is detected four times in five if one pair is "
             f"tested, of {tested['detectable_holm'].median():.1f} points if all pairs are (medians)"
+            f"{of_paper if profile.paper else ''}."
         )
-        text += (
-            "; the paper ranks models 0.41 points apart, with one run each and no interval." if profile.paper else "."
-        )
-    return Markdown(f"{text}\n\n{_limits_text(runs, profile)}")
+    return Markdown(f"{' '.join(lines)}\n\n{limits(runs, profile)}")
 
 
 def scope(profile: Profile) -> str:
@@ -273,4 +268,4 @@ def findings(
         pairs = {name: pair(compared, *models) for name, models in {**EFFECTS, **RIVALS}.items()}
         lines += ["", f"**{valid_for}:**", ""]
         lines += [f"- **{name}**: the difference {difference_in_words(row)}." for name, row in pairs.items() if row]
-    return Markdown("\n".join([*lines, "", _limits_text(runs, profile)]))
+    return Markdown("\n".join([*lines, "", limits(runs, profile)]))

@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 
 from rhseg_lib.catalogue import SHORT
 from rhseg_lib.report.figures import subplots
-from rhseg_lib.report.overlays import CLASS_COLOURS, HEAT, WRONG, blend, error_map
+from rhseg_lib.report.overlays import CLASS_COLOURS, WRONG, attention_heat, blend, error_map
 
 
 def contact_sheet(images: list[np.ndarray], *, columns: int, titles: list[str] | None = None) -> Figure:
@@ -18,10 +18,9 @@ def contact_sheet(images: list[np.ndarray], *, columns: int, titles: list[str] |
     figure, axes = subplots((12, rows * height), rows=rows, columns=columns)
     for axis in axes:
         axis.set_axis_off()
-    for number, (axis, image) in enumerate(zip(axes, images, strict=False)):
+    for axis, image, title in zip(axes, images, titles or [""] * len(images), strict=False):
         axis.imshow(image)
-        if titles is not None:
-            axis.set_title(titles[number], fontsize=9, pad=3, parse_math=False)  # a file name may contain $
+        axis.set_title(title, fontsize=9, pad=3, parse_math=False)  # a file name may contain $
     figure.set_layout_engine("tight", pad=0.3)
     return figure
 
@@ -87,30 +86,13 @@ def _legend(figure: Figure, class_names: tuple[str, ...], *, wrong: str) -> None
     figure.legend(handles=handles, loc="upper center", ncols=ncols, fontsize=9, bbox_to_anchor=(0.5, 0))
 
 
-def examples(images: np.ndarray, truth: np.ndarray, predictions: np.ndarray, titles: list[str]) -> Figure:
-    """One model's predictions, a row per image: image, annotation, prediction, wrong pixels."""
-    panels, names = [], []
-    for title, image, true, predicted in zip(titles, images, truth, predictions, strict=True):
-        panels += [image, blend(image, true), blend(image, predicted), error_map(true, predicted)]
-        names += [f"{title}: image", "annotation", "prediction", "wrong pixels"]
-    return contact_sheet(panels, columns=4, titles=names)
-
-
 def attention_maps(image: np.ndarray, maps: np.ndarray) -> Figure:
     """EMA's weight maps over an image: (H, W, 3) uint8 and (G, h, w) in (0, 1), one panel per group."""
-    groups = len(maps)
-    figure, axes = subplots((12, 12 / (groups + 1) + 0.35), columns=groups + 1)
-    height, width, _ = image.shape
-    axes[0].imshow(image)
-    axes[0].set_title("image", fontsize=8)
-    for group, (axis, weights) in enumerate(zip(axes[1:], maps, strict=True)):
-        axis.imshow(image)
-        axis.imshow(weights, extent=(0, width, height, 0), cmap=HEAT, alpha=0.65, interpolation="bilinear")
-        axis.set_title(f"group {group + 1}\n{weights.min():.2f}–{weights.max():.2f}", fontsize=7)
-    for axis in axes:
-        axis.set_axis_off()
-    figure.set_layout_engine("tight", pad=0.3)
-    return figure
+    panels, titles = [image], ["image"]
+    for group, weights in enumerate(maps, 1):
+        panels.append(attention_heat(image, weights, opacity=0.65))
+        titles.append(f"group {group}\n{weights.min():.2f}–{weights.max():.2f}")
+    return contact_sheet(panels, columns=len(panels), titles=titles)
 
 
 def one_per_operation(copies: list[str], copy_of: dict[str, str]) -> list[tuple[str, str]]:

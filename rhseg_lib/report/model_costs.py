@@ -60,8 +60,7 @@ def latency(names: list[str], profile: Profile) -> pd.DataFrame:
     """Milliseconds for one image of the profile's size, measured now on the CPU: median and quartiles."""
     side, classes = profile.data.image_size, len(profile.data.class_names)
     rows = [latency_ms(build_model(name, num_classes=classes), side, side, repeats=9) for name in names]
-    table = pd.DataFrame(rows, index=pd.Index(names, name="model")).rename(columns={"median": "latency_ms"})
-    return table[["latency_ms", "lower_quartile", "upper_quartile"]]
+    return pd.DataFrame(rows, index=pd.Index(names, name="model")).rename(columns={"median": "latency_ms"})
 
 
 def stages_shown(frame: pd.DataFrame) -> pd.DataFrame:

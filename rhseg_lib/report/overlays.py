@@ -43,6 +43,12 @@ def heat(image: np.ndarray, values: np.ndarray, *, opacity: float) -> np.ndarray
     return cv2.addWeighted(colours, opacity, image, 1 - opacity, 0)
 
 
+def attention_heat(image: np.ndarray, weights: np.ndarray, *, opacity: float) -> np.ndarray:
+    """Blend a map of attention weights (h, w) over an image, its lowest dark, its highest pale; else as `heat`."""
+    low, high = weights.min(), weights.max()
+    return heat(image, (weights - low) / max(high - low, 1e-6), opacity=opacity)
+
+
 def outline(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Draw a white line, dark on its outer side, around the pixels where (H, W) bool is true."""
     cross, inside = cv2.getStructuringElement(cv2.MORPH_CROSS, (5, 5)), inside.astype(np.uint8)

@@ -63,7 +63,8 @@ def keep(frame: pd.DataFrame, path: Path) -> None:
     write_atomically(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
 
 
-def _cell(name: str, value: object, digits: int = 2) -> str:
+def _cell(name: str, value: object, digits: int) -> str:
+    """A value as text in HTML: numbers grouped by thousands, NaN as a dash, a page as a link to it."""
     if isinstance(value, float):
         return "–" if np.isnan(value) else f"{value:,.{digits}f}"
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
@@ -143,14 +144,14 @@ def metrics(runs: dict[str, Run]) -> pd.DataFrame:
     for subset, run in runs.items():
         scores, names = run.metrics[subset], run.metrics["class_names"]
         low, high = points(statistics.mean_of(by_unit(run.matrices, run.units)[None], these_weights=True))
-        block = {
+        columns = {
             "subset": subset,
             "class": [*names, "mean"],
             "IoU": 100 * np.array([*scores["iou"], scores["miou"]], float),
             "PA": 100 * np.array([*scores["pa"], scores["mpa"]], float),
             "95 % interval, these weights": [*[""] * len(names), bracket(low, high) or "too few images"],
         }
-        blocks.append(pd.DataFrame(block))
+        blocks.append(pd.DataFrame(columns))
     return pd.concat(blocks, ignore_index=True)
 
 

@@ -120,11 +120,20 @@ def test_missing_weights_are_reported_and_hide_the_image(study):
     path.rename(path.with_suffix(".away"))
     explorer.layer.value = "probability of a class"
     path.with_suffix(".away").rename(path)
-    assert f"the weights of {MODEL}, seed 0 are missing" in explorer.note.value
+    assert "the weights are not there" in explorer.note.value and str(path) in explorer.note.value
     assert f"python -m rhseg_lib.training --profile tiny --model {MODEL} --seed 0" in explorer.note.value
     assert explorer.image.layout.visibility == "hidden"
     explorer.layer.value = "annotation"
     assert explorer.image.layout.visibility == "visible"
+
+
+def test_only_runs_with_their_predictions_are_offered(study):
+    """A clone of the repository has those of the first seed."""
+    path = study.run_folder(MODEL, 0) / "predictions"
+    path.rename(path.with_name("away"))
+    offered = Explorer(study).run.options
+    path.with_name("away").rename(path)
+    assert offered == (f"{WITHOUT_EMA}, seed 0",)
 
 
 def test_without_a_finished_run_the_error_names_the_fix(study, tmp_path):

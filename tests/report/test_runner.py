@@ -2,12 +2,13 @@
 
 import base64
 import os
-from html.parser import HTMLParser
+import re
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from bs4 import BeautifulSoup
 from conftest import ROOT, call, disk_at
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -220,32 +221,6 @@ class TestMain:
         assert f"error: {expected}" in stderr and str(disk) in stderr and "fix:" in stderr
 
 
-class Elements(HTMLParser):
-    """Every element with its attributes, and the text inside ``title``, ``h1`` and ``summary``."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        while tag in self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, text):
-        for tag in {"title", "h1", "summary"} & set(self.open):
-            self.texts.setdefault(tag, []).append(text.strip())
-
-    def of(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
 def executed(folder: Path, name: str = "04_ablation") -> Path:
     """A notebook as if executed: a stream of each kind, a table, and an image with a description."""
     content = nbformat.read(notebook(folder, "make()", name=name), as_version=4)
@@ -262,60 +237,53 @@ def executed(folder: Path, name: str = "04_ablation") -> Path:
     return folder / f"{name}.ipynb"
 
 
+def parsed(html: Path) -> BeautifulSoup:
+    return BeautifulSoup(html.read_text(encoding="utf-8"), "html.parser")
+
+
 @pytest.fixture(scope="module")
-def page(profile, tmp_path_factory) -> str:
+def page(profile, tmp_path_factory) -> BeautifulSoup:
     folder = tmp_path_factory.mktemp("page")
     html = folder / "html" / "04_ablation.html"
     write_page(executed(folder), html, profile=profile, notebook="04_ablation")
-    return html.read_text(encoding="utf-8")
+    return parsed(html)
 
 
 class TestPage:
-    def test_title_and_banner(self, page: str, profile: Profile):
-        elements = Elements(page)
-        assert elements.texts["title"] == [f"A small page · {profile.title}"]
-        assert any("A small page" in text for text in elements.texts["h1"])
-        assert profile.banner in page
-        assert {"class": "banner demonstration"} in elements.of("p")
-        assert {"lang": "en"} in elements.of("html")
+    def test_title_and_banner(self, page: BeautifulSoup, profile: Profile):
+        assert page.title.text == f"A small page · {profile.title}"
+        assert "A small page" in page.h1.text
+        assert page.select_one("p.banner.demonstration").text == profile.banner
+        assert page.html["lang"] == "en"
 
-    def test_code_is_folded(self, page: str):
-        elements = Elements(page)
-        folds = elements.of("details")
-        assert len(folds) == elements.texts["summary"].count("code") + 1 == 3
-        assert not any("open" in fold for fold in folds)
-        assert "parameters of this page" in elements.texts["summary"]
-        outside = page
-        while "<details" in outside:
-            start, end = outside.index("<details"), outside.index("</details>")
-            assert "highlight" in outside[start:end]
-            outside = outside[:start] + outside[end + len("</details>") :]
-        assert "make" not in outside.split("<footer>")[0].split("</style>")[1] and "12345" not in outside
+    def test_code_is_folded(self, page: BeautifulSoup):
+        folds = page.find_all("details")
+        assert [fold.summary.text for fold in folds] == ["code", "parameters of this page", "code"]
+        assert all(fold.select(".highlight") and not fold.has_attr("open") for fold in folds)
+        for code in ("make", "12345"):
+            places = page.main.find_all(string=re.compile(code))
+            assert places and all(place.find_parent("details") for place in places)
 
-    def test_output_is_shown_and_messages_are_not(self, page: str):
-        assert "a line that is shown" in page and "90.46" in page
-        assert "a progress bar" not in page
+    def test_output_is_shown_and_messages_are_not(self, page: BeautifulSoup):
+        assert "a line that is shown" in page.main.text and "90.46" in page.main.text
+        assert "a progress bar" not in str(page)
 
-    def test_the_page_is_self_contained(self, page: str):
-        elements = Elements(page)
-        assert elements.of("script") == []
-        for tag, attributes in elements.tags:
-            for key in ("src", "srcset", "data", "poster", "action"):
-                assert attributes.get(key, "data:").startswith("data:"), (tag, attributes)
-            if tag == "link":
-                assert attributes["href"].startswith("data:")
-        style = page[page.index("<style>") : page.index("</style>")]
-        assert "@import" not in style and "url(" not in style
-        policy = next(meta for meta in elements.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    def test_the_page_is_self_contained(self, page: BeautifulSoup):
+        assert page.script is None
+        for element in page.find_all(True):
+            loaded = ["src", "srcset", "data", "poster", "action"] + ["href"] * (element.name == "link")
+            assert all(element.get(key, "data:").startswith("data:") for key in loaded), element
+        assert "@import" not in page.style.text and "url(" not in page.style.text
+        policy = page.find("meta", {"http-equiv": "Content-Security-Policy"})
         assert policy["content"].startswith("default-src 'none'")
 
-    def test_images_are_embedded_and_described(self, page: str):
-        (image,) = Elements(page).of("img")
+    def test_images_are_embedded_and_described(self, page: BeautifulSoup):
+        (image,) = page.find_all("img")
         assert image["src"].startswith("data:image/png;base64,")
         assert image["alt"] == "Curves of the loss"
 
-    def test_links_reach_the_other_pages(self, page: str, profile: Profile):
-        links = Elements(page).of("a")
+    def test_links_reach_the_other_pages(self, page: BeautifulSoup, profile: Profile):
+        links = page.find_all("a")
         targets = {link["href"] for link in links if not link["href"].startswith("#")}
         others = {f"{name}.html" for name in pages_of(profile) if name != "00_summary"}
         assert targets == {"../index.html", *others}
@@ -325,35 +293,22 @@ class TestPage:
         own = profile.model_copy(update={"root": tmp_path})
         html = own.reports / "index.html"
         write_page(executed(tmp_path, "00_summary"), html, profile=own, notebook="00_summary")
-        links = Elements(html.read_text(encoding="utf-8")).of("a")
-        assert {"index.html", "html/01_dataset.html"} <= {link["href"] for link in links}
+        assert {"index.html", "html/01_dataset.html"} <= {link["href"] for link in parsed(html).find_all("a")}
 
     def test_page_of_a_training_run_is_titled_with_its_model(self, profile, tmp_path):
         html = tmp_path / "page.html"
         write_page(executed(tmp_path, "03_train_unet_vgg16_seed2"), html, profile=profile, notebook="03_train")
-        assert "<title>unet_vgg16, seed 2 · " in html.read_text(encoding="utf-8")
+        assert parsed(html).title.text.startswith("unet_vgg16, seed 2 · ")
 
 
 @pytest.mark.parametrize("arguments", [["-p", "sede", "5"], ["-p", "seed", "five"]])
 def test_plain_papermill_refuses_them_too(profile, tmp_path, arguments):
     """A misspelt parameter would train the default, and end as if all were right."""
     path = notebook(tmp_path, "from rhseg_lib.report.parameters import check_injected\n\ncheck_injected()")
-    valid = call(
-        "papermill",
-        str(path),
-        str(tmp_path / "out.ipynb"),
-        "-p",
-        "profile",
-        "tiny",
-        "-p",
-        "seed",
-        "5",
-        cwd=profile.root,
-    )
+    command = ("papermill", str(path), str(tmp_path / "out.ipynb"), "-p", "profile", "tiny")
+    valid = call(*command, "-p", "seed", "5", cwd=profile.root)
     assert valid.returncode == 0, valid.stderr[-2000:]
-    ran = call(
-        "papermill", str(path), str(tmp_path / "out.ipynb"), "-p", "profile", "tiny", *arguments, cwd=profile.root
-    )
+    ran = call(*command, *arguments, cwd=profile.root)
     assert ran.returncode != 0 and f"parameter '{arguments[1]}'" in ran.stderr
 
 

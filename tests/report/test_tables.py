@@ -41,6 +41,13 @@ def test_a_figure_says_that_its_boxes_are_characters(monkeypatch) -> None:
         assert said == ([] if title == "slag" else [figures.BOXES])
 
 
+def test_a_class_that_begins_with_an_underscore_is_in_the_legend() -> None:
+    images, masks = np.zeros((1, 4, 4, 3), np.uint8), np.array([[[0, 0, 1, 1]] * 4], np.uint8)
+    (legend,) = figures.colour_histograms(images, masks, ("background", "_drip")).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["background", " drip"]
+    plt.close("all")
+
+
 def test_a_missing_value_is_a_dash_and_a_large_count_is_grouped() -> None:
     shown = tables.show(pd.DataFrame({"a": [np.nan], "b": [5_813_523]}), caption="").data
     assert ">–<" in shown
@@ -116,6 +123,18 @@ def test_the_report_states_the_limits_of_seeds_and_images(profile, images, seeds
     assert ("Of 1 pairs, 1 differ significantly" in compared) == ("is significant" in effects) == (p_holm < 0.05)
     assert ("inside that interval" in results) == (baseline == 55.0)
     assert "no accuracy, as this is a demonstration" in results
+
+
+@pytest.mark.parametrize(("holdout", "images"), [(0, "the same images"), (8, "the test images")])
+def test_the_pixel_classifier_is_scored_on_the_test_images(profile, holdout, images):
+    data = profile.data.model_copy(update={"holdout_scenes": holdout})
+    ious = {f"IoU {name}": 60.0 for name in data.class_names}
+    row = {"miou": 60.0, "low": 50.0, "high": 70.0, "weights_low": 52.0, "weights_high": 68.0, **ious}
+    summary = pd.DataFrame([row], index=[catalogue.FCN])
+    baselines = pd.DataFrame({"miou": [45.0]}, index=["pixel classifier: colour"])
+    runs = [Run(catalogue.FCN, 0, {}, np.zeros((1, 3, 3)), ("a",), ("a",))]
+    *_, last = findings.own_results(summary, baselines, runs, profile.model_copy(update={"data": data}))
+    assert f"{images} reach 45.0 %: the network sees what single pixels do not show." in last
 
 
 def test_models_trained_on_different_devices_are_named_with_them():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from rhseg_lib.errors import StudyError, exit_code, show
 from rhseg_lib.evaluation import statistics
-from rhseg_lib.evaluation.masks import Network, segment_image
+from rhseg_lib.evaluation.full_size_inference import Network, segment_image
 from rhseg_lib.evaluation.metrics import by_image, confusion_matrices, scores
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically

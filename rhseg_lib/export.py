@@ -32,10 +32,10 @@ from rhseg_lib.dataset.batches import mean_and_std
 from rhseg_lib.errors import StudyError, exit_code, show
 from rhseg_lib.evaluate import score, spread
 from rhseg_lib.evaluation import statistics
-from rhseg_lib.evaluation.masks import network_logits, prepare
+from rhseg_lib.evaluation.full_size_inference import network_logits, prepare
 from rhseg_lib.evaluation.weights import Card, read_weights
 from rhseg_lib.files import write_atomically
-from rhseg_lib.models.lighter import lightened
+from rhseg_lib.models.fused_decoder import lightened
 from rhseg_lib.predict.inputs import Video, open_source
 from rhseg_lib.predict.runtime import INPUT, INSTALL, OUTPUT, PRECISION, OnnxNetwork, usable_cores
 from rhseg_lib.profile import Data

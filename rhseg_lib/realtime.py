@@ -21,8 +21,8 @@ from rhseg_lib.catalogue import FAST, LITE, PROPOSED
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.errors import StudyError, show
 from rhseg_lib.evaluation import statistics
+from rhseg_lib.evaluation.full_size_inference import network_logits
 from rhseg_lib.evaluation.inference import confusions
-from rhseg_lib.evaluation.masks import network_logits
 from rhseg_lib.evaluation.metrics import scores
 from rhseg_lib.evaluation.runs import Run, has_weights, parts
 from rhseg_lib.export import export

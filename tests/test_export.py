@@ -17,10 +17,10 @@ from torch import nn
 
 from rhseg_lib import evaluate, export
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.masks import network_logits
+from rhseg_lib.evaluation.full_size_inference import network_logits
 from rhseg_lib.evaluation.weights import parse_card, read_card, read_weights
 from rhseg_lib.models import build_model
-from rhseg_lib.models.lighter import lightened
+from rhseg_lib.models.fused_decoder import lightened
 from rhseg_lib.predict.runtime import OnnxNetwork
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 

@@ -99,7 +99,7 @@ def test_the_summary_names_what_keeps_up_with_a_camera():
     assert small.startswith("At 128×128 px, 1 of 2 models")
     assert "25 ms" in small and "50 ms" in small and "90 ms" not in small and "mIoU 85.0 %" in small
     assert large.startswith("At 512×512 px, 0 of 1 models") and "mIoU" not in large
-    assert untrained.startswith("At 512×512 px, times hold")
+    assert untrained.startswith("At 512×512 px, only the times are valid")
     assert findings.realtime_summary(pd.DataFrame()) == []
 
 

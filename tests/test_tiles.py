@@ -16,7 +16,7 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluate import evaluate
 from rhseg_lib.evaluation import runs
 from rhseg_lib.evaluation.inference import abstention_bound, certainty, confidence, confidence_of, confidences
-from rhseg_lib.evaluation.tiles import segment_tiles
+from rhseg_lib.evaluation.tiled_inference import segment_tiles
 from rhseg_lib.evaluation.weights import read_weights, write_weights
 from rhseg_lib.models import build_model
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source

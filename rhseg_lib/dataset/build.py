@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import yaml
 
+from rhseg_lib.dataset.parallel import processes
 from rhseg_lib.dataset.split import Plan, absence_in_words, plan
 from rhseg_lib.dataset.voc_tree import FORMAT, MARK, image_names, tree_hash, write_lists
-from rhseg_lib.dataset.workers import processes
 from rhseg_lib.dataset.write_images import Converter, Source, drop_stale, tiles_of, write_copies, write_originals
 from rhseg_lib.errors import StudyError, show
 from rhseg_lib.files import LOCK, Unfinished, sole_builder, sole_writer, write_atomically

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.masks import Network, segment_pair
+from rhseg_lib.evaluation.full_size_inference import Network, segment_pair
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import Profile, fingerprint

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from rhseg_lib.dataset import voc_tree
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.masks import Network, segment_pair
+from rhseg_lib.evaluation.full_size_inference import Network, segment_pair
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.profile import Profile
 from rhseg_lib.settings import Calibration, Thickness

@@ -11,9 +11,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from rhseg_lib.errors import StudyError, exit_code, printable, show
-from rhseg_lib.predict.drafts import REVIEW, write_drafts
 from rhseg_lib.predict.gallery import NO_THRESHOLD
 from rhseg_lib.predict.live import segment_live
+from rhseg_lib.predict.pre_annotation import REVIEW, write_drafts
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 from rhseg_lib.predict.write import MASKS, WRITES
 from rhseg_lib.thickness.options import add_options, read_options

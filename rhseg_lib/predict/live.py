@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.masks import segment_image
+from rhseg_lib.evaluation.full_size_inference import segment_image
 from rhseg_lib.predict.inputs import Video
 from rhseg_lib.predict.runtime import Runtime, open_weights
 from rhseg_lib.settings import Thickness

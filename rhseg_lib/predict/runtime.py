@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.masks import Network
+from rhseg_lib.evaluation.full_size_inference import Network
 from rhseg_lib.evaluation.weights import Card, parse_card, read_weights
 
 INPUT, OUTPUT, PRECISION = "images", "logits", "precision"  # names in an exported file

@@ -20,7 +20,7 @@ and as many write as the network has threads on the CPU, see `runtime.open_weigh
 All files are written to its folder `unfinished` and moved when complete. An interrupted run resumes there after its
 last complete batch and ends with the same files as an uninterrupted one. Batches always start at multiples of their
 size, since sums differ in their last digits between batch sizes. Weights trained on tiles are applied tile by tile
-(`evaluation.tiles`).
+(`evaluation.tiled_inference`).
 
 Confidence (`evaluation.inference.confidence`) sorts images; it is not a calibrated probability. Images whose confidence
 is below the 1st percentile of the model's own test images are marked `abstain`; the weights store that threshold. A
@@ -44,7 +44,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation.masks import Fitted, fit, mirrored, network_outputs, segmented
+from rhseg_lib.evaluation.full_size_inference import Fitted, fit, mirrored, network_outputs, segmented
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import Journal, disk_errors, sole_writer, write_atomically
 from rhseg_lib.predict.gallery import Prediction, write_tables

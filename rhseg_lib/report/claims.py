@@ -9,7 +9,7 @@ import yaml
 from rhseg_lib.catalogue import COUNTED, DESCRIBED, FCN, MOBILENET, MODEL_NAMES, SEPARABLE, UNET, XCEPTION
 from rhseg_lib.evaluation.compare import is_significant, pair
 from rhseg_lib.report.findings import difference_in_words
-from rhseg_lib.report.paper import PAPER_ROWS
+from rhseg_lib.report.paper_tables import PAPER_ROWS
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCONSISTENT, NOT_TESTABLE = "inconsistent in the paper", "not testable with this data"

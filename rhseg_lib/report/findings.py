@@ -42,7 +42,7 @@ def difference_in_words(row: dict) -> str:
 
 
 def size_limit(dataset: dict) -> list[str]:
-    """Sentences on what the study's image size takes away: every score of the report is measured at that size."""
+    """Sentences on the accuracy lost at the study's image size: every score of the report is measured at that size."""
     of_class, side, tile = dataset["size_limit"], dataset["image_size"], dataset.get("tile")
     scored = f"Scores in this report are of {'tiles' if tile else 'images'} of {side}×{side} pixels"
     scored += f", each a part of {tile}×{tile} pixels of an image." if tile else "."
@@ -50,7 +50,8 @@ def size_limit(dataset: dict) -> list[str]:
     if of_class:  # empty if no image shows a class
         listed = ", ".join(f"{name} {limit:.2f}" for name, limit in of_class.items())
         lines[0] += (
-            f" Enlarged to the images' own size, a perfect model's masks have these IoUs with the annotation: {listed}."
+            " Even perfect masks at this size, enlarged to the images' own size, reach only these IoUs with the "
+            f"annotation: {listed}."
         )
     if low := [name for name, limit in of_class.items() if limit < LEAST_LIMIT]:
         fix = "a smaller tile" if tile else "a larger image_size, or cut your own images into tiles (`tile`)"
@@ -68,13 +69,13 @@ def own_results(summary: pd.DataFrame, baselines: pd.DataFrame, runs: list[Run],
     same = "the same" if parts(profile)[-1] == "test" else "the test"
     low = row["weights_low"] if np.isnan(row["low"]) else row["low"]
     verdict = (
-        "the network sees what single pixels do not show."
+        "the network is clearly better."
         if low > baseline
         else "the network is not clearly better. More images, more epochs or a larger image_size may help."
     )
     score = f"{row['miou']:.1f} % mIoU {interval(row)}"
     if len(summary) > 1:
-        score += f", the most of {len(summary)} models"
+        score += f", the highest of {len(summary)} models"
     return [
         f"{LABELS[best]} reaches {score}, on {len(runs[0].names)} {profile.data.unit} that it has not seen.",
         f"IoU of each class: {each}. Background counts in the mIoU: {row['IoU background']:.1f} %.",
@@ -158,8 +159,8 @@ def realtime_summary(measured: pd.DataFrame) -> list[str]:
         lines.append(f"At {side}×{side} px, {count} of {len(fastest)} models segment 30 frames/s here: {listed}.")
     if untrained := sorted(set(measured.loc[measured["miou"].isna(), "side"])):
         sizes = ", ".join(f"{side}×{side}" for side in untrained)
-        lines.append(f"At {sizes} px, times hold for these networks, accuracies do not: none was trained at that size.")
-    lines.append("Reading the image, and writing masks, come on top.")
+        lines.append(f"At {sizes} px, only the times are valid: no model was trained at that size.")
+    lines.append("Reading images and writing masks are not included.")
     return lines
 
 
@@ -178,9 +179,9 @@ def comparison_summary(summary: pd.DataFrame, compared: pd.DataFrame, runs: list
             lines.append(f"It does not differ significantly from {close} of the {with_best.sum()} others.")
         of_paper = "; the paper ranks models 0.41 points apart, with one run each and no interval"
         lines.append(
-            f"Of {len(tested)} pairs, {significant.sum()} differ significantly. With these seeds and images, a true "
-            f"difference of {tested['detectable'].median():.1f} points is detected four times in five if one pair is "
-            f"tested, of {tested['detectable_holm'].median():.1f} points if all pairs are (medians)"
+            f"Of {len(tested)} pairs, {significant.sum()} differ significantly. With these seeds and images, the "
+            f"smallest difference detectable with 80 % power is {tested['detectable'].median():.1f} points for a "
+            f"single pair, and {tested['detectable_holm'].median():.1f} points if all pairs are tested (medians)"
             f"{of_paper if profile.paper else ''}."
         )
     return Markdown(f"{' '.join(lines)}\n\n{limits(runs, profile)}")

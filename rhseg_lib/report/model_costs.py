@@ -12,7 +12,7 @@ from rhseg_lib.catalogue import SHORT
 from rhseg_lib.models import build_model
 from rhseg_lib.models.complexity import count_macs, count_parameters, latency_ms, model_mib, separable_ratio
 from rhseg_lib.profile import Profile
-from rhseg_lib.report.paper import PAPER_ROWS
+from rhseg_lib.report.paper_tables import PAPER_ROWS
 
 
 def complexity(models: dict[str, nn.Module], side: int) -> pd.DataFrame:

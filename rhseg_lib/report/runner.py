@@ -26,7 +26,7 @@ from traitlets.config import Config
 from rhseg_lib.errors import StudyError, exit_code, show
 from rhseg_lib.files import disk_errors, parse_yaml, read_json, write_atomically
 from rhseg_lib.profile import Profile, load_profile
-from rhseg_lib.report.parameters import check
+from rhseg_lib.report.notebook_parameters import check
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGES = {  # notebook -> name in the navigation

@@ -17,7 +17,7 @@ from rhseg_lib.evaluation.metrics import Scores
 from rhseg_lib.evaluation.runs import Run
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import Profile, Recipe, load_profile
-from rhseg_lib.report.paper import TABLE1, Row
+from rhseg_lib.report.paper_tables import TABLE1, Row
 
 EXACT = ["annotator one and exact mask", "annotator two and exact mask"]  # rows of baselines.csv
 NOT_REPORTED = "not\N{NO-BREAK SPACE}reported"

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rhseg_lib.catalogue import SHORT
-from rhseg_lib.evaluation.masks import Network
+from rhseg_lib.evaluation.full_size_inference import Network
 from rhseg_lib.evaluation.thickness import Scenes, read_scene
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.report.figures import ACCENT, DOTTED, GREY, INK, MODEL_COLOURS, subplots

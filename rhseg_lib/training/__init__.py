@@ -1,1 +1,1 @@
-"""Train a model with a seed: loss and schedule (task), exact resume (fit), earlier weights (start), speed (speed)."""
+"""Train a model with a seed: loss and schedule (task), exact resume (fit), start from earlier weights, speed."""

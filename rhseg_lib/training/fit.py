@@ -21,8 +21,8 @@ from rhseg_lib.errors import StudyError, show
 from rhseg_lib.evaluation import runs
 from rhseg_lib.files import disk_errors, sole_writer, write_atomically
 from rhseg_lib.profile import Profile, Recipe, fingerprint
+from rhseg_lib.training.initial_weights import start_from_earlier
 from rhseg_lib.training.progress import Progress
-from rhseg_lib.training.start import start_from_earlier
 from rhseg_lib.training.task import SegmentationTask
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from rhseg_lib import files
 from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation import inference, masks
-from rhseg_lib.evaluation.masks import classes_at_size, prepare
+from rhseg_lib.evaluation.full_size_inference import classes_at_size, prepare
 from rhseg_lib.evaluation.weights import Card, read_card, read_weights, write_weights
 from rhseg_lib.predict import __main__, runtime, segment
 from rhseg_lib.predict.inputs import ImageFiles, Video, open_source

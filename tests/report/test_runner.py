@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from rhseg_lib.errors import StudyError
 from rhseg_lib.profile import Profile
-from rhseg_lib.report.parameters import TYPES
+from rhseg_lib.report.notebook_parameters import TYPES
 from rhseg_lib.report.runner import check_parameters, main, pages_of, run_notebook, write_page
 
 PARAMETERS = """
@@ -304,7 +304,7 @@ class TestPage:
 @pytest.mark.parametrize("arguments", [["-p", "sede", "5"], ["-p", "seed", "five"]])
 def test_plain_papermill_refuses_them_too(profile, tmp_path, arguments):
     """A misspelt parameter would train the default, and end as if all were right."""
-    path = notebook(tmp_path, "from rhseg_lib.report.parameters import check_injected\n\ncheck_injected()")
+    path = notebook(tmp_path, "from rhseg_lib.report.notebook_parameters import check_injected\n\ncheck_injected()")
     command = ("papermill", str(path), str(tmp_path / "out.ipynb"), "-p", "profile", "tiny")
     valid = call(*command, "-p", "seed", "5", cwd=profile.root)
     assert valid.returncode == 0, valid.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Predictions as Labelme annotations, for a person to correct: the model draws first.
+"""Predictions as Labelme annotations, for a person to correct.
 
 Beside each image stands a JSON file with the polygons of its mask; `review.csv` lists them, the least confident first.
 The folder is complete: images of another folder, and frames of a video, are copied into it. An annotation that is there

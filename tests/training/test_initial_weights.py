@@ -11,7 +11,7 @@ from rhseg_lib.evaluation.weights import Card, read_card, write_weights
 from rhseg_lib.models import build_model
 from rhseg_lib.profile import Recipe, fingerprint, load_profile
 from rhseg_lib.training.fit import fit, run
-from rhseg_lib.training.start import start_from_earlier
+from rhseg_lib.training.initial_weights import start_from_earlier
 from rhseg_lib.training.task import SegmentationTask
 
 CLASSES = ("background", "immersion_tube", "slag_layer")

@@ -11,7 +11,7 @@ from torch import nn
 
 from rhseg_lib.dataset.batches import normalize
 from rhseg_lib.evaluation.inference import confidence, confidence_of
-from rhseg_lib.evaluation.tiles import segment_tiles
+from rhseg_lib.evaluation.tiled_inference import segment_tiles
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.sources import images
 

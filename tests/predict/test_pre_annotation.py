@@ -12,8 +12,8 @@ from conftest import ROOT
 from PIL import Image
 
 from rhseg_lib.errors import StudyError
-from rhseg_lib.predict import __main__, drafts
-from rhseg_lib.predict.drafts import draw, write_drafts
+from rhseg_lib.predict import __main__, pre_annotation
+from rhseg_lib.predict.pre_annotation import draw, write_drafts
 from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.sources.labelme_polygons import SPECK, polygons_of
@@ -196,8 +196,8 @@ class TestDrafts:
 
 
 def test_the_coarsest_tolerance_that_is_true_enough_is_taken(monkeypatch):
-    tried, original = [], drafts.polygons_of
-    monkeypatch.setattr(drafts, "polygons_of", lambda *given: tried.append(given[2]) or original(*given))
+    tried, original = [], pre_annotation.polygons_of
+    monkeypatch.setattr(pre_annotation, "polygons_of", lambda *given: tried.append(given[2]) or original(*given))
     large = np.zeros((800, 800), np.uint8)
     cv2.circle(large, (400, 400), 300, 1, -1)
     draw(large, CLASSES, None)

@@ -66,6 +66,8 @@ COMMAND = (
     "python -m rhseg_lib.report.runner {input.source} --output {output.notebook}"
     f" --html {{output.html}} -p profile {PROFILE}"
 )
+if not TRAINS and not Path(f"{REPORTS}/html/08_speed.html").exists():
+    COMMAND += " --without 08_speed"
 RUN = "OMP_NUM_THREADS={threads} " + COMMAND
 
 

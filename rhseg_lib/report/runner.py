@@ -140,14 +140,22 @@ def pages_of(profile: Profile) -> dict[str, str]:
     return pages
 
 
-def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str) -> None:
-    """Convert an executed notebook to one self-contained HTML file, with folded code and embedded images."""
+def write_page(executed: Path, html: Path, *, profile: Profile, notebook: str, without: tuple[str, ...] = ()) -> None:
+    """Convert an executed notebook to one self-contained HTML file, with folded code and embedded images.
+
+    The navigation leads to the pages of the profile, but not to those named in `without`; lines of the front page that
+    link to them are left out.
+    """
     content = nbformat.read(executed, as_version=4)
     heading = next(c.source for c in content.cells if c.cell_type == "markdown").splitlines()[0].lstrip("# ")
     if notebook == "03_train":
         heading = executed.stem.removeprefix("03_train_").replace("_seed", ", seed ")
+    for cell in content.cells:
+        if cell.cell_type == "markdown" and any(f"html/{page}.html" in cell.source for page in without):
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(line for line in lines if not any(f"html/{page}.html" in line for page in without))
     front = html.parent == profile.reports
-    pages = pages_of(profile)
+    pages = {page: text for page, text in pages_of(profile).items() if page not in without}
     hrefs = {page: f"html/{page}.html" if front else f"{page}.html" for page in pages}
     hrefs[next(iter(pages))] = "index.html" if front else "../index.html"
     links = [{"text": text, "href": hrefs[page], "current": page == notebook} for page, text in pages.items()]
@@ -172,6 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="the executed copy")
     parser.add_argument("--html", type=Path, required=True, help="the HTML page")
+    parser.add_argument("--without", nargs="*", default=[], metavar="PAGE", help="pages that this report lacks")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     options = parser.parse_args(arguments)
     return exit_code(lambda: _run(options))
@@ -183,7 +192,8 @@ def _run(options: argparse.Namespace) -> None:
     profile = load_profile(str(parameters.get("profile", "quick")))
     with disk_errors(options.output):
         run_notebook(options.notebook, options.output, parameters, root=profile.root)
-        write_page(options.output, options.html, profile=profile, notebook=options.notebook.stem)
+        without = tuple(options.without)
+        write_page(options.output, options.html, profile=profile, notebook=options.notebook.stem, without=without)
     show(f"{options.output.stem}: {time.monotonic() - started:.0f} s → {options.html}", error=True)
 
 

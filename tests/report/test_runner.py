@@ -295,6 +295,18 @@ class TestPage:
         write_page(executed(tmp_path, "00_summary"), html, profile=own, notebook="00_summary")
         assert {"index.html", "html/01_dataset.html"} <= {link["href"] for link in parsed(html).find_all("a")}
 
+    def test_no_link_leads_to_a_page_that_the_report_lacks(self, profile, tmp_path):
+        own = profile.model_copy(update={"root": tmp_path})
+        path = executed(tmp_path, "00_summary")
+        content = nbformat.read(path, as_version=4)
+        listed = "- [Speed](html/08_speed.html): times\n- [Real time](html/11_realtime.html): more"
+        content.cells.append(new_markdown_cell(listed))
+        nbformat.write(content, path)
+        html = own.reports / "index.html"
+        write_page(path, html, profile=own, notebook="00_summary", without=("08_speed",))
+        links = [link["href"] for link in parsed(html).find_all("a")]
+        assert "html/08_speed.html" not in links and links.count("html/11_realtime.html") == 2
+
     def test_page_of_a_training_run_is_titled_with_its_model(self, profile, tmp_path):
         html = tmp_path / "page.html"
         write_page(executed(tmp_path, "03_train_unet_vgg16_seed2"), html, profile=profile, notebook="03_train")

@@ -23,7 +23,7 @@ from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
 from rhseg_lib.predict.runtime import open_weights
 from rhseg_lib.profile import Data
-from rhseg_lib.sources.checks import Problem, refuse
+from rhseg_lib.sources.checks import Problem, display_path, refuse
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.sources.voc_folder import IMAGES, VocTree
 
@@ -34,7 +34,7 @@ def evaluate(weights: Path, folder: Path) -> tuple[list[str], np.ndarray, Card]:
     """Names and confusion matrices (N, K, K) of the annotated images of a folder, and the card of the weights.
 
     Labels are the weights' classes; "__ignore__" marks regions that do not count. StudyError lists all annotation
-    errors, or says that there is nothing to score.
+    errors, or says that there is nothing to score. Of two annotations of one image, the first counts.
     """
     network, card, *_ = open_weights(weights)
     names, matrices = score(network, card, folder)
@@ -45,16 +45,22 @@ def score(network: Network, card: Card, folder: Path, *, most: int | None = None
     """Names and confusion matrices of the annotated images of a folder, see `evaluate`; of `most`, evenly spread."""
     source = open_annotations(folder, card.class_names[1:])
     named = list(source.names().items())
-    problems, found = list[Problem](), dict[str, torch.Tensor]()
+    problems, found, scored, repeated = list[Problem](), dict[str, torch.Tensor](), set[str](), list[str]()
     for name, path in tqdm([named[index] for index in spread(len(named), most)], "scoring", unit="image"):
         picture, errors = source.examine(path)
         problems += errors
         if picture is None or problems:
             continue
+        if picture.digest and picture.digest in scored:  # of the image; masks of a VOC tree have images of their own
+            repeated.append(display_path(path, folder))
+            continue
+        scored.add(picture.digest)
         predicted = segment_image(picture.image, network, card)[0]
         truth, prediction = torch.tensor(picture.mask)[None], torch.tensor(predicted)[None]
         found[name] = confusion_matrices(truth, prediction, len(card.class_names))[0]
     refuse(problems, folder)
+    if repeated:
+        show(f"note: left out, as their image is scored already: {len(repeated)} annotations such as {repeated[0]}")
     matrices = np.stack([matrix.numpy() for matrix in found.values()])
     if not matrices.any():
         raise StudyError("every pixel is ignored", where=folder, fix="draw smaller regions to ignore")

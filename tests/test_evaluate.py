@@ -42,6 +42,19 @@ def test_the_masks_of_predict_are_scored(folder, tmp_path):
         assert matrices[names.index(name)].tolist() == by_hand
 
 
+def test_of_two_annotations_of_an_image_the_first_counts(folder, capsys):
+    """The second annotator's files would make a scene count twice."""
+    (folder / "second").mkdir()
+    about = json.loads((folder / "scene_0001.json").read_text())
+    about |= {"imagePath": "../" + about["imagePath"], "shapes": []}
+    (folder / "second/scene_0001.json").write_text(json.dumps(about))
+    alone, matrices = evaluate.evaluate(WEIGHTS, folder)[:2]
+    assert "1 annotations such as second/scene_0001.json" in capsys.readouterr().out
+    shutil.rmtree(folder / "second")
+    names, expected = evaluate.evaluate(WEIGHTS, folder)[:2]
+    assert alone == names and (matrices == expected).all()
+
+
 def test_the_command_prints_classes_and_the_worst_images(folder, tmp_path, capsys):
     assert evaluate.main([str(WEIGHTS), str(folder), "--output", str(tmp_path / "scores.csv")]) == 0
     out = capsys.readouterr().out

@@ -23,7 +23,7 @@ from PIL import Image
 
 from rhseg_lib import files
 from rhseg_lib.errors import StudyError
-from rhseg_lib.evaluation import inference, masks
+from rhseg_lib.evaluation import full_size_inference, inference
 from rhseg_lib.evaluation.full_size_inference import classes_at_size, prepare
 from rhseg_lib.evaluation.weights import Card, read_card, read_weights, write_weights
 from rhseg_lib.predict import __main__, runtime, segment
@@ -175,7 +175,7 @@ class TestMasks:
         logits = RANDOM.normal(size=(classes, 8, 8)).astype(np.float32)
         whole = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), (width, height)).argmax(2)
         for pixels in (1, 7 * width, 2**20):
-            monkeypatch.setattr(masks, "STRIP", pixels)
+            monkeypatch.setattr(full_size_inference, "STRIP", pixels)
             np.testing.assert_array_equal(classes_at_size(logits, height, width), whole)
 
 

@@ -74,6 +74,9 @@ class Thickness(Strict):
         return self
 
 
+ERROR_SCALE = 2  # version of the error scale of a reading (`thickness.reading`)
+
+
 class Calibration(Strict):
     """Errors of slag thickness on calibration images, each divided by its error scale (`thickness.reading`)."""
 
@@ -82,9 +85,12 @@ class Calibration(Strict):
     by_diameter: tuple[Number, ...] = ()  # with a known tube diameter
     # Of measured dips, whose errors contain those of the scale: tube diameter or mm per pixel, and elevation.
     scale: tuple[Number, Number] | None = None
+    error_scale: int = 1  # version of the one that the errors were divided by; a calibration by an older one is void
 
     def factor(self, level: float, *, by_diameter: bool) -> float:
         """How many error scales wide an interval is to either side; NaN if the calibration images are too few."""
+        if self.error_scale != ERROR_SCALE:
+            return math.nan
         scores = self.by_diameter if by_diameter else self.by_pixel
         rank = math.ceil((len(scores) + 1) * level - 1e-9)
         return scores[rank - 1] if rank <= len(scores) else math.nan

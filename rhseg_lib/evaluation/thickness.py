@@ -15,7 +15,7 @@ from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.files import write_atomically
 from rhseg_lib.profile import Profile, fingerprint
 from rhseg_lib.scenes.write import write_scenes
-from rhseg_lib.settings import Calibration, Thickness
+from rhseg_lib.settings import ERROR_SCALE, Calibration, Thickness
 from rhseg_lib.sources.images import read_picture
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.thickness.measure import Measurement, measure
@@ -189,7 +189,7 @@ def calibrate(table: pd.DataFrame, against: str) -> Calibration:
         rows["score"] = (rows[f"mm, {scale}"] - rows["thickness_mm"]).abs() / rows[f"error_scale, {scale}"]
         one_each = rows.sample(frac=1, random_state=0).groupby("scene")["score"].first()
         scores.append(tuple(round(float(score), 4) for score in sorted(one_each)))
-    return Calibration(against=against, by_pixel=scores[0], by_diameter=scores[1])
+    return Calibration(against=against, by_pixel=scores[0], by_diameter=scores[1], error_scale=ERROR_SCALE)
 
 
 def read_table(path: Path, profile: Profile) -> pd.DataFrame | None:

@@ -14,7 +14,7 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.evaluation.full_size_inference import Network, segment_pair
 from rhseg_lib.evaluation.weights import Card
 from rhseg_lib.profile import Profile
-from rhseg_lib.settings import Calibration, Thickness
+from rhseg_lib.settings import ERROR_SCALE, Calibration, Thickness
 from rhseg_lib.sources.checks import Problem, refuse
 from rhseg_lib.sources.images import PICTURE_SUFFIXES, read_picture
 from rhseg_lib.sources.labelme_folder import LabelmeFolder
@@ -133,6 +133,7 @@ def calibrate(pairs: list[Pair], against: str, settings: Thickness) -> Calibrati
         by_pixel=ascending if by_pixel else (),
         by_diameter=() if by_pixel else ascending,
         scale=settings.scale if against == AGAINST_DIPS else None,
+        error_scale=ERROR_SCALE,
     )
 
 

@@ -200,7 +200,7 @@ def test_weights_keep_a_calibration(trained, tmp_path, profile: Profile) -> None
 
     path = tmp_path / "weights.safetensors"
     write_weights(path, trained.model, card(class_names=profile.data.class_names, image_size=64))
-    calibration = Calibration(against="dips", by_pixel=(0.5, 1.0))
+    calibration = Calibration(error_scale=2, against="dips", by_pixel=(0.5, 1.0))
     before = read_weights(path)[0].state_dict()
     write_calibration(path, calibration)
     model, read = read_weights(path)  # its digest is right
@@ -215,12 +215,15 @@ def test_a_page_does_not_replace_a_calibration_by_dips(trained, tmp_path, profil
     from rhseg_lib.evaluation.weights import write_weights
 
     path = tmp_path / "weights.safetensors"
-    ours = Calibration(against=thickness_runs.AGAINST, by_pixel=(1.0,))
+    ours = Calibration(error_scale=2, against=thickness_runs.AGAINST, by_pixel=(1.0,))
     write_weights(path, trained.model, card(class_names=profile.data.class_names, image_size=64))
-    for new, kept in ((Calibration(against=thickness_runs.AGAINST), None), (ours, ours)):  # an empty one is not kept
+    for new, kept in (
+        (Calibration(error_scale=2, against=thickness_runs.AGAINST), None),
+        (ours, ours),
+    ):  # an empty one is not kept
         thickness_runs._keep_calibration(path, new)
         assert read_card(path).thickness == kept
-    write_calibration(path, Calibration(against="measured dips, 9 images", by_diameter=(1.0,)))
+    write_calibration(path, Calibration(error_scale=2, against="measured dips, 9 images", by_diameter=(1.0,)))
     thickness_runs._keep_calibration(path, ours)
     assert read_card(path).thickness.against == "measured dips, 9 images"
 

@@ -73,22 +73,26 @@ def test_no_number_where_there_is_doubt(one: Measurement, again: Measurement | N
 
 
 def test_an_interval_is_the_order_statistic_times_the_error_scale() -> None:
-    calibration = Calibration(against="dips", by_pixel=SCORES)
+    calibration = Calibration(error_scale=2, against="dips", by_pixel=SCORES)
     one = read(mm_per_pixel=5, calibration=calibration)
     assert (one.high - one.thickness) / one.error_scale == pytest.approx(18)  # ceil(20 · 0.9)
-    wide = Calibration(against="dips", by_pixel=tuple(2 * score for score in SCORES))
+    wide = Calibration(error_scale=2, against="dips", by_pixel=tuple(2 * score for score in SCORES))
     assert read(mm_per_pixel=5, calibration=wide).low == 0  # no thickness is negative
     assert math.isnan(read(tube_diameter_mm=1000, calibration=calibration).high)  # not calibrated for that scale
 
 
+def test_errors_divided_by_an_older_error_scale_give_no_interval() -> None:
+    assert math.isnan(Calibration(against="dips", by_pixel=SCORES).factor(0.9, by_diameter=False))
+
+
 @pytest.mark.parametrize(("count", "level", "rank"), [(9, 0.9, 9), (8, 0.9, None), (19, 0.95, 19), (18, 0.95, None)])
 def test_too_few_scores_give_no_interval(count: int, level: float, rank: int | None) -> None:
-    factor = Calibration(against="dips", by_pixel=SCORES[:count]).factor(level, by_diameter=False)
+    factor = Calibration(error_scale=2, against="dips", by_pixel=SCORES[:count]).factor(level, by_diameter=False)
     assert math.isnan(factor) if rank is None else factor == rank
 
 
 def test_what_is_not_known_of_the_diameter_widens_the_interval() -> None:
-    calibration = Calibration(against="dips", by_diameter=tuple(0.1 * score for score in SCORES))
+    calibration = Calibration(error_scale=2, against="dips", by_diameter=tuple(0.1 * score for score in SCORES))
     sure, unsure = (
         read(tube_diameter_mm=1000, diameter_uncertainty=share, calibration=calibration) for share in (0, 0.05)
     )
@@ -97,7 +101,9 @@ def test_what_is_not_known_of_the_diameter_widens_the_interval() -> None:
 
 
 def test_dips_hold_for_their_own_scale_and_contain_its_uncertainty() -> None:
-    calibration = Calibration(against="dips", by_diameter=tuple(0.1 * score for score in SCORES), scale=(1000, 0))
+    calibration = Calibration(
+        error_scale=2, against="dips", by_diameter=tuple(0.1 * score for score in SCORES), scale=(1000, 0)
+    )
     same = read(tube_diameter_mm=1000, diameter_uncertainty=0.05, calibration=calibration)
     assert (same.high - same.thickness) / same.error_scale == pytest.approx(1.8)
     assert math.isnan(read(tube_diameter_mm=900, calibration=calibration).high)
@@ -110,7 +116,9 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     hits = []
     for _ in range(2000):
         scores = np.sort(generator.exponential(1, 31) ** 1.5)
-        calibration = Calibration(against="simulated", by_pixel=tuple(scores[generator.permutation(31)[:30]].tolist()))
+        calibration = Calibration(
+            error_scale=2, against="simulated", by_pixel=tuple(scores[generator.permutation(31)[:30]].tolist())
+        )
         ordered = calibration.model_copy(update={"by_pixel": tuple(sorted(calibration.by_pixel))})
         new = generator.exponential(1) ** 1.5
         hits.append(new <= ordered.factor(0.9, by_diameter=False))

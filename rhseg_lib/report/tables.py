@@ -225,7 +225,7 @@ def ablation_effects(compared: pd.DataFrame) -> pd.DataFrame:
 
 def of_pairs(compared: pd.DataFrame) -> pd.DataFrame:
     """Differences for display: points of mIoU, interval, p before and after Holm, smallest detectable difference."""
-    table = {name: compared[name].replace(LABELS) for name in ("change", "first", "second") if name in compared}
+    table = {name: compared[name].replace(SHORT) for name in ("change", "first", "second") if name in compared}
     table |= {name: compared[name] for name in ("seeds", "units", "difference")}
     table["95 % interval"] = [interval(row, "+") for row in compared.to_dict("records")]
     for column, name in {"p_value": "p", "p_holm": "p (Holm)"}.items():

@@ -164,7 +164,7 @@ def cost_scatter(table: pd.DataFrame, costs: dict[str, str]) -> Figure:
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("mIoU, %")
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=4, bbox_to_anchor=(0.5, -0.13))
+    figure.legend(handles, names, loc="upper center", ncols=5, bbox_to_anchor=(0.5, 0))
     return figure
 
 

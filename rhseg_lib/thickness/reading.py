@@ -21,8 +21,8 @@ from rhseg_lib.errors import StudyError
 from rhseg_lib.settings import Calibration, Thickness
 from rhseg_lib.thickness.measure import Measurement, measure
 
-# Parts of the error scale. Of the weights tried on calibration scenes, read by six models, these gave the narrowest
-# intervals at one coverage, but for weights that covered the worst group of scenes less.
+# Parts of the error scale, weighed on the calibration scenes of six models: at 90 % coverage these give intervals
+# within 2 % of the narrowest found, and cover the least covered group of scenes better than those.
 PIXELS = 0.006  # of the mask's longer side, which the network sees at its size: 3 of 512 pixels
 RELATIVE = 0.03  # of the thickness
 DOUBT = 2.0  # of the difference of the two readings

@@ -21,7 +21,7 @@ from rhseg_lib.sources.labelme_folder import LabelmeFolder
 from rhseg_lib.thickness.measure import Measurement, measure
 from rhseg_lib.thickness.reading import Reading, indices, read_tube
 
-VERSION = 2  # of the table of a run; increased when measuring changes
+VERSION = 3  # of the table of a run; increased when measuring changes
 THIN_MM = (50.0, 250.0)
 SCALES = ("mm per pixel", "tube diameter")
 CLEAR = 0.6  # share of the band that is visible on a clear tube, whose sides the frame does not cut

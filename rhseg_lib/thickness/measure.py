@@ -34,6 +34,7 @@ MOST_TAPER = 0.14  # by which the slopes of the sides may differ
 
 SIDE_HIDDEN = "a side of the tube is not seen"
 SIDE_CUT = "a side of the tube is cut by the frame"
+SIDE_OF_BAR = "a side of the tube may be the edge of a bar"
 NOT_PARALLEL = "the sides of the tube are not parallel"
 MERGED = "two tubes cannot be told apart"
 BAND_CUT = "the slag band is cut by the frame"
@@ -141,11 +142,14 @@ def _measure_one(grid: np.ndarray, pieces: _Pieces, seed: int, runs: Runs, used:
     """Measure the tube that a piece of slag is on; adds the pieces on that tube to `used`."""
     used.add(seed)
     centre, box = pieces.centres[seed], pieces.boxes[seed]
-    left, right, barred = find_sides(runs, (float(centre[0]), float(centre[1])))
+    sides = find_sides(runs, (float(centre[0]), float(centre[1])))
+    left, right = sides.left, sides.right
     if left is None or right is None:
         margin = max(2, MARGIN * runs.shorter)
         cut = box[0] < margin or box[0] + box[2] > grid.shape[1] - margin
         return Measurement(float(centre[0]), float(centre[1]), problem=SIDE_CUT if cut else SIDE_HIDDEN)
+    if sides.uncertain:
+        return Measurement(float(centre[0]), float(centre[1]), problem=SIDE_OF_BAR)
     axis, half = _bisector(left, right, centre)
     on_tube, top, bottom = _band(grid, pieces, seed, axis, half)
     used.update(on_tube, _pieces_near_tube(pieces, axis, half))
@@ -157,7 +161,7 @@ def _measure_one(grid: np.ndarray, pieces: _Pieces, seed: int, runs: Runs, used:
     pad = math.ceil(0.04 * runs.shorter)
     along = np.arange(math.floor(top) - pad, math.ceil(bottom) + pad + 1)
     classes, band = _sampled(grid, pieces.labels, on_tube, axis.points(across, along[:, None]))
-    if not barred and _is_split(classes, band):
+    if not sides.barred and _is_split(classes, band):
         return replace(one, problem=MERGED)
     reach = max(2, round(BEYOND * runs.shorter))
     upper, upper_cut = _edge(classes, band, along, reach, -1)
@@ -298,7 +302,7 @@ def _deduplicated(found: list[Measurement], grid: np.ndarray) -> list[Measuremen
     for one in found:
         place = min(max(round(one.y), 0), height - 1), min(max(round(one.x), 0), width - 1)  # an axis may be outside
         body = int(bodies[place])
-        if one.problem not in (SIDE_CUT, SIDE_HIDDEN) or body not in listed:
+        if one.problem not in (SIDE_CUT, SIDE_HIDDEN, SIDE_OF_BAR) or body not in listed:
             kept.append(one)
         listed.add(body)
     return kept

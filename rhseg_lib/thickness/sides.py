@@ -12,7 +12,9 @@ SUPPORT = 0.06  # of the shorter side: rows that a side needs
 PAIRS = 160  # of rows, each of which proposes a line
 BAR = 0.1  # of the shorter side: the widest bar in front of a tube that is seen through
 PARALLEL = 0.02  # pixels per row by which the two edges of a bar may differ in slope
-LEAN = 0.04  # pixels per row by which a bar leans against a tube, at least; a gap between two tubes does not
+LEAN = 0.065  # pixels per row by which a bar leans against a tube's two sides, summed; a gap between two tubes does not
+EXACT = 0.003  # pixels per row: with edges so parallel, a gap between two even parts may still be a bar
+NARROW = 3.5  # gaps wide: what is wider is a tube of its own rather than part of one behind a bar
 TAPER = 0.11  # pixels per row by which the sides of one tube may differ in slope
 UNEVEN = 0.74  # two tubes of one vessel are no more unlike in width; the parts of a tube beside a bar may be
 
@@ -52,8 +54,18 @@ class Runs:
         return index[self.bare[index]]
 
 
-def find_sides(runs: Runs, centre: tuple[float, float]) -> tuple[Line | None, Line | None, bool]:
-    """Left and right side of the tube around `centre` (x, y), None for one that too few bare rows show; and "a bar".
+@dataclass(frozen=True)
+class Sides:
+    """The sides of a tube; None for one that too few bare rows show."""
+
+    left: Line | None
+    right: Line | None
+    barred: bool = False  # a bar in front of the tube was seen through
+    uncertain: bool = False  # one of them may be the edge of a bar
+
+
+def find_sides(runs: Runs, centre: tuple[float, float]) -> Sides:
+    """The sides of the tube around `centre` (x, y).
 
     A bar in front that splits the tube lengthwise is seen through; it is told from the gap between two tubes by its
     slope, or by parts that are too unlike to be two tubes.
@@ -66,11 +78,13 @@ def find_sides(runs: Runs, centre: tuple[float, float]) -> tuple[Line | None, Li
             axis = Line((left.at + right.at) / 2, (left.slope + right.slope) / 2)
         elif side := left or right:
             axis = Line(centre[0] - side.slope * centre[1], side.slope)
-    if left and right:
-        met = runs.around(axis)
-        beyond = _behind_bar(runs, met, -1, right, left), _behind_bar(runs, met, 1, left, right)
-        return beyond[0] or left, beyond[1] or right, beyond != (None, None)
-    return left, right, False
+    if not left or not right:
+        return Sides(left, right)
+    met = runs.around(axis)
+    outer = _behind_bar(runs, met, -1, right, left), _behind_bar(runs, met, 1, left, right)
+    if None in outer:
+        return Sides(left, right, uncertain=True)
+    return Sides(*outer, barred=outer != (left, right))
 
 
 def _end_line(runs: Runs, index: np.ndarray, sign: int) -> Line | None:
@@ -82,7 +96,7 @@ def _end_line(runs: Runs, index: np.ndarray, sign: int) -> Line | None:
 
 
 def _behind_bar(runs: Runs, index: np.ndarray, sign: int, far: Line, near: Line) -> Line | None:
-    """The side of the tube beyond a bar whose edge is the line `near`; None if there is no bar."""
+    """The side of the tube beyond a bar whose edge is the line `near`; `near` if there is no bar, None if uncertain."""
     own, facing = (runs.last, runs.first) if sign > 0 else (runs.first, runs.last)
     index = index[(index + sign >= 0) & (index + sign < len(runs.row))]
     rows, ends, other = runs.row[index], own[index], facing[index + sign]
@@ -90,15 +104,20 @@ def _behind_bar(runs: Runs, index: np.ndarray, sign: int, far: Line, near: Line)
     found = on_line & (runs.row[index + sign] == rows) & (np.abs(other - ends) <= BAR * runs.shorter)
     rows, index = rows[found], index[found] + sign
     inner = _fit(rows, other[found] - 0.5 * sign, runs.shorter)
-    outer = _end_line(runs, index, sign) if inner else None
-    if inner is None or outer is None or abs(inner.slope - near.slope) > PARALLEL:
-        return None
-    middle = rows.mean()
-    parts = sorted(abs(a.x(middle) - b.x(middle)) for a, b in ((near, far), (outer, inner)))
+    if inner is None or (apart := abs(inner.slope - near.slope)) > PARALLEL:
+        return near
+    outer, middle = _end_line(runs, index, sign), rows.mean()
+    part, gap = (abs(near.x(middle) - edge.x(middle)) for edge in (far, inner))
+    if outer is None:  # the frame cuts the part beyond
+        return None if part < NARROW * gap else near
+    beyond = abs(outer.x(middle) - inner.x(middle))
     lean = near.slope - far.slope, inner.slope - outer.slope  # of the bar against the side of either part
-    leans = lean[0] * lean[1] > 0 and min(map(abs, lean)) > LEAN
-    one_tube = abs(outer.slope - far.slope) <= TAPER
-    return outer if one_tube and (leans or parts[0] < UNEVEN * parts[1]) else None
+    leans = lean[0] * lean[1] > 0 and abs(sum(lean)) > LEAN
+    if abs(outer.slope - far.slope) > TAPER:
+        return near
+    if leans or min(part, beyond) < UNEVEN * max(part, beyond):
+        return outer
+    return None if apart < EXACT and min(part, beyond) < NARROW * gap else near
 
 
 def _fit(y: np.ndarray, x: np.ndarray, shorter: int) -> Line | None:

@@ -114,6 +114,28 @@ def test_a_bar_that_splits_the_tube_is_seen_through(lean: int) -> None:
     assert one.seen < 0.9
 
 
+def test_a_bar_that_leans_against_one_side_more_is_seen_through() -> None:
+    mask = draw(width=240, taper=-0.00017)  # each side leans inwards by 0.02 pixels per row
+    cv2.line(mask, (244, 0), (268, 511), 0, 24)  # 0.025 steeper than one side, 0.067 than the other
+    one = only(mask)
+    assert one.thickness_px == pytest.approx(80, abs=2)
+    assert one.diameter_px == pytest.approx(240, abs=4)
+
+
+@pytest.mark.parametrize("x", [40, 472], ids=["left", "right"])
+def test_a_part_beside_a_bar_is_no_tube_where_the_frame_cuts_the_other(x: int) -> None:
+    mask = draw(x=x, width=180)
+    mask[:, x - 16 : x + 16] = 0
+    parts = measure(mask)
+    assert {part.problem for part in parts} == {module.SIDE_CUT, module.SIDE_OF_BAR}
+
+
+def test_two_even_parts_beside_an_upright_gap_may_be_one_tube() -> None:
+    mask = draw(width=230)
+    mask[:, 240:272] = 0
+    assert [part.problem for part in measure(mask)] == [module.SIDE_OF_BAR] * 2
+
+
 def test_a_bar_across_the_band_is_bridged() -> None:
     mask = draw(band=120)
     mask[250:275] = 0

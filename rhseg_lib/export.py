@@ -123,7 +123,8 @@ def export(
 
 def read_squares(folder: Path, card: Card) -> np.ndarray:
     """At most `CALIBRATION` images, evenly spread over a folder, as the network sees them: (N, S, S, 3) uint8."""
-    inputs = open_source(folder / IMAGES if (folder / IMAGES).is_dir() else folder)
+    is_tree = (folder / IMAGES).is_dir()
+    inputs = open_source(folder / IMAGES if is_tree else folder, subfolders=is_tree)
     if isinstance(inputs, Video):
         raise StudyError("a video, where a folder of images is needed", where=folder, fix="give some of its frames")
     files = tuple(inputs.files[index] for index in spread(len(inputs), CALIBRATION))

@@ -159,6 +159,12 @@ def test_a_video_or_a_folder_without_images_does_not_calibrate(tmp_path):
         export.read_squares(tmp_path, read_card(WEIGHTS))
 
 
+def test_images_in_subfolders_of_a_tree_calibrate(tmp_path):
+    (tmp_path / "JPEGImages/heat_1").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "JPEGImages/heat_1/a.png")
+    assert len(export.read_squares(tmp_path, read_card(WEIGHTS))) == 1
+
+
 def test_calibration_images_are_spread_over_the_folder(tmp_path, monkeypatch):
     for index in range(7):
         Image.new("RGB", (64, 64), (index, 0, 0)).save(tmp_path / f"{index}.png")

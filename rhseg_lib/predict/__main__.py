@@ -18,6 +18,8 @@ from rhseg_lib.predict.segment import DEFAULT_WEIGHTS, predict_source
 from rhseg_lib.predict.write import MASKS, WRITES
 from rhseg_lib.thickness.options import add_options, read_options
 
+OF_FILES = ("output", "batch_size", "every", "subfolders", "write", "labelme", "tolerance")  # options without --live
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: return 0 if every image was segmented, else 1 with the errors on standard error."""
@@ -37,8 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_options(parser)
     options = parser.parse_args(arguments)
     if options.live:
-        if options.output or options.labelme:
-            parser.error("--live writes no files: leave out --output and --labelme")
+        if given := [name for name in OF_FILES if getattr(options, name) != parser.get_default(name)]:
+            listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            parser.error(f"--live takes each frame as it comes and writes no files: leave out {listed}")
         return exit_code(lambda: _print(options))
     if not options.output:
         parser.error("the following arguments are required: --output")

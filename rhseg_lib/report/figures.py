@@ -91,10 +91,10 @@ def colour_histograms(images: np.ndarray, masks: np.ndarray, class_names: tuple[
     figure, axes = subplots((12, 2.7), columns=4, sharey=True)
     channels = {"red": images[..., 0], "green": images[..., 1], "blue": images[..., 2], "mean": images.mean(-1)}
     for axis, (title, values) in zip(axes, channels.items(), strict=True):
-        for index, name in enumerate(class_names):
+        for index in np.unique(masks[masks < len(class_names)]):  # of a class without pixels, there is no distribution
             axis.hist(
                 values[masks == index], bins=64, range=(0, 256), density=True, histtype="step", lw=1.8,
-                color=CLASS_COLOURS[index], label=name.replace("_", " "),
+                color=CLASS_COLOURS[index], label=class_names[index].replace("_", " "),
             )  # fmt: skip
         axis.set(title=title, xlabel="value", yticks=[])
     axes[0].set_ylabel("density")

@@ -101,11 +101,11 @@ def test_a_threshold_out_of_range_is_refused(film, capsys):
     assert "the threshold is out of range" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--output", "--labelme"])
-def test_it_writes_no_files(option, tmp_path, capsys):
+@pytest.mark.parametrize("options", ["--output out", "--labelme out", "--every 2", "--write masks", "--subfolders"])
+def test_an_option_for_files_is_refused(options, capsys):
     with pytest.raises(SystemExit):
-        __main__.main(["0", "--live", option, str(tmp_path)])
-    assert "--live writes no files" in capsys.readouterr().err
+        __main__.main(["0", "--live", *options.split()])
+    assert f"writes no files: leave out {options.split()[0]}" in capsys.readouterr().err
 
 
 def test_thickness_is_measured_where_a_scale_is_given(film, capsys):

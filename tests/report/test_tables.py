@@ -41,9 +41,11 @@ def test_a_figure_says_that_its_boxes_are_characters(monkeypatch) -> None:
         assert said == ([] if title == "slag" else [figures.BOXES])
 
 
-def test_a_class_that_begins_with_an_underscore_is_in_the_legend() -> None:
-    images, masks = np.zeros((1, 4, 4, 3), np.uint8), np.array([[[0, 0, 1, 1]] * 4], np.uint8)
-    (legend,) = figures.colour_histograms(images, masks, ("background", "_drip")).legends
+@pytest.mark.filterwarnings("error")
+def test_a_histogram_has_every_class_that_is_there() -> None:
+    """Also one whose name begins with an underscore; not one without pixels."""
+    images, masks = np.zeros((1, 4, 4, 3), np.uint8), np.array([[[0, 0, 2, 255]] * 4], np.uint8)
+    (legend,) = figures.colour_histograms(images, masks, ("background", "tube", "_drip")).legends
     assert [text.get_text() for text in legend.get_texts()] == ["background", " drip"]
     plt.close("all")
 

@@ -130,6 +130,12 @@ def test_a_part_beside_a_bar_is_no_tube_where_the_frame_cuts_the_other(x: int) -
     assert {part.problem for part in parts} == {module.SIDE_CUT, module.SIDE_OF_BAR}
 
 
+def test_a_gap_with_edges_that_are_not_parallel_is_not_a_bar() -> None:
+    left, right = measure(draw(x=335, width=130, taper=-0.0005, mask=draw(x=180, width=140, taper=0.0003)))
+    assert left.diameter_px == pytest.approx(140, abs=2)
+    assert right.diameter_px == pytest.approx(130, abs=2)
+
+
 def test_two_even_parts_beside_an_upright_gap_may_be_one_tube() -> None:
     mask = draw(width=230)
     mask[:, 240:272] = 0

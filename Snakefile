@@ -2,6 +2,7 @@
 #   make study PROFILE=quick
 #   make report PROFILE=paper     the pages again, from the runs that are there; nothing is trained
 import json
+import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,10 +32,11 @@ TRAINS = config.get("runs") != "finished"
 if not TRAINS:
     PAGES.remove("08_speed")  # what a GPU has measured is not to be replaced by what this machine would
     METRICS = [path for path in METRICS if Path(path).exists()]
-    first = {Path(path).parts[3]: Path(path).parts[4] for path in reversed(METRICS)}  # of each model, its first seed
-    PAGES += [f"03_train_{model}_{seed}" for model, seed in first.items()]
     if not METRICS:
         raise WorkflowError(f"no finished run in {REPORTS}/runs\n  fix:   make study PROFILE={PROFILE}")
+RUN_PAGES = [f"03_train_{model}_{seed}" for model, seed in (Path(path).parts[3:5] for path in METRICS)]
+if not TRAINS:  # of each model, its first seed
+    RUN_PAGES = list({name.rpartition("_")[0]: name for name in reversed(RUN_PAGES)}.values())
 
 
 def page(name):
@@ -66,7 +68,10 @@ COMMAND = (
     "python -m rhseg_lib.report.runner {input.source} --output {output.notebook}"
     f" --html {{output.html}} -p profile {PROFILE}"
 )
-if not TRAINS and not Path(f"{REPORTS}/html/08_speed.html").exists():
+# A page of data made by a report is not made again by the study, which would train again: the command stays the same.
+os.environ["OMITTED"] = "" if TRAINS or Path(f"{REPORTS}/html/08_speed.html").exists() else "08_speed"
+DATA_COMMAND = f"OMP_NUM_THREADS={{threads}} {COMMAND} --without $OMITTED"
+if os.environ["OMITTED"]:
     COMMAND += " --without 08_speed"
 RUN = "OMP_NUM_THREADS={threads} " + COMMAND
 
@@ -95,7 +100,7 @@ rule dataset:
         cells=cells("01_dataset"),
     threads: workflow.cores
     shell:
-        RUN
+        DATA_COMMAND
 
 
 rule architectures:
@@ -118,37 +123,37 @@ if TRAINS:
 
     rule train:
         input:
-            source=ancient("notebooks/03_train.ipynb"),
             library=TRAINING,
             dataset=rules.dataset.output.dataset,
         output:
-            **page("03_train_{model}_seed{seed}"),
-            metrics=f"{RUNS}/metrics.json",
+            f"{RUNS}/metrics.json",
         params:
             recipe=lambda wildcards: study.recipe_of(wildcards.model).digest,
-            cells=cells("03_train"),
         wildcard_constraints:
             seed=r"\d+",
         priority: 1  # the long ones first
         resources:
             gpu_gb=study.gpu_gb_per_run,  # of `--resources gpu_gb=N`: as many runs share a GPU as fit
         shell:
-            RUN + " -p model {wildcards.model} -p seed {wildcards.seed}"
+            "OMP_NUM_THREADS={threads} python -m rhseg_lib.training"
+            f" --profile {PROFILE} --model {{wildcards.model}} --seed {{wildcards.seed}}"
 
 
-else:
-
-    rule run_page:  # of a finished run: it is shown, and never trained again
-        input:
-            source=ancient("notebooks/03_train.ipynb"),
-            metrics=f"{RUNS}/metrics.json",
-            dataset=rules.dataset.output.dataset,
-        output:
-            **page("03_train_{model}_seed{seed}"),
-        wildcard_constraints:
-            seed=r"\d+",
-        shell:
-            RUN + " -p model {wildcards.model} -p seed {wildcards.seed}"
+rule run_page:  # of a finished run: it is shown, and not trained again
+    input:
+        source=ancient("notebooks/03_train.ipynb"),
+        library=SHOWN + library("training"),
+        metrics=f"{RUNS}/metrics.json",
+        dataset=rules.dataset.output.dataset,
+    output:
+        **page("03_train_{model}_seed{seed}"),
+    params:
+        words=WORDS,
+        cells=cells("03_train"),
+    wildcard_constraints:
+        seed=r"\d+",
+    shell:
+        RUN + " -p model {wildcards.model} -p seed {wildcards.seed}"
 
 
 rule ablation:
@@ -306,7 +311,7 @@ rule study:  # every file, so that one that was lost is made again
     default_target: True
     input:
         rules.summary.output,
-        [page(name).values() for name in PAGES],
+        [page(name).values() for name in PAGES + RUN_PAGES],
         METRICS,
         rules.dataset.output,
         rules.architectures.output,

@@ -119,6 +119,7 @@ def test_a_changed_scene_seed_runs_everything(study: Path) -> None:
     [
         ("data/ci/voc", "dataset"),
         (f"reports/ci/runs/{BROKEN}/seed0", "train"),
+        (f"reports/ci/html/03_train_{BROKEN}_seed0.html", "run_page"),
         ("reports/ci/html/05_comparison.html", "comparison"),
         ("reports/ci/notebooks/04_ablation.ipynb", "ablation"),
         ("reports/ci/tables/ema_pooling.csv", "architectures"),
@@ -243,6 +244,7 @@ def test_pages_are_built_from_the_runs_that_are_there(study: Path, tmp_path: Pat
     before, after = ((tree / "reports/ci/tables/table2.csv").read_text() for tree in (study, copy))
     assert after.count("not trained") == 1 + before.count("not trained")
     assert (copy / "reports/ci/index.html").exists()
+    assert planned(copy)["train"] == 3  # after it, the study does not train the others again
     shutil.rmtree(copy / "reports/ci/runs")
     ran = call("snakemake", "--cores", "1", "--config", "profile=ci", "runs=finished", cwd=copy)
     assert ran.returncode != 0 and "no finished run" in ran.stderr and "make study PROFILE=ci" in ran.stderr

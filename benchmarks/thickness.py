@@ -1,7 +1,7 @@
 """Time and errors of measuring slag thickness from exact masks of 512×512 pixels, on scenes rendered first.
 
     python benchmarks/thickness.py
-    python benchmarks/thickness.py --errors 1000 --seed 7501
+    python benchmarks/thickness.py --errors 1000 --seed 7502
 
 The time is that on one core; processor time is less disturbed by other load than wall time. The errors are those of
 the page Thickness, on scenes of another seed: take one that nobody has looked at.

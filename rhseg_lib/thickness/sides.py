@@ -12,7 +12,8 @@ SUPPORT = 0.06  # of the shorter side: rows that a side needs
 PAIRS = 160  # of rows, each of which proposes a line
 BAR = 0.1  # of the shorter side: the widest bar in front of a tube that is seen through
 PARALLEL = 0.02  # pixels per row by which the two edges of a bar may differ in slope
-LEAN = 0.06, 15  # pixels per row by which a bar leans against both sides of a tube; more by so many times `apart`
+LEAN = 0.06  # pixels per row by which a bar leans against the two sides of a tube, summed
+UNSURE = 15  # times what the edges differ in slope: by so much more must a bar lean
 EXACT = 0.003  # pixels per row: with edges so parallel, a gap between two even parts may still be a bar
 NARROW = 3.5  # gaps wide: what is wider is a tube of its own rather than part of one behind a bar
 TAPER = 0.11  # pixels per row by which the sides of one tube may differ in slope
@@ -112,7 +113,7 @@ def _behind_bar(runs: Runs, index: np.ndarray, sign: int, far: Line, near: Line)
         return None if part < NARROW * gap else near
     beyond = abs(outer.x(middle) - inner.x(middle))
     lean = near.slope - far.slope, inner.slope - outer.slope  # of the bar against the side of either part
-    leans = lean[0] * lean[1] > 0 and abs(sum(lean)) > LEAN[0] + LEAN[1] * apart
+    leans = lean[0] * lean[1] > 0 and abs(sum(lean)) > LEAN + UNSURE * apart
     if abs(outer.slope - far.slope) > TAPER:
         return near
     if leans or min(part, beyond) < UNEVEN * max(part, beyond):
